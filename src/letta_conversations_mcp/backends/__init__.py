@@ -1,0 +1,1 @@
+"""The places where conversations live, each behind `core.backend.Backend`."""

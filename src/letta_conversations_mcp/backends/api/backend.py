@@ -1,0 +1,379 @@
+"""The verbs of a conversation, spoken to a Letta REST server through letta-client.
+
+Every method asks for the SDK's raw response and reads the JSON itself (see `reading`). Nothing that changes something
+is ever retried by the SDK. Owns the HTTP connections; they are bound to the event loop in which the backend was
+opened.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import anyio
+import anyio.to_thread
+from pydantic_core import from_json
+
+from letta_conversations_mcp.backends.api.model_settings import check_model_settings
+from letta_conversations_mcp.backends.api.reading import (
+    Json,
+    conversation_body,
+    message_body,
+    objects,
+    read_agent,
+    read_conversation,
+    read_run,
+)
+from letta_conversations_mcp.core.errors import NotFound, Unreachable
+from letta_conversations_mcp.core.model import (
+    DEFAULT_CONVERSATION,
+    Agent,
+    Chunk,
+    Compaction,
+    CompactionMode,
+    Conversation,
+    ConversationQuery,
+    ConversationRef,
+    Message,
+    MessageQuery,
+    NewConversation,
+    OutgoingMessage,
+    Page,
+    Run,
+)
+from letta_conversations_mcp.core.wire import int_field, read_message, text_field
+
+if TYPE_CHECKING:
+    import httpx
+    from letta_client import AsyncLetta
+    from letta_client._response import AsyncAPIResponse
+
+    from letta_conversations_mcp.backends.api.translation import Asking
+
+CLOUD_URL = "https://api.letta.com"
+
+REMEMBERED_OWNERS = 10_000
+"""Conversations whose agent is remembered, to save a request per call; about 2 MB when full."""
+
+RUN_MESSAGES = 1000
+"""Messages read of one run, the newest; a turn has two for every step, and 50 steps by Letta's default."""
+
+_AFTER_READING = "Nothing was changed; the same call can be made again."
+
+
+@dataclass(frozen=True)
+class ApiOptions:
+    """Where and how to ask. All durations in seconds.
+
+    `silence_seconds` bounds the silence within a turn's stream, in which Letta sends a ping every 20 seconds.
+    """
+
+    base_url: str = CLOUD_URL
+    api_key: str = ""
+    project: str = ""
+    connect_seconds: float = 5.0
+    request_seconds: float = 60.0
+    silence_seconds: float = 120.0
+    compact_seconds: float = 300.0
+
+
+class ApiBackend:
+    """A Letta REST server. `async with` it; the SDK is loaded and connections are opened at the first request."""
+
+    name = "api"
+
+    def __init__(self, options: ApiOptions) -> None:
+        self._options = options
+        self._owners: OrderedDict[str, str] = OrderedDict()
+        self._loading = anyio.Lock()
+        self._client: _Client | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._client is not None:
+            await self._client.once.close()
+
+    async def _open(self) -> _Client:
+        async with self._loading:
+            if self._client is None:
+                # In a thread: the import takes half a second, in which other calls must go on.
+                self._client = await anyio.to_thread.run_sync(_Client, self._options)
+            return self._client
+
+    # Agents
+
+    async def list_agents(self, *, name: str = "", search: str = "", after: str = "", limit: int = 20) -> Page[Agent]:
+        client = await self._open()
+        filters: Json = {"name": name, "query_text": search, "after": after}
+        with client.asking.to("list the agents", after=_AFTER_READING, missing=NotFound.agent(after)):
+            data = await client.json(
+                client.retrying.agents.with_raw_response.list(
+                    limit=limit, extra_query={key: value for key, value in filters.items() if value}
+                )
+            )
+        agents = tuple(map(read_agent, objects(data)))
+        return Page(items=agents, more=len(agents) >= limit)
+
+    async def get_agent(self, agent_id: str) -> Agent:
+        client = await self._open()
+        with client.asking.to("find the agent", after=_AFTER_READING, missing=NotFound.agent(agent_id)):
+            return read_agent(
+                client.object(await client.json(client.retrying.agents.with_raw_response.retrieve(agent_id)))
+            )
+
+    # Conversations
+
+    async def create_conversation(self, new: NewConversation) -> Conversation:
+        client = await self._open()
+        if new.model_settings:
+            await anyio.to_thread.run_sync(check_model_settings, new.model_settings)
+        with client.asking.to(
+            "create a conversation",
+            after="It may have been created: look with list_conversations before creating another.",
+            missing=NotFound.agent(new.agent_id),
+        ):
+            data = await client.json(
+                client.once.conversations.with_raw_response.create(
+                    agent_id=new.agent_id, extra_body=conversation_body(new)
+                )
+            )
+        return self._remember(read_conversation(client.object(data)))
+
+    async def get_conversation(self, conversation_id: str) -> Conversation:
+        client = await self._open()
+        missing = NotFound.conversation(conversation_id)
+        with client.asking.to("find the conversation", after=_AFTER_READING, missing=missing):
+            data = await client.json(client.retrying.conversations.with_raw_response.retrieve(conversation_id))
+        return self._remember(read_conversation(client.object(data)))
+
+    async def owner_of(self, conversation_id: str) -> str:
+        if conversation_id not in self._owners:
+            return (await self.get_conversation(conversation_id)).agent_id
+        self._owners.move_to_end(conversation_id)
+        return self._owners[conversation_id]
+
+    async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
+        client = await self._open()
+        filters: Json = {
+            "agent_id": query.agent_id,
+            "summary_search": query.search,
+            "after": query.after,
+            "order": query.order,
+            "order_by": query.order_by,
+            "archive_status": {"no": "unarchived", "only": "archived", "all": "all"}[query.archived],
+        }
+        missing = NotFound.conversation(query.after)
+        with client.asking.to("list the conversations", after=_AFTER_READING, missing=missing if query.after else None):
+            data = await client.json(
+                client.retrying.conversations.with_raw_response.list(
+                    limit=query.limit, extra_query={key: value for key, value in filters.items() if value}
+                )
+            )
+        conversations = tuple(self._remember(read_conversation(item)) for item in objects(data))
+        return Page(items=conversations, more=len(conversations) >= query.limit)
+
+    async def delete_conversation(self, conversation_id: str) -> None:
+        client = await self._open()
+        with client.asking.to(
+            "delete the conversation",
+            after="It may be deleted: the same call can be made again, and says so.",
+            missing=NotFound.conversation(conversation_id),
+        ):
+            await client.once.conversations.with_raw_response.delete(conversation_id)
+        self._owners.pop(conversation_id, None)
+
+    # Messages
+
+    async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:
+        """Asks the agent for its messages of this conversation: the conversation's own list is out of order after a
+        compaction, and takes an unknown cursor for none (seen on 0.16.8)."""
+        client = await self._open()
+        cursors: Json = {"before": query.before, "after": query.after}
+        cursor = query.before or query.after
+        with client.asking.to(
+            "list the messages",
+            after=_AFTER_READING,
+            missing=NotFound.message(cursor) if cursor else NotFound.agent(ref.agent_id),
+        ):
+            data = await client.json(
+                client.retrying.agents.messages.with_raw_response.list(
+                    ref.agent_id,
+                    conversation_id=ref.conversation_id,
+                    order=query.order,
+                    limit=query.limit,
+                    extra_query={key: value for key, value in cursors.items() if value},
+                )
+            )
+        items = objects(data)
+        if not items and not cursor and ref.conversation_id != DEFAULT_CONVERSATION:
+            # The list of a conversation that is gone is empty too; this one tells.
+            await self.get_conversation(ref.conversation_id)
+        stored = len({text_field(item, "id") for item in items})
+        return Page(items=tuple(map(read_message, items)), more=stored >= query.limit)
+
+    async def compact(
+        self,
+        ref: ConversationRef,
+        *,
+        mode: CompactionMode | None = None,
+        model: str = "",
+        model_settings: dict[str, object] | None = None,
+        prompt: str = "",
+        clip_chars: int | None = None,
+        sliding_window_percentage: float | None = None,
+    ) -> Compaction:
+        client = await self._open()
+        if model_settings:
+            await anyio.to_thread.run_sync(check_model_settings, model_settings)
+        wanted: Json = {
+            "mode": mode,
+            "model": model,
+            "model_settings": model_settings,
+            "prompt": prompt,
+            "clip_chars": clip_chars,
+            "sliding_window_percentage": sliding_window_percentage,
+        }
+        settings = {key: value for key, value in wanted.items() if value not in (None, "", {})}
+        body: Json = {"compaction_settings": settings} if settings else {}
+        if ref.conversation_id == DEFAULT_CONVERSATION:
+            body["agent_id"] = ref.agent_id
+        with client.asking.to(
+            "compact the conversation",
+            after="It may have been compacted: look at the newest messages with list_messages before doing it again.",
+            missing=NotFound.conversation(ref.conversation_id),
+            conversation_id=ref.conversation_id,
+        ):
+            data = client.object(
+                await client.json(
+                    client.once.conversations.messages.with_raw_response.compact(
+                        ref.conversation_id, extra_body=body, timeout=client.timeout(self._options.compact_seconds)
+                    )
+                )
+            )
+        return Compaction(
+            before=int_field(data, "num_messages_before"),
+            after=int_field(data, "num_messages_after"),
+            summary=text_field(data, "summary"),
+        )
+
+    @asynccontextmanager
+    async def send(self, ref: ConversationRef, message: OutgoingMessage) -> AsyncGenerator[AsyncIterator[Chunk]]:
+        client = await self._open()
+        from letta_conversations_mcp.backends.api.stream import post_message, read_chunks
+
+        body: Json = {
+            "messages": [message_body(message)],
+            "streaming": True,
+            # Whole steps, not tokens: only these tell an answer that was cut off or empty, and a cancelled one stays in
+            # the history (seen on 0.16.8).
+            "stream_tokens": False,
+            "include_pings": True,
+        }
+        if ref.conversation_id == DEFAULT_CONVERSATION:
+            body["agent_id"] = ref.agent_id
+        if message.model:
+            body["override_model"] = message.model
+        if message.max_steps is not None:
+            body["max_steps"] = message.max_steps
+        request = client.once.conversations.messages.with_streaming_response.create(
+            ref.conversation_id, extra_body=body, timeout=client.timeout(self._options.silence_seconds)
+        )
+        async with post_message(request, client.asking, ref) as response:
+            yield read_chunks(response)
+
+    # Runs
+
+    async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:
+        """Runs of `default` carry no conversation id (seen on 0.16.8), so they are picked from the agent's."""
+        client = await self._open()
+        default = ref.conversation_id == DEFAULT_CONVERSATION
+        filters: Json = {"agent_id": ref.agent_id} if default else {"conversation_id": ref.conversation_id}
+        with client.asking.to("look for the running turn", after=_AFTER_READING):
+            data = await client.json(
+                client.retrying.runs.with_raw_response.list(
+                    limit=50 if default else limit, order="desc", extra_query=filters
+                )
+            )
+        runs = [read_run(each) for each in objects(data) if not default or not text_field(each, "conversation_id")]
+        return runs[:limit]
+
+    async def get_run(self, run_id: str) -> Run:
+        client = await self._open()
+        with client.asking.to("look at the run", after=_AFTER_READING, missing=NotFound.run(run_id)):
+            return read_run(client.object(await client.json(client.retrying.runs.with_raw_response.retrieve(run_id))))
+
+    async def list_run_chunks(self, run_id: str) -> Sequence[Chunk]:
+        client = await self._open()
+        with client.asking.to("read the run's messages", after=_AFTER_READING, missing=NotFound.run(run_id)):
+            data = await client.json(
+                client.retrying.runs.messages.with_raw_response.list(run_id, order="asc", limit=RUN_MESSAGES)
+            )
+            usage = client.object(await client.json(client.retrying.runs.usage.with_raw_response.retrieve(run_id)))
+        return [*objects(data), {**usage, "message_type": "usage_statistics"}]
+
+    def _remember(self, conversation: Conversation) -> Conversation:
+        self._owners[conversation.id] = conversation.agent_id
+        self._owners.move_to_end(conversation.id)
+        if len(self._owners) > REMEMBERED_OWNERS:
+            self._owners.popitem(last=False)
+        return conversation
+
+
+class _Client:
+    """The SDK, once it is loaded: one set of connections, asked with retries for reading and without for all else."""
+
+    once: AsyncLetta
+    retrying: AsyncLetta
+    asking: Asking
+
+    def __init__(self, options: ApiOptions) -> None:
+        import httpx
+        import letta_client
+
+        # The SDK imports its resources when they are first touched: here, in the thread, and not in the event loop.
+        for resource in ("agents", "conversations", "runs"):
+            import_module(f"letta_client.resources.{resource}")
+
+        from letta_conversations_mcp.backends.api.translation import Asking
+
+        self._httpx = httpx
+        self._connect_seconds = options.connect_seconds
+        self._base_url = options.base_url
+        self.asking = Asking(options.base_url, key_given=bool(options.api_key))
+        # Without a key the header is left out by hand: the SDK would look for one in the environment.
+        headers = {} if options.api_key else {"Authorization": letta_client.omit}
+        self.once = letta_client.AsyncLetta(
+            api_key=options.api_key or "none",
+            base_url=options.base_url,
+            project=options.project or None,
+            max_retries=0,
+            timeout=self.timeout(options.request_seconds),
+            default_headers=cast("dict[str, str]", headers),
+            http_client=letta_client.DefaultAsyncHttpxClient(
+                # A stream holds its connection for as long as a turn takes, and there may be hundreds.
+                limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100)
+            ),
+        )
+        self.retrying = self.once.with_options(max_retries=2)
+
+    def timeout(self, seconds: float) -> httpx.Timeout:
+        return self._httpx.Timeout(seconds, connect=self._connect_seconds)
+
+    async def json(self, request: Awaitable[AsyncAPIResponse[Any]]) -> object:
+        """The JSON of an answer. Raises Unreachable for an answer that is none, as a web page is."""
+        response = (await request).http_response
+        try:
+            return cast("object", from_json(response.content))
+        except ValueError as error:
+            raise Unreachable.no_letta_server(self._base_url) from error
+
+    def object(self, data: object) -> Json:
+        if not isinstance(data, dict):
+            raise Unreachable.no_letta_server(self._base_url)
+        return cast("Json", data)

@@ -1,0 +1,55 @@
+"""Checking a caller's model settings against the types that letta-client lists, one for every provider."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from letta_conversations_mcp.core.errors import InvalidArgument
+
+
+def check_model_settings(settings: dict[str, object]) -> dict[str, object]:
+    """The settings, as given.
+
+    Raises:
+        InvalidArgument: the provider is missing or unknown, a name is none of the provider's, or a value does not fit.
+    """
+    # Late, because this module is imported when the server starts and letta_client is not.
+    from letta_client.types.conversation_create_params import ModelSettings
+
+    providers: dict[str, type] = {}
+    for each in get_args(ModelSettings):
+        providers |= dict.fromkeys(get_args(get_type_hints(each)["provider_type"]), each)
+    provider = settings.get("provider_type")
+    if not isinstance(provider, str) or provider not in providers:
+        raise InvalidArgument(
+            "model_settings", f"provider_type is needed, one of: {', '.join(sorted(providers))}; got {provider!r}."
+        )
+    shape = providers[provider]
+    try:
+        accepted = cast("Mapping[str, object]", TypeAdapter(shape).validate_python(settings, strict=True))
+    except ValidationError as error:
+        problems = {".".join(map(str, each["loc"])): each["msg"] for each in error.errors(include_url=False)}
+        listed = "; ".join(f"{place}: {problem}" for place, problem in list(problems.items())[:5])
+        raise InvalidArgument("model_settings", f"not what provider {provider!r} takes: {listed}.") from error
+    if strangers := list(_dropped(settings, accepted)):
+        raise InvalidArgument(
+            "model_settings",
+            f"provider {provider!r} has no {', '.join(strangers[:5])}; "
+            f"it has {', '.join(sorted(get_type_hints(shape)))}.",
+        )
+    return settings
+
+
+def _dropped(given: Mapping[str, object], accepted: Mapping[str, object], prefix: str = "") -> list[str]:
+    """The names that validation did not take over, with their place."""
+    names: list[str] = []
+    for name, value in given.items():
+        if name not in accepted:
+            names.append(prefix + name)
+        elif isinstance(value, Mapping) and isinstance(inner := accepted[name], Mapping):
+            nested = cast("Mapping[str, object]", value)
+            names += _dropped(nested, cast("Mapping[str, object]", inner), f"{prefix}{name}.")
+    return names

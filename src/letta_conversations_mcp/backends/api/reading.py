@@ -1,0 +1,99 @@
+"""From the REST API's JSON to our nouns, leniently: a field that is absent or of a wrong type reads as absent.
+
+Letta's own typed objects are not used: they are not validated, turn kinds that they do not know into system messages,
+and cost seven to ten times as much (measured with letta-client 1.12.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from letta_conversations_mcp.core.model import Agent, Conversation, NewConversation, OutgoingMessage, Run
+from letta_conversations_mcp.core.wire import mapping_field, read_failure, text_field
+
+Json = dict[str, object]
+
+
+def objects(data: object) -> list[Json]:
+    """The objects in a JSON list; a page object's are under `items`."""
+    if isinstance(data, Mapping):
+        data = cast("Mapping[str, object]", data).get("items")
+    if not isinstance(data, list):
+        return []
+    return [cast("Json", item) for item in cast("list[object]", data) if isinstance(item, dict)]
+
+
+def read_agent(data: Mapping[str, object]) -> Agent:
+    return Agent(
+        id=text_field(data, "id"),
+        name=text_field(data, "name"),
+        model=text_field(data, "model"),
+        description=text_field(data, "description"),
+        created_at=text_field(data, "created_at"),
+    )
+
+
+def read_conversation(data: Mapping[str, object]) -> Conversation:
+    blocks = data.get("isolated_block_ids")
+    limit = data.get("context_window_limit")
+    return Conversation(
+        id=text_field(data, "id"),
+        agent_id=text_field(data, "agent_id"),
+        summary=text_field(data, "summary"),
+        description=text_field(data, "description"),
+        model=text_field(data, "model"),
+        model_settings=dict(mapping_field(data, "model_settings")),
+        context_window_limit=limit if isinstance(limit, int) else None,
+        isolated_block_ids=tuple(map(str, cast("list[object]", blocks))) if isinstance(blocks, list) else (),
+        hidden=_flag(data, "hidden"),
+        archived=_flag(data, "archived"),
+        created_at=text_field(data, "created_at"),
+        last_message_at=text_field(data, "last_message_at"),
+    )
+
+
+def _flag(data: Mapping[str, object], name: str) -> bool | None:
+    value = data.get(name)
+    return value if isinstance(value, bool) else None
+
+
+def read_run(data: Mapping[str, object]) -> Run:
+    """A failed run keeps its whole error in `metadata.error` (seen on 0.16.8)."""
+    error = mapping_field(mapping_field(data, "metadata"), "error")
+    return Run(
+        id=text_field(data, "id"),
+        status=text_field(data, "status"),
+        stop_reason=text_field(data, "stop_reason"),
+        failure=read_failure(error) if error else None,
+    )
+
+
+def conversation_body(new: NewConversation) -> Json:
+    """The body of a create request. The isolated blocks are not a parameter of the SDK any more, but of 0.16.8
+    servers."""
+    body: Json = {
+        "summary": new.summary or None,
+        "description": new.description or None,
+        "model": new.model or None,
+        "model_settings": new.model_settings or None,
+        "context_window_limit": new.context_window_limit,
+        "hidden": new.hidden or None,
+        "isolated_block_labels": list(new.isolated_blocks) or None,
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def message_body(message: OutgoingMessage) -> Json:
+    """One user message: plain text, or text and images as content parts."""
+    if not message.images:
+        return {"role": "user", "content": message.text, "otid": message.otid}
+    parts: list[Json] = [{"type": "text", "text": message.text}] if message.text else []
+    for image in message.images:
+        source: Json = (
+            {"type": "url", "url": image.url}
+            if image.url
+            else {"type": "base64", "media_type": image.media_type, "data": image.data}
+        )
+        parts.append({"type": "image", "source": source})
+    return {"role": "user", "content": parts, "otid": message.otid}

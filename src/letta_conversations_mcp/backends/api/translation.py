@@ -1,0 +1,166 @@
+"""From the SDK's and httpx's exceptions to ours: the one place where they are caught.
+
+What Letta's answers mean was seen on a 0.16.8 server. Importing this module imports `letta_client`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+import httpx
+import letta_client
+
+from letta_conversations_mcp.core.errors import (
+    AwaitingApproval,
+    Busy,
+    ConversationError,
+    NotFound,
+    Refused,
+    ServerFault,
+    TimedOut,
+    Unauthorized,
+    Unreachable,
+    quote,
+)
+
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+"""What httpx raises before a request has left this machine."""
+
+_RUN = re.compile(r"run_id=(run-[0-9a-f-]+)")
+_VALIDATION_MESSAGE = re.compile(r"'msg': ([\"'])(.*?)\1")
+
+
+class Asking:
+    """Who is asked, for the errors: the address, and whether a key was given."""
+
+    def __init__(self, base_url: str, *, key_given: bool) -> None:
+        self.base_url = base_url
+        self.key_given = key_given
+
+    @contextmanager
+    def to(
+        self, what: str, *, after: str, missing: ConversationError | None = None, conversation_id: str = ""
+    ) -> Generator[None]:
+        """Translate what goes wrong while Letta is asked to do `what` ("list the messages").
+
+        Args:
+            after: what to do when it is not sure whether it was done.
+            missing: what a 404 means here.
+            conversation_id: whose turn it is that a 409 speaks of.
+        """
+        try:
+            yield
+        except letta_client.APIStatusError as error:
+            raise self.translate_status(error, what, after, missing, conversation_id) from error
+        except letta_client.APITimeoutError as error:
+            if was_never_sent(error):
+                raise Unreachable.nothing_answers(self.base_url) from error
+            raise TimedOut(what, _seconds(error), after) from error
+        except letta_client.APIConnectionError as error:
+            if was_never_sent(error):
+                raise Unreachable.nothing_answers(self.base_url) from error
+            raise ServerFault(what, 0, "the connection broke", after) from error
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            raise ServerFault(what, 0, "the connection broke", after) from error
+
+    def translate_status(
+        self,
+        error: letta_client.APIStatusError,
+        what: str,
+        after: str,
+        missing: ConversationError | None,
+        conversation_id: str,
+    ) -> ConversationError:
+        """The error that an HTTP status and its body mean."""
+        status = error.status_code
+        detail = _detail(error.body)
+        match status:
+            case 401:
+                return Unauthorized(self.base_url, key_given=self.key_given)
+            case 403:
+                return Refused(what, quote(detail) or "this key may not do that", "Another key or agent is needed.")
+            case 404 if _is_unrouted(error.body):
+                return Unreachable.no_letta_server(self.base_url)
+            case 404 if missing is not None and not detail.startswith("NOT_FOUND: Handle"):
+                return missing
+            case 404 | 400 | 402:
+                return Refused(what, quote(detail), _advice(detail))
+            case 409 if "waiting for approval" in detail:
+                return AwaitingApproval(conversation_id)
+            case 409 if "being processed" in detail:
+                return Busy(conversation_id, _busy_run(error.body, detail))
+            case 409:
+                return Refused(what, quote(detail), "The same call may succeed in a moment.")
+            case 422 if missing is not None and "'path'" in detail:
+                # An id of the right form that is no version-4 UUID: such a thing cannot exist.
+                return missing
+            case 422 | 413 | 414:
+                return Refused(what, quote(_validation_words(detail)), "Correct the arguments and call again.")
+            case 429:
+                return ServerFault(
+                    what, status, "too many requests", "Wait a little; then the same call can be made again."
+                )
+            case _ if 200 <= status < 400:
+                return Unreachable.no_letta_server(self.base_url)
+            case _:
+                return ServerFault(what, status, quote(detail), after)
+
+
+def was_never_sent(error: letta_client.APIConnectionError) -> bool:
+    return isinstance(error.__cause__, NEVER_SENT)
+
+
+def _detail(body: object) -> str:
+    """The words in an error's body: Letta has them under `detail`, or under `error.message` for a model's failure."""
+    if isinstance(body, Mapping):
+        fields = cast("Mapping[str, object]", body)
+        detail = fields.get("detail")
+        if isinstance(detail, str):
+            return detail
+        inner = fields.get("error") if isinstance(fields.get("error"), Mapping) else fields
+        inner = cast("Mapping[str, object]", inner)
+        return str(inner.get("detail") or inner.get("message") or detail or "")
+    return body if isinstance(body, str) else ""
+
+
+def _is_unrouted(body: object) -> bool:
+    """Whether a 404 comes from a server without this route, and not from Letta missing the thing asked for."""
+    return not isinstance(body, Mapping) or _detail(cast("object", body)) in ("", "Not Found")
+
+
+def _busy_run(body: object, detail: str) -> str:
+    run_id = cast("Mapping[str, object]", body).get("run_id") if isinstance(body, Mapping) else None
+    if isinstance(run_id, str):
+        return run_id
+    found = _RUN.search(detail)
+    return found.group(1) if found else ""
+
+
+def _validation_words(detail: str) -> str:
+    """The messages in a validation error: its `detail` is the text of a Python list of dictionaries."""
+    messages = [match.group(2) for match in _VALIDATION_MESSAGE.finditer(detail)]
+    return "; ".join(messages) or detail
+
+
+def _advice(detail: str) -> str:
+    if "Summarization failed" in detail or "No in-context messages" in detail:
+        return (
+            "There is too little in context to compact this way. Nothing was changed. "
+            "After more messages it will work; mode='all' compacts shorter histories than 'sliding_window'."
+        )
+    if "Handle" in detail and "not found" in detail:
+        return "The server has no such model; leave model out to use the agent's own."
+    return "Correct the arguments and call again."
+
+
+def _seconds(error: letta_client.APIConnectionError) -> float:
+    timeout = error.request.extensions.get("timeout")
+    seconds = cast("Mapping[str, object]", timeout).get("read") if isinstance(timeout, Mapping) else None
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
+
+
+def missing_conversation(conversation_id: str) -> NotFound:
+    return NotFound.conversation(conversation_id)

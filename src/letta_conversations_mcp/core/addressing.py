@@ -1,0 +1,114 @@
+"""From what a caller wrote to where it is: agents by id or name, conversations by id or as an agent's default.
+
+Every id is checked against its pattern here, before it can become part of an URL.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.errors import Ambiguous, InvalidArgument, NotFound
+from letta_conversations_mcp.core.model import (
+    AGENT_ID,
+    CONVERSATION_ID,
+    DEFAULT_CONVERSATION,
+    MESSAGE_ID,
+    RUN_ID,
+    Agent,
+    ConversationRef,
+)
+
+CANDIDATES = 8
+"""How many agents an error names: enough to recognise the right one."""
+
+KNOWN = 100
+"""How many of the newest agents are compared with a misspelt name."""
+
+
+async def find_agent(backend: Backend, agent: str) -> Agent:
+    """The agent of this id or exact name.
+
+    Raises:
+        InvalidArgument: it is empty or a malformed id.
+        NotFound, Ambiguous: none, or several, have this name; the error lists candidates.
+    """
+    wanted = agent.strip()
+    if not wanted:
+        raise InvalidArgument("agent", "an agent's id (agent-…) or name is needed.")
+    if AGENT_ID.fullmatch(wanted):
+        return await backend.get_agent(wanted)
+    named = (await backend.list_agents(name=wanted, limit=CANDIDATES)).items
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise Ambiguous(wanted, [each.id for each in named])
+    similar = (await backend.list_agents(search=wanted, limit=CANDIDATES)).items
+    if not similar:
+        known = (await backend.list_agents(limit=KNOWN)).items
+        close = get_close_matches(wanted, [each.name for each in known], CANDIDATES)
+        similar = tuple(each for each in known if each.name in close)
+    raise NotFound.agent(wanted, [f"{each.name!r} ({each.id})" for each in similar[:CANDIDATES]])
+
+
+def check_conversation_id(conversation_id: str) -> str:
+    """The id, trimmed. Raises InvalidArgument for anything that is none, and for `default`."""
+    wanted = conversation_id.strip()
+    if wanted == DEFAULT_CONVERSATION:
+        raise InvalidArgument(
+            "conversation_id", "'default' is a place of an agent, not a conversation; give a conv-… id."
+        )
+    if not CONVERSATION_ID.fullmatch(wanted):
+        raise InvalidArgument(
+            "conversation_id",
+            f"{wanted[:80]!r} is no conversation id; one looks like conv-123e4567-e89b-42d3-a456-426614174000 "
+            "and comes from list_conversations or create_conversation.",
+        )
+    return wanted
+
+
+def check_agent_id(agent_id: str) -> str:
+    wanted = agent_id.strip()
+    if not AGENT_ID.fullmatch(wanted):
+        raise InvalidArgument(
+            "after", f"{wanted[:80]!r} is no agent id; use the id of the last agent on the page before."
+        )
+    return wanted
+
+
+def check_message_id(argument: str, message_id: str) -> str:
+    wanted = message_id.strip()
+    if wanted and not MESSAGE_ID.fullmatch(wanted):
+        raise InvalidArgument(argument, f"{wanted[:80]!r} is no cursor; use one from list_messages (message-…).")
+    return wanted
+
+
+def check_run_id(run_id: str) -> str:
+    wanted = run_id.strip()
+    if wanted and not RUN_ID.fullmatch(wanted):
+        raise InvalidArgument("run_id", f"{wanted[:80]!r} is no run id; leave it out, or use one from send_message.")
+    return wanted
+
+
+async def locate(backend: Backend, conversation_id: str, agent: str = "") -> ConversationRef:
+    """Where a call goes: a conversation, or an agent's `default`. An agent given beside an id must be its owner.
+
+    A conversation may turn out to be deleted only when it is used: its owner may be known from before.
+    """
+    if conversation_id.strip() == DEFAULT_CONVERSATION:
+        if not agent.strip():
+            raise InvalidArgument(
+                "agent", "conversation_id='default' needs the agent whose default conversation is meant."
+            )
+        found = await find_agent(backend, agent)
+        return ConversationRef(conversation_id=DEFAULT_CONVERSATION, agent_id=found.id)
+    checked = check_conversation_id(conversation_id)
+    owner = await backend.owner_of(checked)
+    if agent.strip():
+        found = await find_agent(backend, agent)
+        if found.id != owner:
+            raise InvalidArgument(
+                "agent",
+                f"conversation {checked} belongs to {owner}, not to {found.id}; leave agent out, the id is enough.",
+            )
+    return ConversationRef(conversation_id=checked, agent_id=owner)

@@ -1,0 +1,197 @@
+"""Everything that can go wrong, in the words of the person or model who reads it.
+
+    ConversationError
+    ├── InvalidArgument      the caller can mend it: a malformed id, a contradiction, a bad model setting
+    ├── NotFound             no such agent, conversation, run or message
+    ├── Ambiguous            a name that several agents share
+    ├── NotConfirmed         a destructive call without its confirmation
+    ├── Refused              Letta understood the request and said no
+    ├── Busy                 the conversation is answering another message
+    ├── AwaitingApproval     the agent waits for a decision about a tool call
+    ├── Unauthorized         the key is wrong or missing
+    ├── Unreachable          nothing answers, or what answers is no Letta server
+    ├── TimedOut             no answer within the bound
+    └── ServerFault          Letta failed, or answered something that cannot be understood
+
+Each class holds the facts and builds its own text: what happened, what is safe, what to do next. The text is read by
+language models, so it carries nothing that a stranger wrote but through `quote`, and never a key, a traceback or a page
+of HTML. Backends raise these from their own exceptions; the tools turn them into MCP errors in one place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+QUOTE_CHARS = 300
+"""How much of a server's own words an error carries: enough for its sentence, too little for a page."""
+
+_HTML = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
+# Letta 0.16.8 prints whole records into its messages: "… access level in ['read'] for actor='id='user-…' …".
+_ACTOR = re.compile(r",?\s*(?:access level in \[.*?\]\s*)?for actor=.*", re.DOTALL)
+_BEARER = re.compile(r"(?i)\b(bearer\s+|(?:api[_-]?key|token|password)\s*[=:]\s*)\S+")
+_KEY = re.compile(r"\b(?:sk|pk|at)-(?:let|ant|proj|or)?-?[A-Za-z0-9_\-=+/]{16,}")
+
+
+def quote(text: object, limit: int = QUOTE_CHARS) -> str:
+    """A server's or a model's words, fit to stand in an error: one line, bounded, without markup, records or
+    secrets."""
+    words = text if isinstance(text, str) else str(text)
+    if _HTML.search(words[:2000]):
+        return "(a page of HTML)"
+    words = _ACTOR.sub("", words[:20_000])
+    words = _KEY.sub("[secret]", _BEARER.sub(r"\1[secret]", words))
+    words = " ".join(words.split())
+    return words if len(words) <= limit else f"{words[:limit]}…"
+
+
+class ConversationError(Exception):
+    """The root. `str(error)` is the whole text that the reader gets."""
+
+    def add(self, sentence: str) -> None:
+        """Append what only somebody further up knows."""
+        self.args = (f"{self} {sentence}",)
+
+
+class InvalidArgument(ConversationError):
+    """An argument that the caller can correct. Nothing was done."""
+
+    def __init__(self, argument: str, problem: str) -> None:
+        self.argument = argument
+        self.problem = problem
+        super().__init__(f"{argument}: {problem} Nothing was done; correct it and call again.")
+
+
+class NotFound(ConversationError):
+    """There is no such thing, for this key on this server."""
+
+    def __init__(self, kind: str, identifier: str, next_step: str) -> None:
+        self.kind = kind
+        self.identifier = identifier
+        super().__init__(f"There is no {kind} {identifier} (unknown, deleted, or not visible to this key). {next_step}")
+
+    @classmethod
+    def conversation(cls, conversation_id: str) -> NotFound:
+        return cls("conversation", conversation_id, "Call list_conversations to see which there are.")
+
+    @classmethod
+    def agent(cls, agent: str, candidates: Sequence[str] = ()) -> NotFound:
+        if candidates:
+            return cls("agent", repr(agent), f"Closest: {', '.join(candidates)}. Names are exact; an id is surest.")
+        return cls("agent", repr(agent), "Call list_agents to see which there are.")
+
+    @classmethod
+    def run(cls, run_id: str) -> NotFound:
+        return cls("run", run_id, "Call wait_for_reply with the conversation_id alone to get its latest reply.")
+
+    @classmethod
+    def message(cls, message_id: str) -> NotFound:
+        return cls(
+            "message", message_id, "Cursors belong to one conversation: start again with list_messages without them."
+        )
+
+
+class Ambiguous(ConversationError):
+    """Several agents have this name; names are not unique in Letta."""
+
+    def __init__(self, name: str, candidates: Sequence[str]) -> None:
+        self.name = name
+        self.candidates = tuple(candidates)
+        super().__init__(
+            f"{len(candidates)} agents are called {name!r}. Nothing was done; "
+            f"call again with one of these ids as agent: {', '.join(candidates)}."
+        )
+
+
+class NotConfirmed(ConversationError):
+    """A destructive call came without its confirmation."""
+
+    def __init__(self, consequence: str) -> None:
+        super().__init__(f"Nothing was done. {consequence} If that is wanted, call again with confirm=true.")
+
+
+class Refused(ConversationError):
+    """Letta understood the request and declined it."""
+
+    def __init__(self, what: str, reason: str, next_step: str = "") -> None:
+        self.reason = reason
+        super().__init__(f"Letta refused to {what}: {reason.rstrip('.')}. {next_step}".rstrip())
+
+
+class Busy(ConversationError):
+    """The conversation is answering another message. Nothing was sent."""
+
+    def __init__(self, conversation_id: str, run_id: str = "") -> None:
+        self.conversation_id = conversation_id
+        self.run_id = run_id
+        which = f" (run {run_id})" if run_id else ""
+        super().__init__(
+            f"Conversation {conversation_id} is answering another message{which}. Nothing was sent. "
+            f"Call wait_for_reply(conversation_id={conversation_id!r}) until that turn has ended, then send again."
+        )
+
+
+class AwaitingApproval(ConversationError):
+    """The agent waits for a decision about a tool call, so it takes no message. Nothing was sent."""
+
+    def __init__(self, conversation_id: str) -> None:
+        self.conversation_id = conversation_id
+        super().__init__(
+            f"The agent waits for a decision about a tool call in conversation {conversation_id}, and takes no message "
+            "until it is approved or denied in Letta. Nothing was sent. "
+            f"wait_for_reply(conversation_id={conversation_id!r}) shows the call."
+        )
+
+
+class Unauthorized(ConversationError):
+    """Letta did not accept the key."""
+
+    def __init__(self, base_url: str, *, key_given: bool) -> None:
+        self.base_url = base_url
+        problem = (
+            "did not accept the key in LETTA_API_KEY" if key_given else "asks for a key, and LETTA_API_KEY is not set"
+        )
+        super().__init__(
+            f"The Letta server at {base_url} {problem}. Nothing was done. "
+            "A person has to set LETTA_API_KEY for this MCP server and restart it."
+        )
+
+
+class Unreachable(ConversationError):
+    """Nothing answers at the address, or what answers is no Letta REST server."""
+
+    def __init__(self, base_url: str, problem: str) -> None:
+        self.base_url = base_url
+        super().__init__(
+            f"{problem} (address: {base_url}). Nothing was done. A person has to check that the server runs and that "
+            "LETTA_BASE_URL is right; then the same call can be made again."
+        )
+
+    @classmethod
+    def nothing_answers(cls, base_url: str) -> Unreachable:
+        return cls(base_url, "The Letta server cannot be reached")
+
+    @classmethod
+    def no_letta_server(cls, base_url: str) -> Unreachable:
+        return cls(
+            base_url,
+            "What answers at this address is not a Letta REST server: it has no /v1/conversations. "
+            "A Letta Code App Server answers like this; so does a wrong path or port",
+        )
+
+
+class TimedOut(ConversationError):
+    """No answer within the bound."""
+
+    def __init__(self, what: str, seconds: float, next_step: str) -> None:
+        self.seconds = seconds
+        super().__init__(f"Letta did not answer within {seconds:g} s when asked to {what}. {next_step}")
+
+
+class ServerFault(ConversationError):
+    """Letta failed, or answered something that cannot be understood."""
+
+    def __init__(self, what: str, status: int, words: str, next_step: str) -> None:
+        self.status = status
+        said = f": {words}" if words else ""
+        super().__init__(f"Letta failed when asked to {what} (HTTP {status}{said}). {next_step}")

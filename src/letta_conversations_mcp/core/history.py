@@ -1,0 +1,78 @@
+"""Reading a conversation back: a page of the wanted kinds of messages, with cursors to both sides.
+
+The server's limit counts what it stores before any kind is left out, so a page of the wanted kinds may take several
+requests; how many is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.model import ConversationRef, Message, MessageKind, MessageQuery, ToolCall
+
+DEFAULT_KINDS: frozenset[MessageKind] = frozenset({"user", "assistant", "tool", "approval", "summary", "other"})
+"""What a reader gets without asking: not the thinking, and not the system prompt, which is long and always the same."""
+
+MOST_REQUESTS = 6
+"""For one page. With kinds that are rare the page may then hold fewer than asked for, and its cursors lead on."""
+
+
+@dataclass(frozen=True)
+class HistoryPage:
+    """Messages, oldest first. `older` and `newer` are the cursors to what lies before and behind, "" where nothing
+    does."""
+
+    messages: tuple[Message, ...]
+    older: str = ""
+    newer: str = ""
+
+
+async def read_history(
+    backend: Backend, ref: ConversationRef, query: MessageQuery, kinds: Collection[MessageKind] = DEFAULT_KINDS
+) -> HistoryPage:
+    """One page of a conversation. Raises what the backend's list_messages raises."""
+    asked = query
+    stretch: list[Message] = []
+    wanted = 0
+    more = True
+    for _ in range(MOST_REQUESTS):
+        page = await backend.list_messages(ref, query)
+        more = page.more
+        if not page.items:
+            break
+        wanted += len({each.id for each in page.items if each.kind in kinds})
+        stretch = [*page.items, *stretch] if query.order == "desc" else [*stretch, *page.items]
+        if not more or wanted >= query.limit:
+            break
+        cursor = {"before": stretch[0].id} if query.order == "desc" else {"after": stretch[-1].id}
+        query = query.model_copy(update=cursor)
+    first, last = (stretch[0].id, stretch[-1].id) if stretch else ("", "")
+    beyond_older = more if asked.order == "desc" else bool(asked.after)
+    beyond_newer = more if asked.order == "asc" else bool(asked.before)
+    return HistoryPage(
+        messages=tuple(_with_results([each for each in stretch if each.kind in kinds])),
+        older=first if beyond_older else "",
+        newer=last if beyond_newer else "",
+    )
+
+
+def _with_results(messages: Sequence[Message]) -> list[Message]:
+    """The messages, with every tool's result at its call; a result whose call is on another page stays by itself."""
+    results = {call.id: call for each in messages for call in each.calls if call.status != "pending" and call.id}
+    called = {call.id for each in messages for call in each.calls if call.status == "pending"}
+    merged: list[Message] = []
+    for each in messages:
+        if not each.calls:
+            merged.append(each)
+        elif each.calls[0].status == "pending":
+            merged.append(each.model_copy(update={"calls": tuple(_answered(call, results) for call in each.calls)}))
+        elif rest := tuple(call for call in each.calls if call.id not in called):
+            merged.append(each.model_copy(update={"calls": rest}))
+    return merged
+
+
+def _answered(call: ToolCall, results: dict[str, ToolCall]) -> ToolCall:
+    result = results.get(call.id)
+    return call.model_copy(update={"status": result.status, "result": result.result}) if result else call

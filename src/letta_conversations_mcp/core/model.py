@@ -1,0 +1,217 @@
+"""The nouns: Agent, Conversation, Message, Turn, Run, Page, and what is asked of them.
+
+Shapes only. Times are ISO 8601 strings in UTC, as Letta gives them; ids are Letta's own. Optional texts are "" when
+absent, so that a reader needs to know one kind of nothing; numbers and flags that a server may not tell are None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Chunk = Mapping[str, object]
+"""One element of a turn's stream, or one listed message, in Letta's JSON form; told apart by its `message_type`."""
+
+DEFAULT_CONVERSATION = "default"
+"""The history of an agent outside of any conversation; it has no id of its own and needs the agent's."""
+
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+AGENT_ID = re.compile(rf"agent-(?:local-)?{_UUID}")
+CONVERSATION_ID = re.compile(rf"conv-{_UUID}|local-conv-[0-9]{{1,12}}")
+MESSAGE_ID = re.compile(r"(?:message|ui-msg)-[0-9A-Za-z-]{1,64}")
+RUN_ID = re.compile(r"(?:local-)?run-[0-9a-f-]{1,64}")
+
+MessageKind = Literal["user", "assistant", "reasoning", "tool", "approval", "system", "summary", "other"]
+TurnStatus = Literal["completed", "running", "needs_approval", "empty", "failed", "cancelled", "unknown"]
+CompactionMode = Literal["all", "sliding_window", "self_compact_all", "self_compact_sliding_window"]
+Order = Literal["asc", "desc"]
+OrderBy = Literal["created_at", "last_run_completion", "last_message_at"]
+Archived = Literal["no", "only", "all"]
+
+
+class Noun(BaseModel):
+    """Base of the nouns: immutable. Built when first used, because a server that starts needs few of them."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class Agent(Noun):
+    id: str
+    name: str
+    model: str = ""
+    description: str = ""
+    created_at: str = ""
+
+
+class Conversation(Noun):
+    id: str
+    agent_id: str
+    summary: str = ""
+    description: str = ""
+    model: str = ""
+    model_settings: dict[str, object] = Field(default_factory=dict)
+    context_window_limit: int | None = None
+    isolated_block_ids: tuple[str, ...] = ()
+    hidden: bool | None = None
+    archived: bool | None = None
+    created_at: str = ""
+    last_message_at: str = ""
+
+
+class ConversationRef(Noun):
+    """Where a message goes: a conversation and its agent. `default` is a different place for every agent."""
+
+    conversation_id: str
+    agent_id: str
+
+    def __str__(self) -> str:
+        if self.conversation_id == DEFAULT_CONVERSATION:
+            return f"default of {self.agent_id}"
+        return self.conversation_id
+
+
+class ToolCall(Noun):
+    """A tool call of the agent. `arguments` is the JSON text as the model wrote it, which may be no JSON at all."""
+
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+    status: Literal["pending", "success", "error"] = "pending"
+    result: str = ""
+
+
+class Message(Noun):
+    """One entry of a conversation's history; `calls` only in kind tool and approval."""
+
+    id: str
+    kind: MessageKind
+    type: str
+    at: str = ""
+    text: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    otid: str = ""
+    run_id: str = ""
+
+
+class Usage(Noun):
+    """Tokens of one turn, over all its steps; `context_tokens` is how full the context was at its end."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    step_count: int = 0
+    context_tokens: int = 0
+
+
+class TurnFailure(Noun):
+    """Why a turn failed, in the server's own words (untrusted text)."""
+
+    type: str = ""
+    message: str = ""
+    detail: str = ""
+
+
+class Turn(Noun):
+    """What one message led to: the aggregate of a turn's stream.
+
+    `reply` joins everything that the agent said; `tool_calls` are all calls in order; `approvals` those of them that
+    wait for a decision; `unknown_kinds` counts the chunks of kinds that this version does not know.
+    """
+
+    status: TurnStatus
+    reply: str = ""
+    reasoning: str = ""
+    stop_reason: str = ""
+    run_id: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    approvals: tuple[ToolCall, ...] = ()
+    usage: Usage | None = None
+    failure: TurnFailure | None = None
+    compacted: bool = False
+    unknown_kinds: dict[str, int] = Field(default_factory=dict)
+
+
+class Run(Noun):
+    """The server's record of a turn. `active` while it is created or running."""
+
+    id: str
+    status: str
+    stop_reason: str = ""
+    failure: TurnFailure | None = None
+
+    @property
+    def active(self) -> bool:
+        return self.status in ("created", "running")
+
+
+class Compaction(Noun):
+    """`before` and `after` count the messages in context."""
+
+    before: int
+    after: int
+    summary: str = ""
+
+
+T = TypeVar("T")
+
+
+class Page(Noun, Generic[T]):
+    """One page of a list. `more` says that the server has, or may have, more beyond it."""
+
+    items: tuple[T, ...]
+    more: bool = False
+
+
+class NewConversation(Noun):
+    agent_id: str
+    summary: str = ""
+    description: str = ""
+    model: str = ""
+    model_settings: dict[str, object] = Field(default_factory=dict)
+    context_window_limit: int | None = None
+    hidden: bool = False
+    isolated_blocks: tuple[str, ...] = ()
+
+
+class ConversationQuery(Noun):
+    """Which conversations to list. `after` is the id of the last one on the page before."""
+
+    agent_id: str = ""
+    search: str = ""
+    archived: Archived = "no"
+    order: Order = "desc"
+    order_by: OrderBy = "created_at"
+    after: str = ""
+    limit: int = 20
+
+
+class MessageQuery(Noun):
+    """Which messages to list. `before` and `after` are message ids and mean earlier and later in time, whatever the
+    order; `order` says from which end the page is taken. A page is always in the order of time."""
+
+    before: str = ""
+    after: str = ""
+    order: Order = "desc"
+    limit: int = 20
+
+
+class Image(Noun):
+    """An image of a message: an URL that the server fetches, or base64 data with its media type."""
+
+    url: str = ""
+    media_type: str = ""
+    data: str = ""
+
+
+class OutgoingMessage(Noun):
+    """What is sent. `otid` names the message for ever: a send that is repeated with the same one is the same
+    message."""
+
+    text: str
+    otid: str
+    images: tuple[Image, ...] = ()
+    model: str = ""
+    max_steps: int | None = None

@@ -1,0 +1,85 @@
+"""Messages as text for a reader: Markdown, oldest first, within a budget of characters.
+
+Pure. A text that does not fit is shared out fairly: short messages stay whole, and only the longest are cut, all to the
+same length, so that a page always shows every message that is on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic_core import to_json
+
+from letta_conversations_mcp.core.model import Message, MessageKind, ToolCall
+
+SPEAKER: dict[MessageKind, str] = {
+    "user": "user",
+    "assistant": "agent",
+    "reasoning": "agent, thinking",
+    "tool": "tool",
+    "approval": "approval",
+    "system": "system",
+    "summary": "summary of older messages",
+    "other": "other",
+}
+
+
+def length(text: str) -> int:
+    """What a text costs of a budget: its characters in JSON, in which every answer travels."""
+    return len(to_json(text).decode()) - 2
+
+
+def fair_share(lengths: Sequence[int], budget: int) -> int:
+    """The longest that each may be, so that all together fit the budget; at least 1.
+
+    Those shorter than an equal share leave the rest of theirs to the longer ones.
+    """
+    remaining = max(budget, len(lengths), 1)
+    for index, size in enumerate(sorted(lengths)):
+        share = remaining // (len(lengths) - index)
+        if size > share:
+            return max(share, 1)
+        remaining -= size
+    return max(lengths, default=1)
+
+
+def cut(text: str, limit: int) -> str:
+    """The text itself when it costs at most `limit`, else its beginning, which costs at most `limit`."""
+    if length(text) <= limit:
+        return text
+    kept = text[:limit]
+    while kept and length(kept) > limit:
+        # An escaped character costs up to six: drop what is too much, and at least one.
+        kept = kept[: len(kept) - max(1, (length(kept) - limit) // 6)]
+    return kept
+
+
+def shorten(texts: Sequence[str], budget: int) -> list[str]:
+    """The texts, of which the longest are cut so that all together fit the budget."""
+    share = fair_share([length(text) for text in texts], budget)
+    return [cut(text, share) for text in texts]
+
+
+def call_line(call: ToolCall) -> str:
+    """A call and its result in one line of text: `name(arguments) → result`."""
+    arguments = "" if call.arguments in ("", "{}") else call.arguments
+    head = f"{call.name or 'call'}({arguments})" if call.arguments else (call.name or "call")
+    if call.status == "pending":
+        return head
+    return f"{head} → {'' if call.status == 'success' else 'error: '}{call.result}"
+
+
+def body(message: Message) -> str:
+    """What a message says, without who said it and when."""
+    return "\n".join(filter(None, [message.text, *map(call_line, message.calls)]))
+
+
+def heading(message: Message) -> str:
+    at = f" · {message.at[:16].replace('T', ' ')}" if message.at else ""
+    speaker = SPEAKER[message.kind] if message.kind != "other" else message.type.removesuffix("_message") or "other"
+    return f"**{speaker}**{at}"
+
+
+def to_markdown(messages: Sequence[Message], texts: Sequence[str]) -> str:
+    """A transcript: of every message who said it and when, and its text, which the caller has cut to fit."""
+    return "\n\n".join(f"{heading(message)}\n{text}" for message, text in zip(messages, texts, strict=True))

@@ -1,0 +1,117 @@
+"""Every option in one class: its environment variable, its flag, its default and its meaning.
+
+A flag wins over a variable, a variable over the default. Built once, in `cli`, and handed down: nothing else reads the
+environment. Contradictions fail here, naming both options.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+_UNSET_PLACEHOLDER = re.compile(r"\$\{.*\}")
+"""Some clients hand over the text `${LETTA_API_KEY}` itself when the variable is not set."""
+
+
+class Settings(BaseSettings):
+    """The options of the server. All durations in seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LETTA_MCP_", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    backend: Literal["auto", "api"] = Field(
+        "auto",
+        description="where conversations live: api is the Letta REST API, Cloud or self-hosted; "
+        "auto chooses it when a key or an URL is set",
+    )
+    api_key: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="letta_api_key",
+        description="the key for Letta; a self-hosted server may need none",
+    )
+    base_url: str = Field(
+        "", validation_alias="letta_base_url", description="the Letta server; without it, Letta Cloud"
+    )
+    project: str = Field(
+        "",
+        validation_alias="letta_project",
+        description="the Letta Cloud project to work in; without it, the key's default",
+    )
+    read_only: bool = Field(False, description="offer only the tools that change nothing")
+    wait_seconds: float = Field(
+        45,
+        ge=0,
+        le=3600,
+        description="how long send_message waits for a reply unless the call says; "
+        "below the 60 seconds after which many clients give up",
+    )
+    max_output_chars: int = Field(
+        30_000, ge=2_000, le=500_000, description="no answer is longer than this; what is cut says so"
+    )
+    connect_timeout: float = Field(5, gt=0, le=600, description="for the connection to Letta")
+    request_timeout: float = Field(
+        60, gt=0, le=3600, description="for Letta's answer to anything but a message or a compaction"
+    )
+    silence_timeout: float = Field(
+        120, gt=0, le=3600, description="for silence within a turn; Letta sends a sign of life every 20 seconds"
+    )
+    compact_timeout: float = Field(
+        300, gt=0, le=3600, description="for a compaction, in which a model writes a summary"
+    )
+    host: str = Field(
+        "127.0.0.1", description="the address that serve --http listens on; any but this machine's own needs a token"
+    )
+    port: int = Field(8000, ge=0, le=65535, description="the port that serve --http listens on; 0 takes a free one")
+    token: SecretStr = Field(SecretStr(""), description="what an HTTP client must send as its bearer token")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Host headers to accept besides this machine's own, separated by commas: name or name:port"
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origin headers to accept besides this machine's own, separated by commas: https://name"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="what is written to stderr")
+
+    @field_validator("api_key", "base_url", "project", "token", mode="before")
+    @classmethod
+    def _unset(cls, value: object) -> object:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if isinstance(text, str):
+            return "" if _UNSET_PLACEHOLDER.fullmatch(text.strip()) else text.strip()
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if value:
+            try:
+                TypeAdapter(HttpUrl).validate_python(value)
+            except ValidationError as error:
+                raise ValueError("an URL is needed, such as http://localhost:8283") from error
+        return value.rstrip("/")
+
+    @field_validator("allowed_hosts", "allowed_origins", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _level(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        token = self.token.get_secret_value()
+        if token and not token.isascii():
+            raise ValueError("token: an HTTP header carries only ASCII characters")
+        return self
+
+    @property
+    def listens_beyond_loopback(self) -> bool:
+        return self.host not in LOOPBACK_HOSTS

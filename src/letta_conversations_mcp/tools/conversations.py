@@ -1,0 +1,341 @@
+"""The tools that are about conversations as a whole."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from letta_conversations_mcp.core.addressing import check_conversation_id, find_agent, locate
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.errors import InvalidArgument, NotConfirmed, Refused
+from letta_conversations_mcp.core.model import (
+    Archived,
+    CompactionMode,
+    Conversation,
+    ConversationQuery,
+    NewConversation,
+    Order,
+    OrderBy,
+)
+from letta_conversations_mcp.core.transcript import cut, length
+from letta_conversations_mcp.tools.progress import heartbeat
+from letta_conversations_mcp.tools.tool import (
+    AgentArgument,
+    ConversationArgument,
+    Result,
+    ToolContext,
+    make_tool,
+)
+
+PAGE = 100
+"""Conversations asked for at a time when all have to be looked through."""
+
+SUMMARY_CHARS = 200
+"""A summary in a list; the rest is in the conversation's resource."""
+
+
+class ConversationRow(Result):
+    id: str
+    summary: str = ""
+    agent_id: str = ""
+    model: str = ""
+    last_message_at: str = ""
+    created_at: str = ""
+    archived: bool = False
+
+    @classmethod
+    def of(cls, conversation: Conversation, *, with_agent: bool) -> ConversationRow:
+        return cls(
+            id=conversation.id,
+            summary=cut(conversation.summary, SUMMARY_CHARS),
+            agent_id=conversation.agent_id if with_agent else "",
+            model=conversation.model,
+            last_message_at=conversation.last_message_at[:16],
+            created_at="" if conversation.last_message_at else conversation.created_at[:16],
+            archived=bool(conversation.archived),
+        )
+
+    def to_text(self) -> str:
+        when = (
+            f"last message {self.last_message_at}" if self.last_message_at else f"no message, created {self.created_at}"
+        )
+        parts = [
+            self.id,
+            repr(self.summary) if self.summary else "(no summary)",
+            self.agent_id,
+            self.model,
+            when.replace("T", " "),
+            "archived" if self.archived else "",
+        ]
+        return " · ".join(filter(None, parts))
+
+
+class ConversationList(Result):
+    conversations: tuple[ConversationRow, ...] = ()
+    note: str = ""
+    next: str = ""
+
+    def to_text(self) -> str:
+        return "\n".join(filter(None, [*(row.to_text() for row in self.conversations), self.note, self.next]))
+
+
+class Created(Result):
+    conversation_id: str
+    agent_id: str
+    agent_name: str = ""
+    summary: str = ""
+    reused: bool = False
+    isolated_block_ids: tuple[str, ...] = ()
+    note: str = ""
+    next: str = ""
+
+    def to_text(self) -> str:
+        named = f" ({self.summary!r})" if self.summary else ""
+        whose = f"of agent {self.agent_name!r} ({self.agent_id})"
+        first = f"{'Found' if self.reused else 'Created'} conversation {self.conversation_id}{named} {whose}."
+        blocks = f"Isolated blocks: {', '.join(self.isolated_block_ids)}." if self.isolated_block_ids else ""
+        return "\n".join(filter(None, [first, blocks, self.note, self.next]))
+
+
+class Compacted(Result):
+    conversation_id: str
+    messages_before: int
+    messages_after: int
+    summary: str = ""
+    note: str = ""
+
+    def to_text(self) -> str:
+        first = (
+            f"Compacted {self.conversation_id}: {self.messages_before} messages in context before, "
+            f"{self.messages_after} after. The older ones stay readable with list_messages."
+        )
+        return "\n".join(
+            filter(None, [first, f"Summary that replaces them: {self.summary}" if self.summary else "", self.note])
+        )
+
+
+class Deleted(Result):
+    conversation_id: str
+    summary: str = ""
+    note: str = ""
+
+    def to_text(self) -> str:
+        named = f" ({self.summary!r})" if self.summary else ""
+        return " ".join(filter(None, [f"Deleted conversation {self.conversation_id}{named}.", self.note]))
+
+
+async def create_conversation(
+    ctx: ToolContext,
+    agent: AgentArgument,
+    summary: Annotated[
+        str, Field(description="short name to find it by, such as 'invoice 4711'", max_length=10_000)
+    ] = "",
+    description: Annotated[str, Field(description="longer text about it", max_length=50_000)] = "",
+    model: Annotated[str, Field(description="provider/model for this conversation; empty: the agent's")] = "",
+    model_settings: Annotated[
+        dict[str, Any], Field(description="e.g. {'provider_type': 'openai', 'temperature': 0.2}; checked per provider")
+    ] = {},  # noqa: B006  (pydantic copies it)
+    context_window_limit: Annotated[
+        int | None, Field(ge=1, le=10_000_000, description="tokens; left out: the agent's")
+    ] = None,
+    hidden: Annotated[bool, Field(description="keep it out of people's lists")] = False,
+    isolated_blocks: Annotated[
+        list[str], Field(description="labels of memory blocks that this conversation gets its own copy of")
+    ] = [],  # noqa: B006
+    reuse: Annotated[
+        bool, Field(description="return the agent's conversation with exactly this summary, if there is one")
+    ] = False,
+) -> Created:
+    """Open a new conversation with a Letta agent: a message thread of its own. All conversations of an agent share its
+    memory blocks, except isolated ones; messages are not shared. Not needed before a first message: send_message with
+    an agent alone opens one too. Each call makes another conversation unless reuse=true. Returns conversation_id, for
+    send_message."""
+    backend = ctx.request_context.lifespan_context.backend
+    if reuse and not summary.strip():
+        raise InvalidArgument("summary", "reuse=true finds a conversation by its summary, so one is needed.")
+    owner = await find_agent(backend, agent)
+    wanted = NewConversation(
+        agent_id=owner.id,
+        summary=summary,
+        description=description,
+        model=model.strip(),
+        model_settings=model_settings,
+        context_window_limit=context_window_limit,
+        hidden=hidden,
+        isolated_blocks=tuple(isolated_blocks),
+    )
+    found = await _with_summary(backend, owner.id, summary) if reuse else None
+    conversation = found or await backend.create_conversation(wanted)
+    return Created(
+        conversation_id=conversation.id,
+        agent_id=owner.id,
+        agent_name=owner.name,
+        summary=conversation.summary,
+        reused=found is not None,
+        isolated_block_ids=conversation.isolated_block_ids,
+        note="It was there before; nothing of it was changed." if found else _ignored(wanted, conversation),
+        next=f"Talk in it with send_message(conversation_id={conversation.id!r}, message=…).",
+    )
+
+
+async def _with_summary(backend: Backend, agent_id: str, summary: str) -> Conversation | None:
+    """The agent's only conversation with exactly this summary. Raises Refused when there are several."""
+    # The server takes the search for an SQL LIKE pattern, so it gets the longest part that has no special characters.
+    search = max(re.split(r"[\\%_]", summary), key=len)
+    query = ConversationQuery(agent_id=agent_id, search=search, archived="all", limit=PAGE)
+    matches: dict[str, Conversation] = {}
+    seen: set[str] = set()
+    while True:
+        page = await backend.list_conversations(query)
+        matches |= {each.id: each for each in page.items if each.summary == summary}
+        if not page.more or page.items[-1].id in seen or len(matches) > 1:
+            break
+        seen |= {each.id for each in page.items}
+        query = query.model_copy(update={"after": page.items[-1].id})
+    if len(matches) > 1:
+        raise Refused(
+            "reuse a conversation",
+            f"the agent has several with the summary {summary[:80]!r}",
+            f"Nothing was created. Use one of them: {', '.join(matches)}.",
+        )
+    return next(iter(matches.values()), None)
+
+
+def _ignored(wanted: NewConversation, made: Conversation) -> str:
+    """What the server was asked for and did not do, in a sentence: 0.16.8 drops what it does not know in silence."""
+    dropped = [
+        name
+        for name, asked, got in (
+            ("description", wanted.description, made.description),
+            ("context_window_limit", wanted.context_window_limit, made.context_window_limit),
+            ("hidden", wanted.hidden, made.hidden),
+        )
+        if asked and not got
+    ]
+    sentences = [f"This Letta server did not take over: {', '.join(dropped)}."] if dropped else []
+    if wanted.isolated_blocks and len(made.isolated_block_ids) < len(wanted.isolated_blocks):
+        sentences.append(
+            "This Letta server ignored isolated_blocks: the conversation shares ALL memory blocks with the others."
+        )
+    return " ".join(sentences)
+
+
+async def list_conversations(
+    ctx: ToolContext,
+    agent: Annotated[str, Field(description="agent id or exact name; empty: of all agents")] = "",
+    search: Annotated[str, Field(description="part of the summary; upper and lower case may matter")] = "",
+    archived: Annotated[Archived, Field(description="leave archived ones out, list only them, or all")] = "no",
+    order: Annotated[Order, Field(description="desc: newest first")] = "desc",
+    order_by: OrderBy = "created_at",
+    limit: Annotated[int, Field(ge=1, le=100)] = 20,
+    after: Annotated[str, Field(description="cursor: the id of the last conversation on the page before")] = "",
+) -> ConversationList:
+    """List the conversations of one agent, or of all: id, summary and time of the last message. Use it to find a
+    conversation to continue. The agent's history outside of conversations is not listed: it is
+    conversation_id='default'. Changes nothing. Then send_message or list_messages with a conversation_id."""
+    backend = ctx.request_context.lifespan_context.backend
+    owner = await find_agent(backend, agent) if agent.strip() else None
+    query = ConversationQuery(
+        agent_id=owner.id if owner else "",
+        search=search,
+        archived=archived,
+        order=order,
+        order_by=order_by,
+        after=check_conversation_id(after) if after.strip() else "",
+        limit=limit,
+    )
+    page = await backend.list_conversations(query)
+    note = ""
+    if archived != "all" and page.items and all(each.archived is None for each in page.items):
+        note = "This Letta server does not archive conversations; all are listed." if archived == "only" else ""
+    if not page.items:
+        scope = " of this agent" if owner else ""
+        return ConversationList(
+            next=f"No conversations{scope} {'on this page' if after else 'match'}. create_conversation or "
+            "send_message(agent=…) opens one."
+        )
+    budget = ctx.request_context.lifespan_context.settings.max_output_chars
+    rows = [ConversationRow.of(each, with_agent=owner is None) for each in page.items]
+    while len(rows) > 1 and sum(length(row.model_dump_json(exclude_defaults=True)) for row in rows) > budget - 1000:
+        rows.pop()
+    more = page.more or len(rows) < len(page.items)
+    return ConversationList(
+        conversations=tuple(rows),
+        note=note,
+        next=f"More: the same call with after={rows[-1].id!r}." if more else "",
+    )
+
+
+async def compact(
+    ctx: ToolContext,
+    conversation_id: ConversationArgument,
+    agent: Annotated[str, Field(description="agent id or name; only for 'default'")] = "",
+    mode: Annotated[
+        CompactionMode | None, Field(description="what is summarised and by whom; left out: the server's")
+    ] = None,
+    model: Annotated[str, Field(description="provider/model that writes the summary")] = "",
+    model_settings: Annotated[dict[str, Any], Field(description="as in create_conversation, for that model")] = {},  # noqa: B006
+    prompt: Annotated[str, Field(description="instructions for the summary", max_length=50_000)] = "",
+    clip_chars: Annotated[int | None, Field(ge=1, le=1_000_000, description="longest summary, in characters")] = None,
+    sliding_window_percentage: Annotated[
+        float | None, Field(gt=0, lt=1, description="share of the context to keep, in sliding modes")
+    ] = None,
+) -> Compacted:
+    """Replace the older messages in a conversation's context by a summary, to make room. Use it when a conversation is
+    long and the agent slow or forgetful; Letta also does it by itself when the context is full. The agent no longer
+    sees the details; this cannot be undone. A model writes the summary, which takes some seconds. Returns how many
+    messages were in context before and after, and the summary."""
+    services = ctx.request_context.lifespan_context
+    ref = await locate(services.backend, conversation_id, agent)
+    async with heartbeat(ctx, "writing the summary"):
+        done = await services.backend.compact(
+            ref,
+            mode=mode,
+            model=model.strip(),
+            model_settings=model_settings,
+            prompt=prompt,
+            clip_chars=clip_chars,
+            sliding_window_percentage=sliding_window_percentage,
+        )
+    room = services.settings.max_output_chars - 1000
+    summary = cut(done.summary, room)
+    return Compacted(
+        conversation_id=ref.conversation_id,
+        messages_before=done.before,
+        messages_after=done.after,
+        summary=summary,
+        note="" if summary == done.summary else "The summary is longer; list_messages(kinds=['summary']) shows it.",
+    )
+
+
+async def delete(
+    ctx: ToolContext,
+    conversation_id: Annotated[str, Field(description="conv-… id")],
+    confirm: Annotated[bool, Field(description="must be true; ask the user first")] = False,
+) -> Deleted:
+    """Delete a conversation with all its messages, for everybody and for good; its isolated memory blocks are destroyed
+    with it. The agent and its shared memory stay. Only when the user asked for it; needs confirm=true."""
+    backend = ctx.request_context.lifespan_context.backend
+    conversation = await backend.get_conversation(check_conversation_id(conversation_id))
+    named = f" ({conversation.summary[:80]!r})" if conversation.summary else ""
+    count = len(conversation.isolated_block_ids)
+    blocks = f"isolated memory block{'s' if count > 1 else ''}"
+    if not confirm:
+        own = f" and its {count} {blocks}" if count else ""
+        raise NotConfirmed(f"This would delete conversation {conversation.id}{named}{own} for everybody and for good.")
+    await backend.delete_conversation(conversation.id)
+    return Deleted(
+        conversation_id=conversation.id,
+        summary=cut(conversation.summary, SUMMARY_CHARS),
+        note=f"Destroyed with it: {count} {blocks}." if count else "",
+    )
+
+
+CONVERSATION_TOOLS = (
+    make_tool(create_conversation, title="Open a conversation"),
+    make_tool(list_conversations, title="List conversations", read_only=True),
+    make_tool(compact, title="Compact a conversation", destructive=True),
+    make_tool(delete, title="Delete a conversation", destructive=True, idempotent=True),
+)

@@ -1,0 +1,210 @@
+"""The tools that are about messages: sending one, waiting for its reply, reading them back."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from letta_conversations_mcp.core.addressing import check_message_id, check_run_id, find_agent, locate
+from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
+from letta_conversations_mcp.core.history import DEFAULT_KINDS, HistoryPage, read_history
+from letta_conversations_mcp.core.images import read_image
+from letta_conversations_mcp.core.model import (
+    ConversationRef,
+    MessageKind,
+    MessageQuery,
+    NewConversation,
+    Order,
+    OutgoingMessage,
+)
+from letta_conversations_mcp.core.transcript import body, shorten, to_markdown
+from letta_conversations_mcp.tools.progress import reporter
+from letta_conversations_mcp.tools.replies import Reply, ReplyKind
+from letta_conversations_mcp.tools.tool import (
+    ConversationArgument,
+    Result,
+    ToolContext,
+    WaitArgument,
+    make_tool,
+)
+
+RESERVED_CHARS = 1_000
+"""Of an answer's budget, what ids, cursors and notes need."""
+
+MESSAGE_CHARS = 60
+"""What a message costs beside its text, in either form of the answer."""
+
+
+class MessageRow(Result):
+    kind: MessageKind
+    at: str = ""
+    text: str = ""
+
+
+class MessageList(Result):
+    conversation_id: str
+    agent_id: str
+    messages: tuple[MessageRow, ...] = ()
+    older: str = ""
+    newer: str = ""
+    note: str = ""
+    transcript: Annotated[str, Field(exclude=True)] = ""
+
+    def to_text(self) -> str:
+        cursors = [
+            f"Older: before={self.older!r}." if self.older else "",
+            f"Newer: after={self.newer!r}." if self.newer else "",
+        ]
+        parts = [
+            f"[{self.conversation_id} · {self.agent_id}]",
+            self.transcript,
+            self.note,
+            " ".join(filter(None, cursors)),
+        ]
+        return "\n\n".join(filter(None, parts))
+
+
+async def send_message(
+    ctx: ToolContext,
+    message: Annotated[str, Field(description="the text", max_length=1_000_000)],
+    conversation_id: Annotated[
+        str, Field(description="conv-… id, or 'default' with agent; empty: opens a new one")
+    ] = "",
+    agent: Annotated[str, Field(description="agent id or exact name; needed without a conv-… id")] = "",
+    wait_seconds: WaitArgument = None,
+    images: Annotated[
+        list[str], Field(description="https://… or data:image/png;base64,… (png, jpeg, gif, webp)", max_length=20)
+    ] = [],  # noqa: B006
+    model: Annotated[str, Field(description="provider/model for this message only")] = "",
+    max_steps: Annotated[int | None, Field(ge=1, le=1000, description="most steps (model calls) of the agent")] = None,
+    kinds: Annotated[
+        list[ReplyKind],
+        Field(description="what comes back beside the reply: its thinking; arguments and results of its tools"),
+    ] = [],  # noqa: B006
+) -> Reply:
+    """Send one message to a Letta agent and wait for its reply. Continue a conversation by conversation_id; with agent
+    alone a new one is opened, whose id comes back. The agent remembers what is said, may run its tools, and may change
+    memory that all its conversations share. Status running means that the reply takes longer: call wait_for_reply,
+    and do NOT send the message again."""
+    services = ctx.request_context.lifespan_context
+    if not message.strip() and not images:
+        raise InvalidArgument("message", "a text or an image is needed.")
+    outgoing = OutgoingMessage(
+        text=message,
+        otid=str(uuid.uuid4()),
+        images=tuple(map(read_image, images)),
+        model=model.strip(),
+        max_steps=max_steps,
+    )
+    opens = not conversation_id.strip()
+    ref = await _open(ctx, agent) if opens else await locate(services.backend, conversation_id, agent)
+    seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
+    try:
+        turn = await services.sender.wait(services.sender.send(ref, outgoing), seconds, reporter(ctx))
+    except ConversationError as error:
+        if opens:
+            error.add(f"The new conversation {ref.conversation_id} is there, without a message.")
+        raise
+    return Reply.of(turn, ref, kinds, services.settings.max_output_chars)
+
+
+async def _open(ctx: ToolContext, agent: str) -> ConversationRef:
+    backend = ctx.request_context.lifespan_context.backend
+    if not agent.strip():
+        raise InvalidArgument(
+            "conversation_id", "give a conversation_id to continue, or an agent to open a new conversation."
+        )
+    owner = await find_agent(backend, agent)
+    opened = await backend.create_conversation(NewConversation(agent_id=owner.id))
+    return ConversationRef(conversation_id=opened.id, agent_id=owner.id)
+
+
+async def wait_for_reply(
+    ctx: ToolContext,
+    conversation_id: ConversationArgument,
+    agent: Annotated[str, Field(description="agent id or name; only for 'default'")] = "",
+    run_id: Annotated[str, Field(description="run-… id from send_message; left out: the latest turn")] = "",
+    wait_seconds: WaitArgument = None,
+    kinds: Annotated[list[ReplyKind], Field(description="as in send_message")] = [],  # noqa: B006
+) -> Reply:
+    """Go on waiting for a reply, or fetch it again, without sending anything. Use it after send_message answered
+    running or unknown, after a time-out or a lost connection; it works after a restart, and for turns that others
+    started. Answers like send_message."""
+    services = ctx.request_context.lifespan_context
+    ref = await locate(services.backend, conversation_id, agent)
+    flight = await services.sender.find(ref, check_run_id(run_id))
+    seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
+    turn = await services.sender.wait(flight, seconds, reporter(ctx))
+    return Reply.of(turn, ref, kinds, services.settings.max_output_chars)
+
+
+async def list_messages(
+    ctx: ToolContext,
+    conversation_id: ConversationArgument,
+    agent: Annotated[str, Field(description="agent id or name; only for 'default'")] = "",
+    limit: Annotated[int, Field(ge=1, le=100)] = 20,
+    before: Annotated[str, Field(description="cursor: only messages older than this message-… id")] = "",
+    after: Annotated[str, Field(description="cursor: only messages newer than this message-… id")] = "",
+    order: Annotated[
+        Order | None,
+        Field(description="the end to take them from: desc newest, asc oldest; left out: asc with after, else desc"),
+    ] = None,
+    kinds: Annotated[list[MessageKind], Field(description="only these; left out: all but reasoning and system")] = [],  # noqa: B006
+    skip_chars: Annotated[
+        int, Field(ge=0, description="start this far into each message, to read on in one that was cut")
+    ] = 0,
+) -> MessageList:
+    """Read a conversation back: one page of messages, always shown oldest to newest, with cursors to older and newer
+    ones. conversation_id='default' with agent is the agent's history outside of conversations. Long messages are cut
+    to fit, none is left out. Changes nothing."""
+    services = ctx.request_context.lifespan_context
+    ref = await locate(services.backend, conversation_id, agent)
+    query = MessageQuery(
+        before=check_message_id("before", before),
+        after=check_message_id("after", after),
+        order=order or ("asc" if after.strip() and not before.strip() else "desc"),
+        limit=limit,
+    )
+    page = await read_history(services.backend, ref, query, frozenset(kinds) or DEFAULT_KINDS)
+    bodies = [body(each)[skip_chars:] for each in page.messages]
+    room = services.settings.max_output_chars - RESERVED_CHARS - MESSAGE_CHARS * len(bodies)
+    shown = shorten(bodies, room)
+    return MessageList(
+        conversation_id=ref.conversation_id,
+        agent_id=ref.agent_id,
+        messages=tuple(
+            MessageRow(kind=each.kind, at=each.at[:16], text=text)
+            for each, text in zip(page.messages, shown, strict=True)
+        ),
+        older=page.older,
+        newer=page.newer,
+        note=_note(page, bodies, shown, skip_chars),
+        transcript=to_markdown(page.messages, shown),
+    )
+
+
+def _note(page: HistoryPage, bodies: Sequence[str], shown: Sequence[str], skipped: int) -> str:
+    """Why the page is empty, or how to read on in what was cut."""
+    if not page.messages:
+        beyond = page.older or page.newer
+        return "None of the messages looked at is of these kinds; the cursor leads on." if beyond else "No messages."
+    cut_ones = [index for index, text in enumerate(shown) if text != bodies[index]]
+    if not cut_ones:
+        return ""
+    first = cut_ones[0]
+    following = page.messages[first + 1].id if first + 1 < len(page.messages) else ""
+    at = f"before={following!r}, " if following else ""
+    return (
+        f"{len(cut_ones)} of these messages are cut to fit. "
+        f"To read on in the first of them: the same call with {at}limit=1, skip_chars={skipped + len(shown[first])}."
+    )
+
+
+MESSAGE_TOOLS = (
+    make_tool(send_message, title="Send a message to an agent", open_world=True),
+    make_tool(wait_for_reply, title="Wait for a reply", read_only=True),
+    make_tool(list_messages, title="Read messages", read_only=True),
+)

@@ -1,0 +1,50 @@
+"""Progress reports of a call, as MCP wants them: numbers that only grow, words for a person."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from letta_conversations_mcp.core.sending import Report
+from letta_conversations_mcp.tools.tool import ToolContext
+
+HEARTBEAT_SECONDS = 10.0
+"""Clients that watch for progress give up after a minute or more without any."""
+
+
+def reporter(ctx: ToolContext) -> Report:
+    """Sends the words as progress of this call; does nothing when the client asked for none."""
+    count = 0
+
+    async def report(words: str) -> None:
+        nonlocal count
+        count += 1
+        await ctx.report_progress(count, message=words)
+
+    return report
+
+
+@asynccontextmanager
+async def heartbeat(ctx: ToolContext, doing: str) -> AsyncGenerator[None]:
+    """Reports at once, and every ten seconds while the body runs. What the body raises comes out as it is."""
+    report = reporter(ctx)
+    failure: Exception | None = None
+
+    async def beat() -> None:
+        started = anyio.current_time()
+        while True:
+            await report(f"{doing}, {anyio.current_time() - started:.0f} s")
+            await anyio.sleep(HEARTBEAT_SECONDS)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(beat)
+        try:
+            yield
+        except Exception as error:
+            # Raised below: leaving the task group with it would wrap it in an ExceptionGroup.
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

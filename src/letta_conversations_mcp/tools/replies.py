@@ -1,0 +1,181 @@
+"""What send_message and wait_for_reply answer: a turn, in a form and at a length for a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+from letta_conversations_mcp.core.errors import quote
+from letta_conversations_mcp.core.model import ConversationRef, ToolCall, Turn, TurnStatus, Usage
+from letta_conversations_mcp.core.transcript import cut, fair_share, length
+from letta_conversations_mcp.tools.tool import Result
+
+ReplyKind = Literal["reasoning", "tool"]
+
+RESERVED_CHARS = 1_500
+"""Of an answer's budget, what ids, notes and the JSON around them need."""
+
+CALL_CHARS = 150
+"""What a tool call costs beside its arguments and result."""
+
+
+class CallRow(Result):
+    name: str
+    status: Literal["pending", "success", "error"]
+    arguments: str = ""
+    result: str = ""
+
+    def to_text(self) -> str:
+        arguments = f"({self.arguments})" if self.arguments else ""
+        outcome = {"pending": "no result", "success": "ok", "error": "failed"}[self.status]
+        return f"{self.name}{arguments} → {outcome}" + (f": {self.result}" if self.result else "")
+
+
+class ApprovalRow(Result):
+    tool_call_id: str
+    name: str
+    arguments: str = ""
+
+    def to_text(self) -> str:
+        return f"{self.name}({self.arguments}) · {self.tool_call_id}"
+
+
+class UsageRow(Result):
+    total_tokens: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    step_count: int = 0
+    context_tokens: int = 0
+
+    @classmethod
+    def of(cls, usage: Usage) -> UsageRow:
+        return cls(**usage.model_dump())
+
+    def to_text(self) -> str:
+        steps = f" in {self.step_count} steps" if self.step_count > 1 else ""
+        context = f"; context now {self.context_tokens}" if self.context_tokens else ""
+        spent = f"{self.prompt_tokens} prompt, {self.completion_tokens} completion"
+        return f"{self.total_tokens} tokens{steps}: {spent}{context}"
+
+
+class Reply(Result):
+    status: TurnStatus
+    conversation_id: str
+    agent_id: str
+    reply: str = ""
+    reasoning: str = ""
+    stop_reason: str = ""
+    run_id: str = ""
+    tool_calls: tuple[CallRow, ...] = ()
+    approvals: tuple[ApprovalRow, ...] = ()
+    usage: UsageRow | None = None
+    note: str = ""
+    next: str = ""
+
+    @classmethod
+    def of(cls, turn: Turn, ref: ConversationRef, kinds: Collection[ReplyKind], budget: int) -> Reply:
+        """The turn within `budget` characters. Its tool calls are named always, and shown in full when wanted."""
+        calls = [_call_row(call, in_full="tool" in kinds) for call in turn.tool_calls]
+        approvals = [ApprovalRow(tool_call_id=a.id, name=a.name, arguments=a.arguments) for a in turn.approvals]
+        texts = [turn.reply, turn.reasoning if "reasoning" in kinds else ""]
+        for row in (*calls, *approvals):
+            texts += [row.arguments, getattr(row, "result", "")]
+        room = budget - RESERVED_CHARS - CALL_CHARS * (len(calls) + len(approvals))
+        share = fair_share([length(text) for text in texts], room)
+        reply, reasoning = cut(turn.reply, share), cut(texts[1], share)
+        return cls(
+            status=turn.status,
+            conversation_id=ref.conversation_id,
+            agent_id=ref.agent_id,
+            reply=reply,
+            reasoning=reasoning,
+            stop_reason=turn.stop_reason,
+            run_id=turn.run_id,
+            tool_calls=tuple(_shortened(row, share) for row in calls),
+            approvals=tuple(row.model_copy(update={"arguments": cut(row.arguments, share)}) for row in approvals),
+            usage=UsageRow.of(turn.usage) if turn.usage else None,
+            note=" ".join(_notes(turn, ref, is_cut=reply != turn.reply or any(length(text) > share for text in texts))),
+            next=_next_step(turn, ref),
+        )
+
+    def to_text(self) -> str:
+        head = [self.status, self.conversation_id, self.agent_id, self.run_id, self.stop_reason]
+        parts = [
+            f"[{' · '.join(filter(None, head))}]",
+            f"(thinking: {self.reasoning})" if self.reasoning else "",
+            self.reply,
+            "\n".join(f"Tool {call.to_text()}" for call in self.tool_calls),
+            "\n".join(f"Waits for a decision: {approval.to_text()}" for approval in self.approvals),
+            f"({self.usage.to_text()})" if self.usage else "",
+            self.note,
+            self.next,
+        ]
+        return "\n\n".join(filter(None, parts))
+
+
+def _call_row(call: ToolCall, *, in_full: bool) -> CallRow:
+    row = CallRow(name=call.name or "(unnamed)", status=call.status)
+    return row.model_copy(update={"arguments": call.arguments, "result": call.result}) if in_full else row
+
+
+def _shortened(row: CallRow, share: int) -> CallRow:
+    return row.model_copy(update={"arguments": cut(row.arguments, share), "result": cut(row.result, share)})
+
+
+def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool) -> list[str]:
+    """What the reader should know of this turn beside its reply."""
+    place = _arguments(ref)
+    notes: list[str] = []
+    if is_cut:
+        notes.append(
+            f"Cut to fit; list_messages({place}, limit=5) shows it, with skip_chars the rest of a long message."
+        )
+    if turn.status == "failed":
+        said = ": ".join(filter(None, [turn.failure.message, turn.failure.detail])) if turn.failure else ""
+        notes.append(f"The turn failed: {quote(said)}" if said else f"The turn failed ({turn.stop_reason}).")
+    if turn.status == "empty":
+        ran = " after running its tools" if turn.tool_calls else ""
+        notes.append(f"The agent ended its turn{ran} without saying anything.")
+    if turn.stop_reason == "max_steps":
+        notes.append("It stopped because it reached the most steps allowed; another message lets it go on.")
+    if turn.stop_reason == "max_tokens_exceeded":
+        notes.append("The reply is cut off: the model reached its longest output.")
+    if turn.compacted:
+        notes.append("During this turn Letta replaced older messages in the context by a summary.")
+    if turn.unknown_kinds:
+        named = ", ".join(f"{count} × {kind}" for kind, count in turn.unknown_kinds.items())
+        notes.append(f"Letta also sent what this version does not know: {quote(named, 200)}.")
+    return notes
+
+
+def _next_step(turn: Turn, ref: ConversationRef) -> str:
+    place = _arguments(ref)
+    match turn.status:
+        case "running":
+            run = f", run_id={turn.run_id!r}" if turn.run_id else ""
+            return f"Still running. Call wait_for_reply({place}{run}). Do not send the message again."
+        case "needs_approval":
+            return (
+                "The agent waits for a person to approve or deny this in Letta, and takes no message before that; "
+                f"then wait_for_reply({place}) has the reply."
+            )
+        case "unknown":
+            return (
+                "The connection broke after the message was handed over, and Letta could not tell whether it took it. "
+                f"Look with list_messages({place}) before sending it again."
+            )
+        case "failed" if turn.tool_calls or turn.reply:
+            return f"Part of the turn may be stored: look with list_messages({place}) before sending the message again."
+        case "failed":
+            return "Letta keeps nothing of a turn that fails at its first step: it is safe to send the message again."
+        case "cancelled":
+            return "Somebody stopped this turn. A new message can be sent."
+        case _:
+            return ""
+
+
+def _arguments(ref: ConversationRef) -> str:
+    """How another tool is told of the same place."""
+    if ref.conversation_id == "default":
+        return f"conversation_id='default', agent={ref.agent_id!r}"
+    return f"conversation_id={ref.conversation_id!r}"

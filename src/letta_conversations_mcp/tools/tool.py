@@ -1,0 +1,141 @@
+"""How a function becomes a tool: strict arguments, compact schemas, one result in two forms, errors in words.
+
+The one place where our errors and results meet MCP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolResult, TextContent, ToolAnnotations
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.errors import ConversationError
+from letta_conversations_mcp.core.sending import Sender
+from letta_conversations_mcp.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the tools and resources work with, for as long as the server runs."""
+
+    backend: Backend
+    sender: Sender
+    settings: Settings
+
+
+ToolContext = Context[Services, Any]
+
+AgentArgument = Annotated[str, Field(description="agent id (agent-…) or exact name")]
+ConversationArgument = Annotated[str, Field(description="conv-… id, or 'default' with agent")]
+WaitArgument = Annotated[float | None, Field(ge=0, le=3600, description="longest wait; left out: the server's default")]
+
+
+class Result(BaseModel):
+    """What a tool answers: facts, and the text that tells the same facts.
+
+    Fields at their default are left out of the structured form: nulls and empties cost the reader tokens.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    def to_text(self) -> str:
+        raise TypeError(f"{type(self).__name__} has no text")
+
+    def to_mcp(self) -> CallToolResult:
+        return CallToolResult(
+            content=[TextContent(type="text", text=self.to_text())],
+            structured_content=self.model_dump(mode="json", exclude_defaults=True),
+        )
+
+
+class ConversationTool(Tool):
+    """A tool whose arguments are checked strictly, and whose errors are sentences for the model."""
+
+    async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
+        try:
+            checked = self.fn_metadata.validate_arguments(arguments)
+        except ValidationError as error:
+            raise ToolError(self._explain(error)) from error
+        try:
+            result = await self.fn(**checked, **{cast("str", self.context_kwarg): context})
+        except ConversationError as error:
+            raise ToolError(str(error)) from error
+        except (MCPError, ToolError):
+            raise
+        except Exception as error:
+            raise UnexpectedToolError(
+                f"{self.name} failed inside this MCP server; its log has the details. "
+                "If the call was to send or change something, look whether it did before repeating it."
+            ) from error
+        return cast("Result", result).to_mcp()
+
+    def _explain(self, error: ValidationError) -> str:
+        names = cast("dict[str, object]", self.parameters["properties"])
+        problems: list[str] = []
+        for each in error.errors(include_url=False, include_input=False):
+            place = ".".join(map(str, each["loc"])) or "arguments"
+            if each["type"] == "extra_forbidden":
+                problems.append(f"{place[:80]}: there is no such argument")
+            else:
+                problems.append(f"{place[:80]}: {each['msg']}")
+        return f"{self.name} was not called. {'; '.join(problems[:6])}. Its arguments are: {', '.join(names)}."
+
+
+def make_tool(
+    fn: Callable[..., Awaitable[Result]],
+    *,
+    title: str,
+    read_only: bool = False,
+    destructive: bool = False,
+    idempotent: bool = False,
+    open_world: bool = False,
+    max_result_chars: int | None = None,
+) -> ConversationTool:
+    """A tool from a function: its name, its docstring as the description, its annotated parameters as the arguments."""
+    tool = ConversationTool.from_function(
+        fn,
+        title=title,
+        description=" ".join((fn.__doc__ or "").split()),
+        annotations=ToolAnnotations(
+            title=title,
+            read_only_hint=read_only,
+            destructive_hint=destructive,
+            idempotent_hint=idempotent or read_only,
+            open_world_hint=open_world,
+        ),
+        # Claude Code writes a longer result to a file, unless the tool announces it.
+        meta={"anthropic/maxResultSizeChars": max_result_chars} if max_result_chars else None,
+    )
+    # An unknown argument must be an error: the SDK would drop it in silence.
+    model = tool.fn_metadata.arg_model
+    model.model_config["extra"] = "forbid"
+    model.model_rebuild(force=True)
+    tool.parameters = _compact_schema(model.model_json_schema(by_alias=True))
+    return cast("ConversationTool", tool)
+
+
+def _compact_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema without the titles that pydantic derives from names, and without nulls: an argument that may be left
+    out need not be a union with null, which some clients mishandle."""
+    properties = cast("dict[str, dict[str, Any]]", schema.get("properties", {}))
+    compact: dict[str, Any] = {"type": "object", "properties": {n: _compact(each) for n, each in properties.items()}}
+    if "required" in schema:
+        compact["required"] = schema["required"]
+    return {**compact, "additionalProperties": False}
+
+
+def _compact(argument: dict[str, Any]) -> dict[str, Any]:
+    alternatives = [each for each in argument.get("anyOf", []) if each != {"type": "null"}]
+    merged = {**argument, **alternatives[0]} if len(alternatives) == 1 else dict(argument)
+    left_out = {"title"} | ({"anyOf"} if len(alternatives) == 1 else set[str]())
+    if merged.get("default", ...) is None:
+        left_out.add("default")
+    return {key: value for key, value in merged.items() if key not in left_out}
