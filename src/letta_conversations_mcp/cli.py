@@ -13,7 +13,9 @@ from pydantic_settings import CliSettingsSource
 
 from letta_conversations_mcp import __version__
 from letta_conversations_mcp.backends.open import NoBackend, check_backend
+from letta_conversations_mcp.server import build_server
 from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.stdio import serve_stdio
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,16 +56,14 @@ def _fail(message: str) -> int:
 
 
 def _serve_stdio(settings: Settings) -> int:
-    from letta_conversations_mcp.stdio import serve_stdio
-
     return anyio.run(serve_stdio, settings)
 
 
 def _serve_http(settings: Settings) -> int:
+    # Late, because a server over stdio, which somebody waits for to start, needs neither.
     import uvicorn
 
     from letta_conversations_mcp.http import STOP_SECONDS, TokenNeeded, build_app, listen
-    from letta_conversations_mcp.server import build_server
 
     try:
         app = build_app(build_server(settings), settings)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import Any
 
 from mcp.server import CacheHint, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp_types import CallToolResult, InputRequiredResult, Tool
 
 from letta_conversations_mcp import __version__
 from letta_conversations_mcp.backends.open import open_backend
@@ -15,7 +19,7 @@ from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.agents import AGENT_TOOLS
 from letta_conversations_mcp.tools.conversations import CONVERSATION_TOOLS
 from letta_conversations_mcp.tools.messages import MESSAGE_TOOLS
-from letta_conversations_mcp.tools.tool import ConversationTool, Services
+from letta_conversations_mcp.tools.tool import ConversationTool, Services, ToolContext, ToolSpec
 
 INSTRUCTIONS = (
     "Talk with Letta agents, which remember for months. An agent has many conversations: separate message threads that "
@@ -24,38 +28,59 @@ INSTRUCTIONS = (
     "running: call wait_for_reply and never send the same message again."
 )
 
-TOOLS: tuple[ConversationTool, ...] = (*CONVERSATION_TOOLS, *MESSAGE_TOOLS, *AGENT_TOOLS)
+TOOLS: tuple[ToolSpec, ...] = (*CONVERSATION_TOOLS, *MESSAGE_TOOLS, *AGENT_TOOLS)
 
 HOUR_MS = 3_600_000
 
 
-def build_server(settings: Settings) -> MCPServer[Services]:
+class ConversationServer(MCPServer[Services]):
+    """An MCP server with our tools, built when they are first asked for: deriving their schemas takes longer than
+    everything else of ours at a start, and a client asks for them a moment after its first answer.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        @asynccontextmanager
+        async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
+            async with open_backend(settings) as backend, open_sender(backend) as sender:
+                yield Services(backend, sender, settings)
+
+        super().__init__(
+            "letta-conversations",
+            title="Letta conversations",
+            description="Conversations with Letta agents",
+            instructions=INSTRUCTIONS,
+            version=__version__,
+            lifespan=lifespan,
+            log_level=settings.log_level,
+            cache_hints={
+                "server/discover": CacheHint(ttl_ms=HOUR_MS, scope="public"),
+                "tools/list": CacheHint(ttl_ms=HOUR_MS, scope="public"),
+                "resources/templates/list": CacheHint(ttl_ms=HOUR_MS, scope="public"),
+                "prompts/list": CacheHint(ttl_ms=HOUR_MS, scope="public"),
+            },
+        )
+        self._specs = [spec for spec in TOOLS if spec.read_only or not settings.read_only]
+        add_resources(self)
+
+    @cached_property
+    def tools(self) -> dict[str, ConversationTool]:
+        """The tools by name, in the order in which they are listed."""
+        return {tool.name: tool for tool in (spec.build() for spec in self._specs)}
+
+    async def list_tools(self) -> list[Tool]:
+        return [tool.listed() for tool in self.tools.values()]
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: ToolContext | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        tool = self.tools.get(name)
+        if tool is None:
+            raise ToolError(f"There is no tool {name[:80]!r}. There are: {', '.join(self.tools)}.")
+        if context is None:
+            raise ToolError("A tool is called by a client of this server.")
+        return await tool.run(arguments, context, convert_result=True)
+
+
+def build_server(settings: Settings) -> ConversationServer:
     """A server for these settings; it serves over any transport of the SDK, and opens its backend when that starts."""
-
-    @asynccontextmanager
-    async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
-        async with open_backend(settings) as backend, open_sender(backend) as sender:
-            yield Services(backend, sender, settings)
-
-    server = MCPServer[Services](
-        "letta-conversations",
-        title="Letta conversations",
-        description="Conversations with Letta agents",
-        instructions=INSTRUCTIONS,
-        version=__version__,
-        tools=[tool for tool in TOOLS if not settings.read_only or is_read_only(tool)],
-        lifespan=lifespan,
-        log_level=settings.log_level,
-        cache_hints={
-            "server/discover": CacheHint(ttl_ms=HOUR_MS, scope="public"),
-            "tools/list": CacheHint(ttl_ms=HOUR_MS, scope="public"),
-            "resources/templates/list": CacheHint(ttl_ms=HOUR_MS, scope="public"),
-            "prompts/list": CacheHint(ttl_ms=HOUR_MS, scope="public"),
-        },
-    )
-    add_resources(server)
-    return server
-
-
-def is_read_only(tool: ConversationTool) -> bool:
-    return tool.annotations is not None and tool.annotations.read_only_hint is True
+    return ConversationServer(settings)

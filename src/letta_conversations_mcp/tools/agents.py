@@ -9,7 +9,7 @@ from pydantic import Field
 from letta_conversations_mcp.core.addressing import check_agent_id
 from letta_conversations_mcp.core.model import Agent
 from letta_conversations_mcp.core.transcript import cut
-from letta_conversations_mcp.tools.tool import Result, ToolContext, make_tool
+from letta_conversations_mcp.tools.tool import Result, ToolContext, ToolSpec
 
 DESCRIPTION_CHARS = 200
 """An agent's description in a list: enough to tell agents apart."""
@@ -58,4 +58,4 @@ async def list_agents(
     return AgentList(agents=rows, next=f"More: list_agents(after={rows[-1].id!r})." if page.more else "")
 
 
-AGENT_TOOLS = (make_tool(list_agents, title="List agents", read_only=True),)
+AGENT_TOOLS = (ToolSpec(list_agents, title="List agents", read_only=True),)

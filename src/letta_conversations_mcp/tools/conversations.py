@@ -26,7 +26,7 @@ from letta_conversations_mcp.tools.tool import (
     ConversationArgument,
     Result,
     ToolContext,
-    make_tool,
+    ToolSpec,
 )
 
 PAGE = 100
@@ -334,8 +334,8 @@ async def delete(
 
 
 CONVERSATION_TOOLS = (
-    make_tool(create_conversation, title="Open a conversation"),
-    make_tool(list_conversations, title="List conversations", read_only=True),
-    make_tool(compact, title="Compact a conversation", destructive=True),
-    make_tool(delete, title="Delete a conversation", destructive=True, idempotent=True),
+    ToolSpec(create_conversation, title="Open a conversation"),
+    ToolSpec(list_conversations, title="List conversations", read_only=True),
+    ToolSpec(compact, title="Compact a conversation", destructive=True),
+    ToolSpec(delete, title="Delete a conversation", destructive=True, idempotent=True),
 )

@@ -27,8 +27,8 @@ from letta_conversations_mcp.tools.tool import (
     ConversationArgument,
     Result,
     ToolContext,
+    ToolSpec,
     WaitArgument,
-    make_tool,
 )
 
 RESERVED_CHARS = 1_000
@@ -204,7 +204,7 @@ def _note(page: HistoryPage, bodies: Sequence[str], shown: Sequence[str], skippe
 
 
 MESSAGE_TOOLS = (
-    make_tool(send_message, title="Send a message to an agent", open_world=True),
-    make_tool(wait_for_reply, title="Wait for a reply", read_only=True),
-    make_tool(list_messages, title="Read messages", read_only=True),
+    ToolSpec(send_message, title="Send a message to an agent", open_world=True),
+    ToolSpec(wait_for_reply, title="Wait for a reply", read_only=True),
+    ToolSpec(list_messages, title="Read messages", read_only=True),
 )

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
+import mcp_types
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
@@ -44,7 +45,7 @@ class Result(BaseModel):
     Fields at their default are left out of the structured form: nulls and empties cost the reader tokens.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     def to_text(self) -> str:
         raise TypeError(f"{type(self).__name__} has no text")
@@ -77,6 +78,17 @@ class ConversationTool(Tool):
             ) from error
         return cast("Result", result).to_mcp()
 
+    def listed(self) -> mcp_types.Tool:
+        """The tool as `tools/list` shows it."""
+        return mcp_types.Tool(
+            name=self.name,
+            title=self.title,
+            description=self.description,
+            input_schema=self.parameters,
+            output_schema=self.output_schema,
+            annotations=self.annotations,
+        )
+
     def _explain(self, error: ValidationError) -> str:
         names = cast("dict[str, object]", self.parameters["properties"])
         problems: list[str] = []
@@ -89,37 +101,37 @@ class ConversationTool(Tool):
         return f"{self.name} was not called. {'; '.join(problems[:6])}. Its arguments are: {', '.join(names)}."
 
 
-def make_tool(
-    fn: Callable[..., Awaitable[Result]],
-    *,
-    title: str,
-    read_only: bool = False,
-    destructive: bool = False,
-    idempotent: bool = False,
-    open_world: bool = False,
-    max_result_chars: int | None = None,
-) -> ConversationTool:
-    """A tool from a function: its name, its docstring as the description, its annotated parameters as the arguments."""
-    tool = ConversationTool.from_function(
-        fn,
-        title=title,
-        description=" ".join((fn.__doc__ or "").split()),
-        annotations=ToolAnnotations(
-            title=title,
-            read_only_hint=read_only,
-            destructive_hint=destructive,
-            idempotent_hint=idempotent or read_only,
-            open_world_hint=open_world,
-        ),
-        # Claude Code writes a longer result to a file, unless the tool announces it.
-        meta={"anthropic/maxResultSizeChars": max_result_chars} if max_result_chars else None,
-    )
-    # An unknown argument must be an error: the SDK would drop it in silence.
-    model = tool.fn_metadata.arg_model
-    model.model_config["extra"] = "forbid"
-    model.model_rebuild(force=True)
-    tool.parameters = _compact_schema(model.model_json_schema(by_alias=True))
-    return cast("ConversationTool", tool)
+@dataclass(frozen=True)
+class ToolSpec:
+    """A function that is a tool: its name, its docstring as the description, its parameters as the arguments."""
+
+    fn: Callable[..., Awaitable[Result]]
+    title: str
+    read_only: bool = False
+    destructive: bool = False
+    idempotent: bool = False
+    open_world: bool = False
+
+    def build(self) -> ConversationTool:
+        """The tool with its schemas, which take some milliseconds to derive."""
+        tool = ConversationTool.from_function(
+            self.fn,
+            title=self.title,
+            description=" ".join((self.fn.__doc__ or "").split()),
+            annotations=ToolAnnotations(
+                title=self.title,
+                read_only_hint=self.read_only,
+                destructive_hint=self.destructive,
+                idempotent_hint=self.idempotent or self.read_only,
+                open_world_hint=self.open_world,
+            ),
+        )
+        # An unknown argument must be an error: the SDK would drop it in silence.
+        model = tool.fn_metadata.arg_model
+        model.model_config["extra"] = "forbid"
+        model.model_rebuild(force=True)
+        tool.parameters = _compact_schema(model.model_json_schema(by_alias=True))
+        return cast("ConversationTool", tool)
 
 
 def _compact_schema(schema: dict[str, Any]) -> dict[str, Any]:
