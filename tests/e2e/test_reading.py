@@ -1,0 +1,260 @@
+"""Reading conversations back: pages of messages, and transcripts as resources."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from mcp import MCPError
+from mcp_types import ResourceTemplateReference, TextResourceContents
+
+from tests.rig.letta_server import Letta
+from tests.rig.model import CallTools, Say, Use
+from tests.rig.servers import Caller
+
+
+async def a_conversation(letta: Letta, turns: int) -> tuple[str, str]:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+    for number in range(turns):
+        await letta.send(conversation_id, f"m{number}")
+    return agent_id, conversation_id
+
+
+def texts(data: dict[str, Any]) -> list[str]:
+    return [each.get("text", "") for each in data.get("messages", [])]
+
+
+async def read(mcp: Caller, uri: str) -> str:
+    [content] = (await mcp.client.read_resource(uri)).contents
+    assert isinstance(content, TextResourceContents)
+    return content.text
+
+
+async def test_messages_are_shown_oldest_to_newest(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta, 2)
+
+    page = await mcp.ok("list_messages", conversation_id=conversation_id)
+
+    assert texts(page.data) == ["m0", "echo: m0", "m1", "echo: m1"]
+    assert [each["kind"] for each in page.data["messages"]] == ["user", "assistant"] * 2
+    assert page.text.index("m0") < page.text.index("echo: m0") < page.text.index("m1")
+    assert "**agent**" in page.text
+
+
+async def test_pages_lead_to_older_and_back_to_newer_messages(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta, 4)
+
+    newest = await mcp.ok("list_messages", conversation_id=conversation_id, limit=3)
+    older = await mcp.ok("list_messages", conversation_id=conversation_id, limit=3, before=newest.data["older"])
+    forward = await mcp.ok("list_messages", conversation_id=conversation_id, limit=3, after=older.data["newer"])
+
+    assert texts(newest.data) == ["echo: m2", "m3", "echo: m3"]
+    assert texts(older.data) == ["echo: m1", "m2"] or texts(older.data) == ["m1", "echo: m1", "m2"]
+    assert texts(forward.data) == texts(newest.data)
+
+
+async def test_the_beginning_is_read_with_order_asc(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta, 3)
+
+    first = await mcp.ok("list_messages", conversation_id=conversation_id, order="asc", limit=3)
+    second = await mcp.ok("list_messages", conversation_id=conversation_id, limit=3, after=first.data["newer"])
+
+    assert texts(first.data)[:2] == ["m0", "echo: m0"]
+    assert "older" not in first.data
+    both = texts(first.data) + texts(second.data)
+    assert both == ["m0", "echo: m0", "m1", "echo: m1", "m2", "echo: m2"][: len(both)]
+
+
+async def test_the_order_is_that_of_time_after_a_compaction_too(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta, 4)
+    await mcp.ok("compact", conversation_id=conversation_id)
+    await letta.send(conversation_id, "m4")
+
+    page = await mcp.ok("list_messages", conversation_id=conversation_id, kinds=["user", "assistant"])
+    summaries = await mcp.ok("list_messages", conversation_id=conversation_id, kinds=["summary"])
+
+    assert texts(page.data) == [text for n in range(5) for text in (f"m{n}", f"echo: m{n}")]
+    assert [each["kind"] for each in summaries.data["messages"]] == ["summary"]
+
+
+async def test_only_the_wanted_kinds_are_shown(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    letta.model.enqueue(CallTools((Use("conversation_search", {"query": "x"}),)), Say("Done.", reasoning="Easy."))
+    sent = await mcp.ok("send_message", agent=agent_id, message="look")
+    place = {"conversation_id": sent.data["conversation_id"]}
+
+    default = await mcp.ok("list_messages", **place)
+    thinking = await mcp.ok("list_messages", **place, kinds=["reasoning"])
+    system = await mcp.ok("list_messages", **place, kinds=["system"])
+
+    assert [each["kind"] for each in default.data["messages"]] == ["user", "tool", "assistant"]
+    assert texts(default.data)[1].startswith("conversation_search(")
+    assert "→" in texts(default.data)[1]
+    assert texts(thinking.data) == ["Easy."]
+    assert [each["kind"] for each in system.data["messages"]] == ["system"]
+
+
+async def test_the_history_outside_of_conversations_is_read_by_its_agent(mcp: Caller, letta: Letta) -> None:
+    agent_id, name = await letta.new_agent()
+    await mcp.ok("send_message", agent=agent_id, message="inside")
+    await mcp.ok("send_message", conversation_id="default", agent=agent_id, message="outside")
+
+    page = await mcp.ok("list_messages", conversation_id="default", agent=name)
+
+    assert texts(page.data) == ["outside", "echo: outside"]
+
+
+async def test_an_empty_conversation_has_no_messages(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+
+    page = await mcp.ok("list_messages", conversation_id=await letta.new_conversation(agent_id))
+
+    assert texts(page.data) == []
+    assert "No messages" in page.text
+
+
+async def test_an_unknown_cursor_is_refused_instead_of_starting_again(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta, 1)
+
+    refusal = await mcp.refused(
+        "list_messages", conversation_id=conversation_id, before="message-00000000-0000-4000-8000-000000000000"
+    )
+
+    assert "message" in refusal
+    assert "without" in refusal
+
+
+async def test_long_messages_are_cut_and_can_be_read_on(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+    long = "".join(f"{number:06d}|" for number in range(6_000))
+    letta.model.enqueue(Say("short"))
+    await letta.send(conversation_id, long)
+
+    page = await mcp.ok("list_messages", conversation_id=conversation_id)
+    shown = texts(page.data)[0]
+    collected = shown
+    following = page.data["note"].split("before='")[1].split("'")[0]
+    while len(collected) < len(long):
+        rest = await mcp.ok(
+            "list_messages",
+            conversation_id=conversation_id,
+            before=following,
+            limit=1,
+            kinds=["user"],
+            skip_chars=len(collected),
+        )
+        assert texts(rest.data)[0]
+        collected += texts(rest.data)[0]
+
+    assert texts(page.data)[1] == "short"
+    assert len(page.text) <= 30_000
+    assert len(json.dumps(page.data)) <= 30_000
+    assert collected == long
+
+
+async def test_a_long_reply_stays_within_the_budget(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    letta.model.enqueue(Say('"quoted"\n' * 8_000))
+
+    answer = await mcp.ok("send_message", agent=agent_id, message="write a lot")
+
+    assert len(answer.text) <= 30_000
+    assert len(json.dumps(answer.data)) <= 30_000
+    assert "list_messages" in answer.data["note"]
+
+
+async def test_a_transcript_is_a_resource_with_a_link_to_the_page_before(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta, 2)
+    uri = f"letta://conversations/{conversation_id}/transcript"
+
+    whole = await read(mcp, uri)
+    page = await read(mcp, f"{uri}?limit=2")
+    before = page.split("](")[1].split(")")[0]
+    older = await read(mcp, before)
+
+    assert whole.index("m0") < whole.index("echo: m1")
+    assert "m0" not in page
+    assert "echo: m1" in page
+    assert "echo: m0" in older
+    assert "m1" not in older
+
+
+async def test_a_transcript_is_there_as_json_too(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta, 1)
+
+    transcript = json.loads(await read(mcp, f"letta://conversations/{conversation_id}/transcript.json?limit=2"))
+
+    assert [each["text"] for each in transcript["messages"]] == ["m0", "echo: m0"]
+    assert transcript["older"].startswith(f"letta://conversations/{conversation_id}/transcript.json?before=message-")
+
+
+async def test_a_conversation_itself_is_a_resource(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id, "with a name")
+
+    described = json.loads(await read(mcp, f"letta://conversations/{conversation_id}"))
+
+    assert (described["agent_id"], described["summary"]) == (agent_id, "with a name")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "conv-00000000-0000-4000-8000-000000000000",
+        "conv-00000000-0000-4000-8000-000000000000/transcript",
+        "a%2F..%2Fb/transcript",
+        "..%2Fagents",
+        "nonsense",
+    ],
+)
+async def test_a_resource_that_is_not_there_is_an_error_of_the_request(mcp: Caller, letta: Letta, rest: str) -> None:
+    with pytest.raises(MCPError) as raised:
+        await mcp.client.read_resource(f"letta://conversations/{rest}")
+
+    assert raised.value.error.code == -32602
+    assert "actor" not in raised.value.error.message
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=101", "before=nonsense"])
+async def test_a_wrong_page_of_a_transcript_is_explained(mcp: Caller, letta: Letta, query: str) -> None:
+    _, conversation_id = await a_conversation(letta, 0)
+
+    with pytest.raises(MCPError, match=r"limit|before"):
+        await mcp.client.read_resource(f"letta://conversations/{conversation_id}/transcript?{query}")
+
+
+async def test_the_recent_conversations_are_offered_as_resources(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id, "the newest")
+
+    listed = (await mcp.client.list_resources()).resources
+
+    assert listed[0].uri == f"letta://conversations/{conversation_id}/transcript"
+    assert listed[0].title == "the newest"
+
+
+async def test_the_offered_resources_are_paged(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    made = [await letta.new_conversation(agent_id) for _ in range(51)]
+
+    first = await mcp.client.list_resources()
+    second = await mcp.client.list_resources(cursor=first.next_cursor)
+
+    assert [each.name for each in first.resources] == made[:0:-1]
+    assert second.resources[0].name == made[0]
+
+
+async def test_a_conversation_id_is_completed_from_what_was_typed(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id, "Completion of zebras")
+    await letta.send(conversation_id, "so that it is recent")
+    ref = ResourceTemplateReference(type="ref/resource", uri="letta://conversations/{conversation_id}")
+
+    by_id = await mcp.client.complete(ref, {"name": "conversation_id", "value": conversation_id[:20]})
+    by_summary = await mcp.client.complete(ref, {"name": "conversation_id", "value": "zebras"})
+
+    assert conversation_id in by_id.completion.values
+    assert by_summary.completion.values[0] == conversation_id

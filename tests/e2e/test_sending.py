@@ -1,0 +1,348 @@
+"""Sending a message, waiting for its reply, and finding it again."""
+
+from __future__ import annotations
+
+import base64
+import uuid
+
+import anyio
+import pytest
+
+from tests.rig.letta_server import Letta
+from tests.rig.model import CallTools, Hold, Refuse, Say, Use
+from tests.rig.servers import Caller
+
+PIXEL = base64.b64encode(
+    bytes.fromhex(
+        "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360000002000001"
+        "e221bc330000000049454e44ae426082"
+    )
+).decode()
+
+
+async def test_a_message_to_an_agent_opens_a_conversation_and_brings_the_reply(mcp: Caller, letta: Letta) -> None:
+    agent_id, name = await letta.new_agent()
+    letta.model.enqueue(Say("Hello Ann."))
+
+    answer = await mcp.ok("send_message", agent=name, message="Who am I?")
+
+    assert answer.data["status"] == "completed"
+    assert answer.data["reply"] == "Hello Ann."
+    assert answer.data["agent_id"] == agent_id
+    assert "Hello Ann." in answer.text
+    assert answer.data["conversation_id"] in answer.text
+    assert await letta.stored_texts(agent_id, answer.data["conversation_id"]) == ["Who am I?"]
+
+
+async def test_the_conversation_goes_on_by_its_id(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    first = await mcp.ok("send_message", agent=agent_id, message="one")
+
+    second = await mcp.ok("send_message", conversation_id=first.data["conversation_id"], message="two")
+
+    assert second.data["reply"] == "echo: two"
+    assert await letta.stored_texts(agent_id, first.data["conversation_id"]) == ["one", "two"]
+
+
+async def test_the_default_conversation_of_an_agent_is_spoken_to_by_that_name(mcp: Caller, letta: Letta) -> None:
+    agent_id, name = await letta.new_agent()
+
+    answer = await mcp.ok("send_message", conversation_id="default", agent=name, message="outside of any")
+
+    assert (answer.data["conversation_id"], answer.data["reply"]) == ("default", "echo: outside of any")
+    assert await letta.stored_texts(agent_id, "default") == ["outside of any"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1, 2]",
+        '{"a": 1}',
+        "null",
+        "42",
+        "\u2028 and \u2029 separate lines",
+        "a NUL-free 😀 \u202eright to left\u202c",
+        "data: [DONE]\n\nevent: error",
+    ],
+)
+async def test_a_text_arrives_letter_by_letter(mcp: Caller, letta: Letta, text: str) -> None:
+    agent_id, _ = await letta.new_agent()
+
+    answer = await mcp.ok("send_message", agent=agent_id, message=text)
+
+    assert await letta.stored_texts(agent_id, answer.data["conversation_id"]) == [text]
+    assert answer.data["reply"] == f"echo: {text}"
+
+
+async def test_a_tool_call_is_named_and_shown_in_full_when_asked_for(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    call = CallTools((Use("conversation_search", {"query": "tea"}),), text="Let me look.")
+    letta.model.enqueue(call, Say("Nothing."), call, Say("Still nothing."))
+
+    short = await mcp.ok("send_message", agent=agent_id, message="Find tea")
+    full = await mcp.ok("send_message", agent=agent_id, message="Find tea again", kinds=["tool"])
+
+    assert short.data["reply"] == "Let me look.\n\nNothing."
+    assert short.data["tool_calls"] == [{"name": "conversation_search", "status": "success"}]
+    [shown] = full.data["tool_calls"]
+    assert '"tea"' in shown["arguments"]
+    assert "results" in shown["result"]
+    assert shown["result"] in full.text
+
+
+async def test_the_thinking_comes_back_only_when_asked_for(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    letta.model.enqueue(Say("Blue.", reasoning="The sky scatters light."), Say("Blue.", reasoning="It still does."))
+
+    without = await mcp.ok("send_message", agent=agent_id, message="Colour of the sky?")
+    with_it = await mcp.ok("send_message", agent=agent_id, message="Sure?", kinds=["reasoning"])
+
+    assert "scatters" not in without.text
+    assert "reasoning" not in without.data
+    assert with_it.data["reasoning"] == "It still does."
+
+
+async def test_an_answer_that_was_cut_off_says_so(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    letta.model.enqueue(Say("Once upon a", cut=True))
+
+    answer = await mcp.ok("send_message", agent=agent_id, message="Tell me a story")
+
+    assert answer.data["stop_reason"] == "max_tokens_exceeded"
+    assert "cut off" in answer.data["note"]
+
+
+async def test_the_most_steps_of_a_turn_are_respected_and_told(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    letta.model.enqueue(CallTools((Use("conversation_search", {"query": "a"}),)))
+
+    answer = await mcp.ok("send_message", agent=agent_id, message="Search for ever", max_steps=1)
+
+    assert (answer.data["status"], answer.data["stop_reason"]) == ("empty", "max_steps")
+    assert "most steps" in answer.data["note"]
+
+
+async def test_no_steps_at_all_are_refused_before_anything_is_sent(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+
+    refusal = await mcp.refused("send_message", agent=agent_id, message="hello", max_steps=0)
+
+    assert "max_steps" in refusal
+    assert letta.model.calls == []
+
+
+async def test_another_model_answers_when_the_call_says_so(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+
+    await mcp.ok("send_message", agent=agent_id, message="with the other", model="openai-proxy/fake-2")
+    await mcp.ok("send_message", agent=agent_id, message="with its own")
+
+    assert [call.model for call in letta.model.calls] == ["fake-2", "fake-1"]
+
+
+async def test_an_unknown_model_is_refused_in_words(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+
+    refusal = await mcp.refused("send_message", conversation_id=conversation_id, message="hi", model="no/such")
+
+    assert "no such model" in refusal
+
+
+async def test_an_image_goes_along_with_the_text(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    letta.model.enqueue(Say("A pixel."))
+
+    answer = await mcp.ok(
+        "send_message", agent=agent_id, message="What is this?", images=[f"data:image/png;base64,{PIXEL}"]
+    )
+
+    assert answer.data["reply"] == "A pixel."
+    listed = await mcp.ok("list_messages", conversation_id=answer.data["conversation_id"])
+    assert "What is this?[image]" in listed.text
+
+
+async def test_a_slow_reply_is_running_and_then_fetched(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+    held = Hold(Say("At last."))
+    letta.model.enqueue(held)
+
+    running = await mcp.ok("send_message", conversation_id=conversation_id, message="Think hard", wait_seconds=0.4)
+    assert running.data["status"] == "running"
+    assert "wait_for_reply" in running.data["next"]
+    assert "Do not send the message again" in running.text
+    held.gate.set()
+    reply = await mcp.ok("wait_for_reply", conversation_id=conversation_id, run_id=running.data["run_id"])
+
+    assert (reply.data["status"], reply.data["reply"]) == ("completed", "At last.")
+    assert reply.data["run_id"] == running.data["run_id"]
+    assert await letta.stored_texts(agent_id, conversation_id) == ["Think hard"]
+
+
+async def test_a_finished_reply_can_be_fetched_again_by_the_conversation_alone(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    letta.model.enqueue(CallTools((Use("conversation_search", {"query": "x"}),)), Say("The answer.", reasoning="Hm."))
+    sent = await mcp.ok("send_message", agent=agent_id, message="question")
+
+    again = await mcp.ok("wait_for_reply", conversation_id=sent.data["conversation_id"], kinds=["reasoning"])
+
+    assert again.data["reply"] == sent.data["reply"] == "The answer."
+    assert again.data["tool_calls"] == sent.data["tool_calls"]
+    assert again.data["reasoning"] == "Hm."
+    assert again.data["usage"]["total_tokens"] == sent.data["usage"]["total_tokens"]
+
+
+async def test_a_reply_in_the_default_conversation_is_found_again(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    await mcp.ok("send_message", agent=agent_id, message="elsewhere")
+    await mcp.ok("send_message", conversation_id="default", agent=agent_id, message="here")
+    await mcp.ok("send_message", agent=agent_id, message="elsewhere again")
+
+    found = await mcp.ok("wait_for_reply", conversation_id="default", agent=agent_id)
+
+    assert found.data["reply"] == "echo: here"
+
+
+async def test_a_turn_that_somebody_else_started_is_waited_for(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+    held = Hold(Say("For them."))
+    letta.model.enqueue(held)
+    reply = ""
+
+    async def somebody_else() -> None:
+        await letta.send(conversation_id, "from elsewhere")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(somebody_else)
+        await letta.model.asked()
+        running = await mcp.ok("wait_for_reply", conversation_id=conversation_id, wait_seconds=0)
+        held.gate.set()
+        reply = (await mcp.ok("wait_for_reply", conversation_id=conversation_id)).data["reply"]
+
+    assert running.data["status"] == "running"
+    assert reply == "For them."
+
+
+async def test_waiting_where_nothing_was_sent_says_so(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+
+    assert "send_message" in await mcp.refused("wait_for_reply", conversation_id=conversation_id)
+
+
+async def test_a_failing_model_is_a_failed_turn_that_says_what_is_safe(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+    letta.model.enqueue(Refuse(400, "the provider is unhappy"))
+
+    failed = await mcp.ok("send_message", conversation_id=conversation_id, message="hello")
+    fetched = await mcp.ok("wait_for_reply", conversation_id=conversation_id)
+    again = await mcp.ok("send_message", conversation_id=conversation_id, message="hello")
+
+    assert (failed.data["status"], failed.data["stop_reason"]) == ("failed", "llm_api_error")
+    assert "the provider is unhappy" in failed.data["note"]
+    assert "safe to send the message again" in failed.data["next"]
+    assert fetched.data["status"] == "failed"
+    assert "the provider is unhappy" in fetched.data["note"]
+    assert again.data["reply"] == "echo: hello"
+    assert await letta.stored_texts(agent_id, conversation_id) == ["hello"]
+
+
+async def test_a_tool_that_needs_approval_is_a_state_of_its_own(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent(needs_approval="memory_insert")
+    letta.model.enqueue(CallTools((Use("memory_insert", {"label": "human", "new_string": "Likes tea"}),)))
+
+    answer = await mcp.ok("send_message", agent=agent_id, message="Remember tea")
+    blocked = await mcp.refused("send_message", conversation_id=answer.data["conversation_id"], message="and?")
+    fetched = await mcp.ok("wait_for_reply", conversation_id=answer.data["conversation_id"])
+
+    assert answer.data["status"] == "needs_approval"
+    [approval] = answer.data["approvals"]
+    assert approval["name"] == "memory_insert"
+    assert "Likes tea" in approval["arguments"]
+    assert approval["tool_call_id"] in answer.text
+    assert "waits for a decision" in blocked
+    assert "Nothing was sent" in blocked
+    assert fetched.data["status"] == "needs_approval"
+    assert fetched.data["approvals"] == answer.data["approvals"]
+
+
+async def test_two_messages_to_one_conversation_are_answered_in_order(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+    held = Hold(Say("first answer"))
+    letta.model.enqueue(held, to="first")
+    replies: dict[str, str] = {}
+
+    async def ask(text: str) -> None:
+        replies[text] = (await mcp.ok("send_message", conversation_id=conversation_id, message=text)).data["reply"]
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask, "first")
+        await letta.model.asked()
+        tasks.start_soon(ask, "second")
+        held.gate.set()
+
+    assert replies == {"first": "first answer", "second": "echo: second"}
+    assert await letta.stored_texts(agent_id, conversation_id) == ["first", "second"]
+
+
+async def test_five_conversations_are_answered_side_by_side(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    names = [uuid.uuid4().hex for _ in range(5)]
+    held = [Hold(Say(f"answer to {name}")) for name in names]
+    for name, hold in zip(names, held, strict=True):
+        letta.model.enqueue(hold, to=name)
+    replies: dict[str, str] = {}
+
+    async def ask(name: str) -> None:
+        replies[name] = (await mcp.ok("send_message", agent=agent_id, message=name)).data["reply"]
+
+    async with anyio.create_task_group() as tasks:
+        for name in names:
+            tasks.start_soon(ask, name)
+        await letta.model.asked(5)
+        for hold in held:
+            hold.gate.set()
+
+    assert replies == {name: f"answer to {name}" for name in names}
+
+
+async def test_progress_is_told_at_once(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    held = Hold(Say("done"))
+    letta.model.enqueue(held)
+
+    answer = await mcp.ok("send_message", agent=agent_id, message="slowly", wait_seconds=0.3)
+    held.gate.set()
+
+    assert answer.progress
+    assert answer.progress[0].endswith(", 0 s")
+    await mcp.ok("wait_for_reply", conversation_id=answer.data["conversation_id"])
+
+
+async def test_a_message_of_nothing_is_refused(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+
+    assert "message" in await mcp.refused("send_message", agent=agent_id, message=" \n")
+    assert letta.model.calls == []
+
+
+async def test_a_message_to_nowhere_is_refused(mcp: Caller, letta: Letta) -> None:
+    refusal = await mcp.refused("send_message", message="hello?")
+
+    assert "conversation_id" in refusal
+    assert "agent" in refusal
+
+
+async def test_a_message_to_a_deleted_conversation_is_not_sent(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    sent = await mcp.ok("send_message", agent=agent_id, message="hello")
+    await mcp.ok("delete", conversation_id=sent.data["conversation_id"], confirm=True)
+
+    refusal = await mcp.refused("send_message", conversation_id=sent.data["conversation_id"], message="still there?")
+
+    assert "no conversation" in refusal
+    assert len(letta.model.calls) == 1

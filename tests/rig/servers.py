@@ -1,0 +1,159 @@
+"""Our server, reached by a real client in every way there is: in memory, over stdio and over HTTP, in both eras."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import anyio
+import uvicorn
+from mcp import Client, StdioServerParameters
+from mcp_types import TextContent
+
+from letta_conversations_mcp.http import build_app, listen
+from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.settings import Settings
+
+Transport = Literal["memory", "stdio", "http"]
+Era = Literal["legacy", "modern"]
+
+TRANSPORTS: tuple[Transport, ...] = ("memory", "stdio", "http")
+ERAS: tuple[Era, ...] = ("legacy", "modern")
+
+START_SECONDS = 30
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def in_own_task(manager: AbstractAsyncContextManager[T]) -> AsyncGenerator[T]:
+    """Enter and leave `manager` in one task of its own: a fixture is set up and torn down in different ones, and a
+    task group has to be left in the task that entered it."""
+    entered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    leave = anyio.Event()
+
+    async def hold() -> None:
+        try:
+            async with manager as value:
+                entered.set_result(value)
+                await leave.wait()
+        except BaseException as error:
+            if not entered.done():
+                entered.set_exception(error)
+            raise
+
+    task = asyncio.create_task(hold())
+    try:
+        yield await entered
+    finally:
+        leave.set()
+        await task
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that make a process have these settings; and nothing of the developer's own."""
+    chosen = settings.model_dump(exclude_defaults=True)
+    names = {"api_key": "LETTA_API_KEY", "base_url": "LETTA_BASE_URL", "project": "LETTA_PROJECT"}
+    texts = {"api_key": settings.api_key.get_secret_value(), "token": settings.token.get_secret_value()}
+    values = {name: texts.get(name, value) for name, value in chosen.items()}
+    coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+    return coverage | {names.get(name, f"LETTA_MCP_{name.upper()}"): str(value) for name, value in values.items()}
+
+
+def stdio_server(settings: Settings) -> StdioServerParameters:
+    return StdioServerParameters(
+        command=sys.executable, args=["-m", "letta_conversations_mcp"], env=environment(settings)
+    )
+
+
+@asynccontextmanager
+async def http_server(settings: Settings) -> AsyncGenerator[str]:
+    """Serve over HTTP in this process, on a free port; gives the base URL."""
+    bound = listen(settings.model_copy(update={"port": 0}))
+    app = build_app(build_server(settings), settings)
+    server = _QuietServer(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=1))
+    serving = asyncio.create_task(server.serve(sockets=[bound]))
+    try:
+        with anyio.fail_after(START_SECONDS):
+            await server.ready.wait()
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+class _QuietServer(uvicorn.Server):
+    """Says when it listens, and leaves the signals of the process alone."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = anyio.Event()
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    def install_signal_handlers(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def connect(settings: Settings, transport: Transport, era: Era) -> AsyncGenerator[Client]:
+    """A client of a server with these settings."""
+    mode = "legacy" if era == "legacy" else "auto"
+    if transport == "memory":
+        async with Client(build_server(settings), mode=mode) as client:
+            yield client
+    elif transport == "stdio":
+        async with Client(stdio_server(settings), mode=mode) as client:
+            yield client
+    else:
+        async with http_server(settings) as url, Client(f"{url}/mcp", mode=mode) as client:
+            yield client
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a tool call gave: its text, its structured content, whether it is an error, and the progress on the way."""
+
+    text: str
+    data: dict[str, Any]
+    is_error: bool
+    progress: list[str] = field(default_factory=list[str])
+
+
+class Caller:
+    """Calls tools as a model would: by name, with plain arguments."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    async def call(self, tool: str, **arguments: Any) -> Answer:
+        """Whatever comes back, an error too."""
+        progress: list[str] = []
+
+        async def on_progress(done: float, total: float | None, message: str | None) -> None:
+            progress.append(message or "")
+
+        with anyio.fail_after(START_SECONDS):
+            result = await self.client.call_tool(tool, arguments, progress_callback=on_progress)
+        content = result.content[0]
+        assert isinstance(content, TextContent), content
+        return Answer(content.text, result.structured_content or {}, bool(result.is_error), progress)
+
+    async def ok(self, tool: str, **arguments: Any) -> Answer:
+        """The answer of a call that must succeed."""
+        answer = await self.call(tool, **arguments)
+        assert not answer.is_error, answer.text
+        return answer
+
+    async def refused(self, tool: str, **arguments: Any) -> str:
+        """The text of a call that must be an error."""
+        answer = await self.call(tool, **arguments)
+        assert answer.is_error, answer
+        return answer.text
