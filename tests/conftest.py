@@ -1,6 +1,7 @@
 """What every test can have: a Letta server with a scripted model, and our server in front of it.
 
-One Letta server and one of ours for every transport and era serve all tests of a run; a test keeps to agents of its own.
+One Letta server, and one of ours for every transport and era, serve all tests of a run; a test keeps to agents of its
+own.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ async def letta_server(request: pytest.FixtureRequest, scripted_model: ScriptedM
 
 @pytest.fixture
 def letta(letta_server: Letta) -> Generator[Letta]:
-    """The Letta server, with a model that nothing is queued for; afterwards every queued answer must have been asked for."""
+    """The Letta server, with nothing queued for its model; afterwards every queued answer must have been asked for."""
     letta_server.model.reset()
     yield letta_server
     letta_server.model.check_used()

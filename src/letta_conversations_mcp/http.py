@@ -105,7 +105,8 @@ def ip_is_unspecified(host: str) -> bool:
 def listen(settings: Settings) -> socket.socket:
     """A bound socket: bound before serving, so that a taken port is an error at the start and 0 has become a number."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    bound = socket.socket(family)
+    # With the protocol named, or asyncio would leave Nagle's algorithm on, which costs 40 ms for every answer.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((settings.host, settings.port))

@@ -26,56 +26,62 @@ class Settings(BaseSettings):
     )
 
     backend: Literal["auto", "api"] = Field(
-        "auto",
+        default="auto",
         description="where conversations live: api is the Letta REST API, Cloud or self-hosted; "
         "auto chooses it when a key or an URL is set",
     )
     api_key: SecretStr = Field(
-        SecretStr(""),
+        default=SecretStr(""),
         validation_alias="letta_api_key",
         description="the key for Letta; a self-hosted server may need none",
     )
     base_url: str = Field(
-        "", validation_alias="letta_base_url", description="the Letta server; without it, Letta Cloud"
+        default="", validation_alias="letta_base_url", description="the Letta server; without it, Letta Cloud"
     )
     project: str = Field(
-        "",
+        default="",
         validation_alias="letta_project",
         description="the Letta Cloud project to work in; without it, the key's default",
     )
-    read_only: bool = Field(False, description="offer only the tools that change nothing")
+    read_only: bool = Field(default=False, description="offer only the tools that change nothing")
     wait_seconds: float = Field(
-        45,
+        default=45,
         ge=0,
         le=3600,
         description="how long send_message waits for a reply unless the call says; "
         "below the 60 seconds after which many clients give up",
     )
     max_output_chars: int = Field(
-        30_000, ge=2_000, le=500_000, description="no answer is longer than this; what is cut says so"
+        default=30_000, ge=2_000, le=500_000, description="no answer is longer than this; what is cut says so"
     )
-    connect_timeout: float = Field(5, gt=0, le=600, description="for the connection to Letta")
+    connect_timeout: float = Field(default=5, gt=0, le=600, description="for the connection to Letta")
     request_timeout: float = Field(
-        60, gt=0, le=3600, description="for Letta's answer to anything but a message or a compaction"
+        default=60, gt=0, le=3600, description="for Letta's answer to anything but a message or a compaction"
     )
     silence_timeout: float = Field(
-        120, gt=0, le=3600, description="for silence within a turn; Letta sends a sign of life every 20 seconds"
+        default=120, gt=0, le=3600, description="for silence within a turn; Letta sends a sign of life every 20 seconds"
     )
     compact_timeout: float = Field(
-        300, gt=0, le=3600, description="for a compaction, in which a model writes a summary"
+        default=300, gt=0, le=3600, description="for a compaction, in which a model writes a summary"
     )
     host: str = Field(
-        "127.0.0.1", description="the address that serve --http listens on; any but this machine's own needs a token"
+        default="127.0.0.1",
+        description="the address that serve --http listens on; any but this machine's own needs a token",
     )
-    port: int = Field(8000, ge=0, le=65535, description="the port that serve --http listens on; 0 takes a free one")
-    token: SecretStr = Field(SecretStr(""), description="what an HTTP client must send as its bearer token")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="the port that serve --http listens on; 0 takes a free one"
+    )
+    token: SecretStr = Field(default=SecretStr(""), description="what an HTTP client must send as its bearer token")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Host headers to accept besides this machine's own, separated by commas: name or name:port"
+        default=(),
+        description="Host headers to accept besides this machine's own, separated by commas: name or name:port",
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Origin headers to accept besides this machine's own, separated by commas: https://name"
+        default=(), description="Origin headers to accept besides this machine's own, separated by commas: https://name"
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="what is written to stderr")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="WARNING", description="what is written to stderr"
+    )
 
     @field_validator("api_key", "base_url", "project", "token", mode="before")
     @classmethod

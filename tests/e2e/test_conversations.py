@@ -266,7 +266,8 @@ async def test_an_unknown_conversation_is_said_to_be_unknown(mcp: Caller, letta:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", "conv-1", "../agents", "conv-%2F..", "conv-0\n", "default ", "agent-123", UNKNOWN_CONVERSATION.upper()]
+    "wrong",
+    ["", "conv-1", "../agents", "conv-%2F..", "conv-0\n", "default ", "agent-123", UNKNOWN_CONVERSATION.upper()],
 )
 async def test_a_malformed_id_never_reaches_the_server(mcp: Caller, letta: Letta, wrong: str) -> None:
     refusal = await mcp.refused("compact", conversation_id=wrong)

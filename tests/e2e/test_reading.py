@@ -258,3 +258,29 @@ async def test_a_conversation_id_is_completed_from_what_was_typed(mcp: Caller, l
 
     assert conversation_id in by_id.completion.values
     assert by_summary.completion.values[0] == conversation_id
+
+
+async def test_a_fork_shows_what_it_shares_with_its_source(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta, 3)
+    fork_id = (await letta.request("POST", f"/v1/conversations/{conversation_id}/fork"))["id"]
+    await letta.send(conversation_id, "only in the source")
+    await letta.send(fork_id, "only in the fork")
+    whole = [
+        *(text for n in range(3) for text in (f"m{n}", f"echo: m{n}")),
+        "only in the fork",
+        "echo: only in the fork",
+    ]
+
+    page = await mcp.ok("list_messages", conversation_id=fork_id)
+    collected: list[str] = []
+    cursor = ""
+    for _ in range(8):
+        part = await mcp.ok("list_messages", conversation_id=fork_id, limit=2, before=cursor)
+        collected = texts(part.data) + collected
+        if not (cursor := part.data.get("older", "")):
+            break
+    forward = await mcp.ok("list_messages", conversation_id=fork_id, order="asc", limit=4)
+
+    assert texts(page.data) == whole
+    assert collected == whole
+    assert texts(forward.data)[:3] == whole[:3]

@@ -45,7 +45,7 @@ def cut(context: Sequence[Row]) -> int | None:
     return None
 
 
-async def compact(store: Store, model: ScriptedModel, thread: Thread, mode: str, handle: str) -> Json:
+async def compact(store: Store, model: ScriptedModel, thread: Thread, mode: str, handle: str, prompt: str) -> Json:
     """Summarise the thread, and answer as the server does."""
     context = thread.context()
     if not context:
@@ -54,7 +54,7 @@ async def compact(store: Store, model: ScriptedModel, thread: Thread, mode: str,
     note = ALL_HIDDEN if index is None else START_HIDDEN
     if index is None:
         index = len(context) - 1 if context[-1].call else len(context)
-    summary = await summarise(model, context[1:index], handle)
+    summary = await summarise(model, context[1:index], handle, prompt)
     kept = context[index:]
     if len(context) <= len(kept) + 2:
         raise HttpError(400, NOT_SHORTER)
@@ -70,10 +70,10 @@ async def compact(store: Store, model: ScriptedModel, thread: Thread, mode: str,
     return {"summary": summary, "num_messages_before": len(context), "num_messages_after": len(kept) + 2}
 
 
-async def summarise(model: ScriptedModel, rows: Sequence[Row], handle: str) -> str:
+async def summarise(model: ScriptedModel, rows: Sequence[Row], handle: str, prompt: str) -> str:
     lines = [f"[MessageRole.{row.role}] {row.model_text}" for row in rows if row.model_text]
     text = "<start_transcript>\n" + "\n".join(lines) + "\n<end_transcript>\n. Generate the summary."
-    call = ModelCall(text=text, messages=(("system", PROMPT), ("user", text)), model=handle.split("/")[-1])
+    call = ModelCall(text=text, messages=(("system", prompt), ("user", text)), model=handle.split("/")[-1])
     answer: Answer = model.take(call)
     if isinstance(answer, Hold):
         await answer.gate.wait()

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import anyio
-import uvicorn
 
 from tests.rig.fake_faults import Drop, Failure, Faults, RecordedRequest, Stall
 from tests.rig.fake_routes import Routes
 from tests.rig.fake_sending import Sending
 from tests.rig.fake_store import Conversation, Row, Store
+from tests.rig.loopback import START_SECONDS, LoopbackServer, loopback_socket
 from tests.rig.model import ScriptedModel
 
 __all__ = ["FakeLetta", "RecordedRequest"]
 
 DEFAULT_BLOCKS = (("human", "Name: Ann"), ("persona", "I am a test agent."))
-START_SECONDS = 10
 
 
 class FakeLetta:
@@ -60,10 +59,8 @@ class FakeLetta:
     @asynccontextmanager
     async def serve(self) -> AsyncGenerator[str]:
         """Run the server on a free port of 127.0.0.1 and give its base URL. Open streams and turns end with it."""
-        listener = socket.create_server(("127.0.0.1", 0))
-        server = _Server(
-            uvicorn.Config(self.app, http="h11", ws="none", lifespan="off", log_config=None, log_level="critical")
-        )
+        listener = loopback_socket()
+        server = LoopbackServer(self.app, http="h11", lifespan="off", log_level="critical")
         closing = anyio.Event()
         # A task of its own: a fixture is entered and left in different tasks, which no task group survives.
         life = asyncio.create_task(self._live(server, listener, closing))
@@ -75,7 +72,7 @@ class FakeLetta:
             closing.set()
             await life
 
-    async def _live(self, server: _Server, listener: socket.socket, closing: anyio.Event) -> None:
+    async def _live(self, server: LoopbackServer, listener: socket.socket, closing: anyio.Event) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(server.serve, sockets=[listener]))
             async with anyio.create_task_group() as self._sending.tasks:
@@ -154,19 +151,3 @@ class FakeLetta:
             rows.append(row)
         self._store.save(conversation, rows)
         return [row.id for row in rows]
-
-
-class _Server(uvicorn.Server):
-    """A server that says when it listens, and leaves the signals of the process alone."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = anyio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield

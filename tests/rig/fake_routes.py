@@ -17,9 +17,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.rig import fake_views as views
-from tests.rig.fake_compaction import MODES, compact
+from tests.rig.fake_compaction import MODES, PROMPT, compact
 from tests.rig.fake_run import Json
-from tests.rig.fake_sending import Sending, check_model
+from tests.rig.fake_sending import KNOWN_MODELS, Sending, check_model
 from tests.rig.fake_store import Agent, Block, Conversation, HttpError, Store, direct_agent, not_found
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -238,7 +238,10 @@ class Routes:
         mode: str = settings.get("mode", "sliding_window")
         views.choice(mode, ("body", "compaction_settings", "mode"), MODES)
         thread = self.store.thread(conversation_id, body.get("agent_id"))
-        return JSONResponse(await compact(self.store, self._sending.model, thread, mode, thread.agent.model))
+        # An unknown model is not refused: the agent's own writes the summary then.
+        handle = settings["model"] if settings.get("model") in KNOWN_MODELS else thread.agent.model
+        prompt: str = settings.get("prompt") or PROMPT
+        return JSONResponse(await compact(self.store, self._sending.model, thread, mode, handle, prompt))
 
     async def _list_messages(self, request: Request) -> Response:
         conversation_id = views.path_any_conversation(request)

@@ -6,32 +6,28 @@ and embeddings (a deterministic bag of words). What to answer is the model's mat
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import json
 import re
-import socket
 import struct
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tests.rig.loopback import loopback_socket, serve_loopback
 from tests.rig.model import CallTools, Hold, ModelCall, Refuse, Say, ScriptedModel
 
 MODEL_NAMES = ("fake-1", "fake-2")
 EMBEDDING_DIMENSIONS = 1536  # those of text-embedding-3-small, the one of the tests
-START_SECONDS = 10
-STOP_SECONDS = 5
 REFUSAL_CODES = {400: "invalid_request_error", 401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 Json = dict[str, Any]
@@ -217,35 +213,8 @@ def embedding(text: str, dimensions: int) -> list[float]:
     return [value / length for value in vector]
 
 
-class ModelServer(uvicorn.Server):
-    """A server that leaves the signals of the process to the tests."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
-
-
 @asynccontextmanager
 async def serve_model(model: ScriptedModel, port: int = 0) -> AsyncGenerator[str]:
     """Serve `model` on loopback in the running event loop, on a free port unless one is given; gives the base URL."""
-    listener = socket.create_server(("127.0.0.1", port))
-    config = uvicorn.Config(
-        openai_app(model),
-        lifespan="off",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=1,  # an asker that stays must not keep the tests from ending
-    )
-    server = ModelServer(config)
-    # No task group: a cancelled server would leave its port open, and the errors of a test would come out wrapped.
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        with anyio.fail_after(START_SECONDS):
-            while not server.started and not serving.done():
-                await anyio.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    finally:
-        server.should_exit = True
-        with anyio.move_on_after(STOP_SECONDS, shield=True):
-            await serving
+    async with serve_loopback(openai_app(model), loopback_socket(port), lifespan="off") as url:
+        yield f"{url}/v1"

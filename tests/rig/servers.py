@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import anyio
-import uvicorn
 from mcp import Client, StdioServerParameters
 from mcp_types import TextContent
 
 from letta_conversations_mcp.http import build_app, listen
 from letta_conversations_mcp.server import build_server
 from letta_conversations_mcp.settings import Settings
+from tests.rig.loopback import serve_loopback
 
 Transport = Literal["memory", "stdio", "http"]
 Era = Literal["legacy", "modern"]
@@ -25,7 +25,7 @@ Era = Literal["legacy", "modern"]
 TRANSPORTS: tuple[Transport, ...] = ("memory", "stdio", "http")
 ERAS: tuple[Era, ...] = ("legacy", "modern")
 
-START_SECONDS = 30
+CALL_SECONDS = 60
 
 T = TypeVar("T")
 
@@ -74,32 +74,9 @@ def stdio_server(settings: Settings) -> StdioServerParameters:
 @asynccontextmanager
 async def http_server(settings: Settings) -> AsyncGenerator[str]:
     """Serve over HTTP in this process, on a free port; gives the base URL."""
-    bound = listen(settings.model_copy(update={"port": 0}))
     app = build_app(build_server(settings), settings)
-    server = _QuietServer(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=1))
-    serving = asyncio.create_task(server.serve(sockets=[bound]))
-    try:
-        with anyio.fail_after(START_SECONDS):
-            await server.ready.wait()
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await serving
-
-
-class _QuietServer(uvicorn.Server):
-    """Says when it listens, and leaves the signals of the process alone."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = anyio.Event()
-
-    async def startup(self, sockets: list[Any] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-    def install_signal_handlers(self) -> None:
-        pass
+    async with serve_loopback(app, listen(settings.model_copy(update={"port": 0}))) as url:
+        yield url
 
 
 @asynccontextmanager
@@ -135,16 +112,16 @@ class Caller:
 
     async def call(self, tool: str, **arguments: Any) -> Answer:
         """Whatever comes back, an error too."""
-        progress: list[str] = []
+        words: list[str] = []
 
-        async def on_progress(done: float, total: float | None, message: str | None) -> None:
-            progress.append(message or "")
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            words.append(message or "")
 
-        with anyio.fail_after(START_SECONDS):
+        with anyio.fail_after(CALL_SECONDS):
             result = await self.client.call_tool(tool, arguments, progress_callback=on_progress)
         content = result.content[0]
         assert isinstance(content, TextContent), content
-        return Answer(content.text, result.structured_content or {}, bool(result.is_error), progress)
+        return Answer(content.text, result.structured_content or {}, bool(result.is_error), words)
 
     async def ok(self, tool: str, **arguments: Any) -> Answer:
         """The answer of a call that must succeed."""

@@ -39,11 +39,14 @@ class Noun(BaseModel):
 
 
 class Agent(Noun):
+    """`block_labels` names its memory blocks; None when the server did not tell."""
+
     id: str
     name: str
     model: str = ""
     description: str = ""
     created_at: str = ""
+    block_labels: tuple[str, ...] | None = None
 
 
 class Conversation(Noun):
@@ -112,6 +115,11 @@ class TurnFailure(Noun):
     type: str = ""
     message: str = ""
     detail: str = ""
+
+    @property
+    def awaits_approval(self) -> bool:
+        """Whether the message was not taken because of a pending approval; streams tell it so (seen on 0.16.8)."""
+        return "waiting for approval" in self.message + self.detail
 
 
 class Turn(Noun):

@@ -19,7 +19,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from letta_conversations_mcp.core.backend import Backend, StreamLost
-from letta_conversations_mcp.core.errors import ConversationError, NotFound, ServerFault
+from letta_conversations_mcp.core.errors import AwaitingApproval, ConversationError, NotFound, ServerFault
 from letta_conversations_mcp.core.model import ConversationRef, MessageQuery, OutgoingMessage, Run, Turn
 from letta_conversations_mcp.core.turn import FAILED_STOPS, TurnBuilder
 
@@ -30,8 +30,8 @@ Report = Callable[[str], Awaitable[None]]
 
 HANDING_OVER = "handing the message over"
 
-RECENT_RUNS = 3
-"""How many of a conversation's newest runs are looked at to find a turn again."""
+RECENT_RUNS = 10
+"""How many of a conversation's newest runs are looked at to find a turn again: some of them took no message."""
 
 RECENT_MESSAGES = 40
 """How many of the newest messages are searched for a message's otid: more than one turn with its tool calls stores."""
@@ -141,7 +141,8 @@ class Sender:
             runs = await self._backend.list_runs(ref, limit=RECENT_RUNS)
             if not runs:
                 raise NotFound("reply in", str(ref), "Nothing was sent there yet: use send_message.")
-            run = next((each for each in runs if each.active), runs[0])
+            taken = [each for each in runs if not (each.failure and each.failure.awaits_approval)]
+            run = next((each for each in taken if each.active), (taken or runs)[0])
         return Flight(ref, run=run)
 
     async def wait(self, flight: Flight, seconds: float, report: Report) -> Turn:
@@ -194,6 +195,8 @@ class Sender:
                     flight.note()
         except StreamLost as lost:
             logger.warning("the stream of a turn in conversation %s was lost: %s", flight.ref, lost)
+        if flight.builder.failure and flight.builder.failure.awaits_approval:
+            raise AwaitingApproval(flight.ref.conversation_id)
         if flight.builder.ended:
             return flight.builder.build()
         return await self._recover(flight)

@@ -156,6 +156,11 @@ async def create_conversation(
     if reuse and not summary.strip():
         raise InvalidArgument("summary", "reuse=true finds a conversation by its summary, so one is needed.")
     owner = await find_agent(backend, agent)
+    # 0.16.8 refuses an unknown label and leaves a broken conversation behind, so it must not get that far.
+    unknown = [label for label in isolated_blocks if owner.block_labels is not None and label not in owner.block_labels]
+    if unknown:
+        known = ", ".join(owner.block_labels or ()) or "none"
+        raise InvalidArgument("isolated_blocks", f"agent {owner.name!r} has no block {unknown[0]!r}; it has: {known}.")
     wanted = NewConversation(
         agent_id=owner.id,
         summary=summary,
@@ -261,10 +266,14 @@ async def list_conversations(
     while len(rows) > 1 and sum(length(row.model_dump_json(exclude_defaults=True)) for row in rows) > budget - 1000:
         rows.pop()
     more = page.more or len(rows) < len(page.items)
+    # A cursor without the value that is ordered by starts the list again, for ever (seen on 0.16.8).
+    lost = order_by != "created_at" and not rows[-1].last_message_at
+    if more and lost:
+        note = "The rest has never had a message; order_by='created_at' lists all."
     return ConversationList(
         conversations=tuple(rows),
         note=note,
-        next=f"More: the same call with after={rows[-1].id!r}." if more else "",
+        next=f"More: the same call with after={rows[-1].id!r}." if more and not lost else "",
     )
 
 

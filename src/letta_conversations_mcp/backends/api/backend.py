@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 
 CLOUD_URL = "https://api.letta.com"
 
-REMEMBERED_OWNERS = 10_000
-"""Conversations whose agent is remembered, to save a request per call; about 2 MB when full."""
+REMEMBERED = 10_000
+"""Conversations of which is remembered what never changes, to save requests; about 3 MB when full."""
 
 RUN_MESSAGES = 1000
 """Messages read of one run, the newest; a turn has two for every step, and 50 steps by Letta's default."""
@@ -81,6 +81,14 @@ class ApiOptions:
     compact_seconds: float = 300.0
 
 
+@dataclass
+class _Known:
+    """What never changes about a conversation; `is_fork` is None until somebody asked."""
+
+    agent_id: str
+    is_fork: bool | None = None
+
+
 class ApiBackend:
     """A Letta REST server. `async with` it; the SDK is loaded and connections are opened at the first request."""
 
@@ -88,7 +96,7 @@ class ApiBackend:
 
     def __init__(self, options: ApiOptions) -> None:
         self._options = options
-        self._owners: OrderedDict[str, str] = OrderedDict()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
         self._loading = anyio.Lock()
         self._client: _Client | None = None
 
@@ -153,10 +161,10 @@ class ApiBackend:
         return self._remember(read_conversation(client.object(data)))
 
     async def owner_of(self, conversation_id: str) -> str:
-        if conversation_id not in self._owners:
+        if conversation_id not in self._known:
             return (await self.get_conversation(conversation_id)).agent_id
-        self._owners.move_to_end(conversation_id)
-        return self._owners[conversation_id]
+        self._known.move_to_end(conversation_id)
+        return self._known[conversation_id].agent_id
 
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
         client = await self._open()
@@ -186,36 +194,67 @@ class ApiBackend:
             missing=NotFound.conversation(conversation_id),
         ):
             await client.once.conversations.with_raw_response.delete(conversation_id)
-        self._owners.pop(conversation_id, None)
+        self._known.pop(conversation_id, None)
 
     # Messages
 
     async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:
         """Asks the agent for its messages of this conversation: the conversation's own list is out of order after a
-        compaction, and takes an unknown cursor for none (seen on 0.16.8)."""
-        client = await self._open()
-        cursors: Json = {"before": query.before, "after": query.after}
+        compaction, and takes an unknown cursor for none. A fork's older messages, which it shares with another
+        conversation, are only in its own list, so a page that reaches them is taken from there (seen on 0.16.8)."""
+        items = await self._list_of_agent(ref, query)
         cursor = query.before or query.after
-        with client.asking.to(
-            "list the messages",
-            after=_AFTER_READING,
-            missing=NotFound.message(cursor) if cursor else NotFound.agent(ref.agent_id),
-        ):
+        if not items and not cursor and ref.conversation_id != DEFAULT_CONVERSATION:
+            # The list of a conversation that is gone is empty too; this one tells.
+            await self.get_conversation(ref.conversation_id)
+        more = _stored(items) >= query.limit
+        begins = not items or text_field(items[0], "message_type") == "system_message"
+        if (begins or query.order == "asc" or not more) and await self._is_fork(ref):
+            items = await self._list_of_conversation(ref, query)
+            more = _stored(items) >= query.limit
+        return Page(items=tuple(map(read_message, items)), more=more)
+
+    async def _list_of_agent(self, ref: ConversationRef, query: MessageQuery) -> list[Json]:
+        """A page in the order of time, whatever the query's order."""
+        client = await self._open()
+        cursors = {key: value for key, value in (("before", query.before), ("after", query.after)) if value}
+        missing = NotFound.message(next(iter(cursors.values()))) if cursors else NotFound.agent(ref.agent_id)
+        with client.asking.to("list the messages", after=_AFTER_READING, missing=missing):
             data = await client.json(
                 client.retrying.agents.messages.with_raw_response.list(
                     ref.agent_id,
                     conversation_id=ref.conversation_id,
                     order=query.order,
                     limit=query.limit,
-                    extra_query={key: value for key, value in cursors.items() if value},
+                    extra_query=cursors,
                 )
             )
-        items = objects(data)
-        if not items and not cursor and ref.conversation_id != DEFAULT_CONVERSATION:
-            # The list of a conversation that is gone is empty too; this one tells.
-            await self.get_conversation(ref.conversation_id)
-        stored = len({text_field(item, "id") for item in items})
-        return Page(items=tuple(map(read_message, items)), more=stored >= query.limit)
+        return objects(data)
+
+    async def _list_of_conversation(self, ref: ConversationRef, query: MessageQuery) -> list[Json]:
+        client = await self._open()
+        cursors = {key: value for key, value in (("before", query.before), ("after", query.after)) if value}
+        missing = NotFound.conversation(ref.conversation_id)
+        with client.asking.to("list the messages", after=_AFTER_READING, missing=missing):
+            data = await client.json(
+                client.retrying.conversations.messages.with_raw_response.list(
+                    ref.conversation_id, order=query.order, limit=query.limit, extra_query=cursors
+                )
+            )
+        return objects(data)[::-1] if query.order == "desc" else objects(data)
+
+    async def _is_fork(self, ref: ConversationRef) -> bool:
+        """Whether the conversation shares older messages with another one: those are in its own list, and older than
+        the system message that it was given when it was made."""
+        known = self._known.get(ref.conversation_id)
+        if known is None or known.is_fork is not None:
+            return bool(known and known.is_fork)
+        beginning = await self._list_of_conversation(ref, MessageQuery(order="asc", limit=2))
+        if _stored(beginning) < 2:
+            return False
+        second = text_field(beginning[-1], "id")
+        known.is_fork = not await self._list_of_agent(ref, MessageQuery(before=second, limit=1))
+        return known.is_fork
 
     async def compact(
         self,
@@ -318,11 +357,16 @@ class ApiBackend:
         return [*objects(data), {**usage, "message_type": "usage_statistics"}]
 
     def _remember(self, conversation: Conversation) -> Conversation:
-        self._owners[conversation.id] = conversation.agent_id
-        self._owners.move_to_end(conversation.id)
-        if len(self._owners) > REMEMBERED_OWNERS:
-            self._owners.popitem(last=False)
+        self._known.setdefault(conversation.id, _Known(conversation.agent_id))
+        self._known.move_to_end(conversation.id)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
         return conversation
+
+
+def _stored(items: Sequence[Json]) -> int:
+    """How many of the server's messages a list shows: one may be shown as several with the same id."""
+    return len({text_field(item, "id") for item in items})
 
 
 class _Client:

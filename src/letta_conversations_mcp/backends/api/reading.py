@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from letta_conversations_mcp.core.model import Agent, Conversation, NewConversation, OutgoingMessage, Run
-from letta_conversations_mcp.core.wire import mapping_field, read_failure, text_field
+from letta_conversations_mcp.core.wire import mapping_field, mappings, read_failure, text_field
 
 Json = dict[str, object]
 
@@ -31,6 +31,9 @@ def read_agent(data: Mapping[str, object]) -> Agent:
         model=text_field(data, "model"),
         description=text_field(data, "description"),
         created_at=text_field(data, "created_at"),
+        block_labels=tuple(text_field(each, "label") for each in mappings(data["blocks"]))
+        if "blocks" in data
+        else None,
     )
 
 
