@@ -19,7 +19,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 test-live: $(VENV)/.installed
-	$(BIN)/python -m pytest --live -m "not fake_only"
+	$(BIN)/python -m pytest --live
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check

@@ -26,7 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--live"):
-        items[:] = [each for each in items if "letta" in getattr(each, "fixturenames", ())]
+        items[:] = [each for each in items if not each.get_closest_marker("fake_only") and "letta" in _fixtures(each)]
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
 
 
 @pytest.fixture(autouse=True)

@@ -100,10 +100,10 @@ class Routes:
             agents = [agent for agent in agents if agent.name == name]
         if text := query.get("query_text"):
             agents = [agent for agent in agents if _like(text, agent.name)]
-        return JSONResponse([views.agent_json(agent) for agent in agents[: limit or None]])
+        return JSONResponse([_as_asked(request, views.agent_json(agent)) for agent in agents[: limit or None]])
 
     async def _retrieve_agent(self, request: Request) -> Response:
-        return JSONResponse(views.agent_json(self.store.agent(views.path_agent(request))))
+        return JSONResponse(_as_asked(request, views.agent_json(self.store.agent(views.path_agent(request)))))
 
     async def _delete_agent(self, request: Request) -> Response:
         agent_id = views.path_agent(request)
@@ -328,6 +328,14 @@ class Routes:
 
     def _conversation(self, conversation: Conversation, *, retrieved: bool = False) -> Response:
         return JSONResponse(views.conversation_json(conversation, cloud=self._cloud, retrieved=retrieved))
+
+
+def _as_asked(request: Request, agent: Json) -> Json:
+    """The SDK, told by its header, gets an agent's blocks and tools only when it asks for them; others always do."""
+    if "x-stainless-package-version" in request.headers:
+        included = request.query_params.getlist("include")
+        agent |= {name: [] for name in ("blocks", "tools") if f"agent.{name}" not in included}
+    return agent
 
 
 def _endpoint(handlers: Mapping[str, Handler]) -> Handler:

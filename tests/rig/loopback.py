@@ -17,8 +17,8 @@ STOP_SECONDS = 5
 
 
 def loopback_socket(port: int = 0) -> socket.socket:
-    """A bound socket, on a free port unless one is given. With the protocol named: else asyncio leaves Nagle's algorithm
-    on, and every answer takes 40 ms."""
+    """A bound socket, on a free port unless one is given."""
+    # With the protocol named, or asyncio would leave Nagle's algorithm on, which costs 40 ms for every answer.
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", port))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from letta_conversations_mcp.core.addressing import check_conversation_id, find_
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import InvalidArgument, NotConfirmed, Refused
 from letta_conversations_mcp.core.model import (
+    Agent,
     Archived,
     CompactionMode,
     Conversation,
@@ -156,11 +158,8 @@ async def create_conversation(
     if reuse and not summary.strip():
         raise InvalidArgument("summary", "reuse=true finds a conversation by its summary, so one is needed.")
     owner = await find_agent(backend, agent)
-    # 0.16.8 refuses an unknown label and leaves a broken conversation behind, so it must not get that far.
-    unknown = [label for label in isolated_blocks if owner.block_labels is not None and label not in owner.block_labels]
-    if unknown:
-        known = ", ".join(owner.block_labels or ()) or "none"
-        raise InvalidArgument("isolated_blocks", f"agent {owner.name!r} has no block {unknown[0]!r}; it has: {known}.")
+    if isolated_blocks:
+        await _check_blocks(backend, owner, isolated_blocks)
     wanted = NewConversation(
         agent_id=owner.id,
         summary=summary,
@@ -183,6 +182,16 @@ async def create_conversation(
         note="It was there before; nothing of it was changed." if found else _ignored(wanted, conversation),
         next=f"Talk in it with send_message(conversation_id={conversation.id!r}, message=…).",
     )
+
+
+async def _check_blocks(backend: Backend, owner: Agent, wanted: Sequence[str]) -> None:
+    """Raises InvalidArgument for a label that the agent lacks: 0.16.8 would refuse it and leave a broken one behind."""
+    labels = owner.block_labels
+    if labels is None:
+        labels = (await backend.get_agent(owner.id)).block_labels or ()
+    if unknown := [label for label in wanted if label not in labels]:
+        has = ", ".join(labels) or "none"
+        raise InvalidArgument("isolated_blocks", f"agent {owner.name!r} has no block {unknown[0]!r}; it has: {has}.")
 
 
 async def _with_summary(backend: Backend, agent_id: str, summary: str) -> Conversation | None:

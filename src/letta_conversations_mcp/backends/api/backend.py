@@ -131,9 +131,10 @@ class ApiBackend:
     async def get_agent(self, agent_id: str) -> Agent:
         client = await self._open()
         with client.asking.to("find the agent", after=_AFTER_READING, missing=NotFound.agent(agent_id)):
-            return read_agent(
-                client.object(await client.json(client.retrying.agents.with_raw_response.retrieve(agent_id)))
+            data = await client.json(
+                client.retrying.agents.with_raw_response.retrieve(agent_id, include=["agent.blocks"])
             )
+        return read_agent(client.object(data), with_blocks=True)
 
     # Conversations
 

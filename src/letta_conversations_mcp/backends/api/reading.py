@@ -24,16 +24,16 @@ def objects(data: object) -> list[Json]:
     return [cast("Json", item) for item in cast("list[object]", data) if isinstance(item, dict)]
 
 
-def read_agent(data: Mapping[str, object]) -> Agent:
+def read_agent(data: Mapping[str, object], *, with_blocks: bool = False) -> Agent:
+    """`with_blocks` when they were asked for: else the server gives an empty list, which says nothing (0.16.8)."""
+    labels = tuple(text_field(each, "label") for each in mappings(data.get("blocks")))
     return Agent(
         id=text_field(data, "id"),
         name=text_field(data, "name"),
         model=text_field(data, "model"),
         description=text_field(data, "description"),
         created_at=text_field(data, "created_at"),
-        block_labels=tuple(text_field(each, "label") for each in mappings(data["blocks"]))
-        if "blocks" in data
-        else None,
+        block_labels=labels if with_blocks else None,
     )
 
 

@@ -1,0 +1,287 @@
+"""What the reader is told when Letta, or the way to it, fails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+import pytest
+from pydantic import SecretStr
+
+from letta_conversations_mcp.settings import Settings
+from tests.rig.fake_letta import FakeLetta
+from tests.rig.letta_server import Letta
+from tests.rig.loopback import loopback_socket
+from tests.rig.model import Hold, Say, ScriptedModel
+from tests.rig.servers import ERAS, TRANSPORTS, Caller, Era, Transport, connect
+
+pytestmark = pytest.mark.fake_only
+
+SEND = "/v1/conversations/*/messages"
+GATEWAY_PAGE = "<html><body><h1>502 Bad Gateway</h1><p>secret-host-name</p></body></html>"
+KEY = "sk-let-this-must-never-be-shown-0123456789"
+
+
+async def a_conversation(letta: Letta) -> tuple[str, str]:
+    agent_id, _ = await letta.new_agent()
+    return agent_id, await letta.new_conversation(agent_id)
+
+
+def sends(letta: Letta) -> int:
+    """How often a message was handed over, by our server and by the test."""
+    return sum(each.method == "POST" and each.path.endswith("/messages") for each in letta.fake.requests)
+
+
+async def test_a_message_is_handed_over_once_whatever_the_answer(mcp: Caller, letta: Letta) -> None:
+    for status in (429, 500, 502, 503):
+        _, conversation_id = await a_conversation(letta)
+        letta.fake.requests.clear()
+        letta.fake.fail("POST", SEND, status=status, body={"detail": "no"})
+
+        await mcp.call("send_message", conversation_id=conversation_id, message="hello")
+
+        assert sends(letta) == 1, status
+
+
+async def test_a_connection_that_breaks_before_the_answer_is_cleared_up_with_letta(mcp: Caller, letta: Letta) -> None:
+    agent_id, conversation_id = await a_conversation(letta)
+    letta.fake.drop("POST", SEND, after_request_is_handled=True)
+
+    answer = await mcp.ok("send_message", conversation_id=conversation_id, message="did you get this?")
+
+    assert (answer.data["status"], answer.data["reply"]) == ("completed", "echo: did you get this?")
+    assert await letta.stored_texts(agent_id, conversation_id) == ["did you get this?"]
+
+
+@pytest.mark.parametrize("events", [1, 2, 3])
+async def test_a_stream_that_breaks_is_cleared_up_with_letta(mcp: Caller, letta: Letta, events: int) -> None:
+    agent_id, conversation_id = await a_conversation(letta)
+    letta.fake.drop("POST", SEND, after_events=events)
+
+    answer = await mcp.ok("send_message", conversation_id=conversation_id, message="hello")
+
+    assert (answer.data["status"], answer.data["reply"]) == ("completed", "echo: hello")
+    assert await letta.stored_texts(agent_id, conversation_id) == ["hello"]
+
+
+async def test_a_broken_stream_of_a_slow_turn_is_waited_for_all_the_same(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta)
+    held = Hold(Say("Still here."))
+    letta.model.enqueue(held)
+    letta.fake.drop("POST", SEND, after_events=1)
+
+    running = await mcp.ok("send_message", conversation_id=conversation_id, message="slowly", wait_seconds=0.5)
+    held.gate.set()
+    reply = await mcp.ok("wait_for_reply", conversation_id=conversation_id)
+
+    assert running.data["status"] == "running"
+    assert reply.data["reply"] == "Still here."
+
+
+async def test_a_message_that_never_arrived_is_unknown_and_not_repeated(mcp: Caller, letta: Letta) -> None:
+    agent_id, conversation_id = await a_conversation(letta)
+    letta.fake.requests.clear()
+    letta.fake.drop("POST", SEND, before_request_is_handled=True)
+
+    answer = await mcp.ok("send_message", conversation_id=conversation_id, message="lost")
+
+    assert answer.data["status"] == "unknown"
+    assert "list_messages" in answer.data["next"]
+    assert sends(letta) == 1
+    assert await letta.stored_texts(agent_id, conversation_id) == []
+
+
+async def test_a_stream_that_ends_without_an_end_is_cleared_up_too(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta)
+    letta.fake.drop("POST", SEND, after_events=0)
+
+    answer = await mcp.ok("send_message", conversation_id=conversation_id, message="hello")
+
+    assert answer.data["reply"] == "echo: hello"
+
+
+async def test_a_conversation_that_is_busy_elsewhere_is_said_to_be(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta)
+    held = Hold(Say("busy"))
+    letta.model.enqueue(held)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(letta.send, conversation_id, "somebody else's")
+        await letta.model.asked()
+        refusal = await mcp.refused("send_message", conversation_id=conversation_id, message="mine")
+        assert "answering another message (run run-" in refusal
+        assert "Nothing was sent" in refusal
+        assert "wait_for_reply" in refusal
+        held.gate.set()
+
+
+async def test_a_page_of_html_is_never_shown(mcp: Caller, letta: Letta) -> None:
+    agent_id, conversation_id = await a_conversation(letta)
+    for method, path, tool, arguments in (
+        ("GET", "/v1/agents/*/messages", "list_messages", {"conversation_id": conversation_id}),
+        ("POST", "*/compact", "compact", {"conversation_id": conversation_id}),
+        ("POST", "/v1/conversations/", "create_conversation", {"agent": agent_id}),
+        ("DELETE", "/v1/conversations/*", "delete", {"conversation_id": conversation_id, "confirm": True}),
+    ):
+        letta.fake.fail(method, path, status=502, body=GATEWAY_PAGE, times=3 if method == "GET" else 1)
+        refusal = await mcp.refused(tool, **arguments)
+        assert "Letta failed" in refusal
+        assert "502" in refusal
+        assert "<" not in refusal
+        assert "secret-host-name" not in refusal
+
+
+async def test_what_may_have_been_done_is_told_from_what_was_not(mcp: Caller, letta: Letta) -> None:
+    agent_id, conversation_id = await a_conversation(letta)
+    letta.fake.fail("POST", "/v1/conversations/", status=500, body={"detail": "oops"})
+    letta.fake.fail("GET", "/v1/conversations/*", status=500, body={"detail": "oops"}, times=3)
+
+    created = await mcp.refused("create_conversation", agent=agent_id)
+    read = await mcp.refused("delete", conversation_id=conversation_id)
+
+    assert "may have been created" in created
+    assert "Nothing was changed" in read
+
+
+async def test_a_reading_that_fails_once_is_repeated_unseen(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta)
+    letta.fake.fail("GET", "/v1/agents/*/messages", status=503, body={"detail": "restarting"})
+
+    page = await mcp.ok("list_messages", conversation_id=conversation_id)
+
+    assert "No messages" in page.text
+
+
+async def test_too_many_requests_are_said_to_be(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta)
+    letta.fake.fail("POST", SEND, status=429, body={"detail": "slow down"}, headers={"Retry-After": "7"})
+
+    refusal = await mcp.refused("send_message", conversation_id=conversation_id, message="hello")
+
+    assert "too many requests" in refusal
+
+
+@dataclass(frozen=True)
+class Way:
+    transport: Transport
+    era: Era
+
+    @asynccontextmanager
+    async def to(self, settings: Settings) -> AsyncGenerator[Caller]:
+        async with connect(settings, self.transport, self.era) as client:
+            yield Caller(client)
+
+
+@pytest.fixture(params=[Way(transport, era) for transport in TRANSPORTS for era in ERAS], ids=str)
+def way(request: pytest.FixtureRequest) -> Way:
+    """A transport and an era, for tests that need a server of their own."""
+    return request.param
+
+
+async def test_a_wrong_key_is_named_and_not_shown(way: Way) -> None:
+    fake = FakeLetta(ScriptedModel(), password="right")
+    async with (
+        fake.serve() as url,
+        way.to(Settings(base_url=url, api_key=SecretStr(KEY))) as wrong,
+        way.to(Settings(base_url=url)) as without,
+    ):
+        refusals = [await caller.refused("list_agents") for caller in (wrong, without)]
+
+    assert "did not accept the key in LETTA_API_KEY" in refusals[0]
+    assert "LETTA_API_KEY is not set" in refusals[1]
+    assert all(url in refusal and KEY not in refusal for refusal in refusals)
+
+
+async def test_the_right_key_opens(way: Way) -> None:
+    fake = FakeLetta(ScriptedModel(), password=KEY)
+    fake.add_agent("guarded")
+    async with fake.serve() as url, way.to(Settings(base_url=url, api_key=SecretStr(KEY))) as caller:
+        answer = await caller.ok("list_agents")
+
+    assert answer.data["agents"][0]["name"] == "guarded"
+    assert KEY not in answer.text
+
+
+async def test_a_server_that_is_down_is_said_to_be_unreachable(way: Way) -> None:
+    with loopback_socket() as unused:
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        async with way.to(Settings(base_url=url)) as caller:
+            read = await caller.refused("list_agents")
+            sent = await caller.refused(
+                "send_message", conversation_id="conv-00000000-0000-4000-8000-000000000000", message="hello"
+            )
+
+    for refusal in (read, sent):
+        assert "cannot be reached" in refusal
+        assert url in refusal
+        assert "Nothing was done" in refusal
+
+
+async def test_a_server_that_is_no_letta_server_is_said_to_be_none(way: Way) -> None:
+    fake = FakeLetta(ScriptedModel())
+    async with fake.serve() as url, way.to(Settings(base_url=f"{url}/elsewhere")) as caller:
+        fake.fail("GET", "*/v1/conversations/*", status=200, body="<html>Welcome</html>")
+        not_found = await caller.refused("list_agents")
+        page = await caller.refused("list_conversations")
+
+    for refusal in (not_found, page):
+        assert "not a Letta REST server" in refusal
+        assert "App Server" in refusal
+
+
+async def test_a_server_that_says_nothing_is_given_up_within_the_bound(way: Way) -> None:
+    fake = FakeLetta(ScriptedModel())
+    agent_id = fake.add_agent("silent")
+    gate = anyio.Event()
+    async with (
+        fake.serve() as url,
+        way.to(Settings(base_url=url, request_timeout=0.3, compact_timeout=0.3, silence_timeout=0.3)) as caller,
+    ):
+        conversation_id = fake.add_conversation(agent_id)
+        await caller.ok("list_conversations")
+        fake.stall("POST", "*/compact", gate)
+        fake.stall("GET", "/v1/agents/", gate, times=3)
+        compacted = await caller.refused("compact", conversation_id=conversation_id)
+        listed = await caller.refused("list_agents")
+        gate.set()
+
+    assert "did not answer within 0.3 s" in compacted
+    assert "may have been compacted" in compacted
+    assert "Nothing was changed" in listed
+
+
+async def test_silence_within_a_turn_is_bounded_and_the_turn_found_again(way: Way) -> None:
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    agent_id = fake.add_agent("thinker")
+    held = Hold(Say("Finally."))
+    model.enqueue(held)
+    async with fake.serve() as url, way.to(Settings(base_url=url, silence_timeout=0.3)) as caller:
+        conversation_id = fake.add_conversation(agent_id)
+        running = await caller.ok("send_message", conversation_id=conversation_id, message="think", wait_seconds=1)
+        held.gate.set()
+        reply = await caller.ok("wait_for_reply", conversation_id=conversation_id)
+
+    assert running.data["status"] == "running"
+    assert reply.data["reply"] == "Finally."
+    assert sum(each.path.endswith("/messages") and each.method == "POST" for each in fake.requests) == 1
+
+
+async def test_a_newer_server_keeps_what_it_is_given(way: Way) -> None:
+    fake = FakeLetta(ScriptedModel(), cloud=True)
+    agent_id = fake.add_agent("cloudy")
+    async with fake.serve() as url, way.to(Settings(base_url=url)) as caller:
+        created = await caller.ok(
+            "create_conversation",
+            agent=agent_id,
+            summary="s",
+            description="long",
+            hidden=True,
+            context_window_limit=9000,
+        )
+        isolated = await caller.ok("create_conversation", agent=agent_id, isolated_blocks=["human"])
+
+    assert "note" not in created.data
+    assert "shares ALL memory blocks" in isolated.data["note"]
