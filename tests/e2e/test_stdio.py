@@ -1,0 +1,191 @@
+"""The server as a process over stdio: what a client's configuration starts."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import Process
+from anyio.streams.buffered import BufferedByteReceiveStream
+from anyio.streams.text import TextReceiveStream
+
+from letta_conversations_mcp.settings import Settings
+from tests.rig.fake_letta import FakeLetta
+from tests.rig.model import Hold, Say, ScriptedModel
+from tests.rig.servers import environment
+
+INITIALIZE = {
+    "protocolVersion": "2025-11-25",
+    "capabilities": {},
+    "clientInfo": {"name": "a test", "version": "1"},
+}
+
+
+class Wire:
+    """A server process, spoken to line by line."""
+
+    def __init__(self, process: Process) -> None:
+        assert process.stdin
+        assert process.stdout
+        self.process = process
+        self._input = process.stdin
+        self._output = BufferedByteReceiveStream(process.stdout)
+        self.lines: list[str] = []
+
+    async def send(self, method: str, params: dict[str, Any] | None = None, request_id: int | None = None) -> None:
+        message: dict[str, Any] = {"jsonrpc": "2.0", "method": method, "params": params or {}}
+        if request_id is not None:
+            message["id"] = request_id
+        await self._input.send(json.dumps(message).encode() + b"\n")
+
+    async def answer(self, request_id: int) -> dict[str, Any]:
+        """The answer to a request; whatever comes before it is kept in `lines` too."""
+        with anyio.fail_after(30):
+            while True:
+                line = (await self._output.receive_until(b"\n", 10_000_000)).decode()
+                self.lines.append(line)
+                if (message := json.loads(line)).get("id") == request_id:
+                    return message
+
+    async def close_input(self) -> None:
+        await self._input.aclose()
+
+    async def rest(self) -> str:
+        text = ""
+        with anyio.fail_after(10):
+            async for piece in TextReceiveStream(self._output):
+                text += piece
+        return text
+
+    async def ended_within(self, seconds: float) -> int:
+        with anyio.fail_after(seconds):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def started(settings: Settings, *arguments: str) -> AsyncGenerator[Wire]:
+    """The process, killed at the end if it still runs."""
+    command = [sys.executable, "-m", "letta_conversations_mcp", *arguments]
+    async with await anyio.open_process(command, env=environment(settings), stderr=subprocess.PIPE) as process:
+        try:
+            yield Wire(process)
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
+async def initialized(wire: Wire) -> None:
+    await wire.send("initialize", INITIALIZE, 1)
+    await wire.answer(1)
+    await wire.send("notifications/initialized")
+
+
+async def test_stdout_carries_nothing_but_protocol() -> None:
+    fake = FakeLetta(ScriptedModel())
+    agent_id = fake.add_agent("talker")
+    async with fake.serve() as url, started(Settings(base_url=url, log_level="DEBUG")) as wire:
+        await initialized(wire)
+        await wire.send("tools/list", {}, 2)
+        await wire.answer(2)
+        call = {"name": "send_message", "arguments": {"agent": agent_id, "message": "hello"}}
+        await wire.send("tools/call", call, 3)
+        answer = await wire.answer(3)
+        await wire.close_input()
+        rest = await wire.rest()
+
+    assert answer["result"]["structuredContent"]["reply"] == "echo: hello"
+    assert all(json.loads(line)["jsonrpc"] == "2.0" for line in [*wire.lines, *rest.splitlines()])
+
+
+async def test_the_end_of_input_ends_the_process_within_a_second() -> None:
+    async with started(Settings(base_url="http://127.0.0.1:9")) as wire:
+        await initialized(wire)
+        await wire.close_input()
+
+        assert await wire.ended_within(1) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
+async def test_a_signal_ends_the_process_within_a_second_even_with_a_turn_in_flight(number: signal.Signals) -> None:
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    agent_id = fake.add_agent("slow")
+    held = Hold(Say("later"))
+    model.enqueue(held)
+    async with fake.serve() as url, started(Settings(base_url=url)) as wire:
+        await initialized(wire)
+        call = {"name": "send_message", "arguments": {"agent": agent_id, "message": "think"}}
+        await wire.send("tools/call", call, 2)
+        await model.asked()
+        wire.process.send_signal(number)
+
+        assert await wire.ended_within(1) == 0
+        held.gate.set()
+
+
+async def test_a_new_process_finds_the_turn_that_a_killed_one_started() -> None:
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    agent_id = fake.add_agent("slow")
+    held = Hold(Say("Found again."))
+    model.enqueue(held)
+    async with fake.serve() as url:
+        conversation_id = fake.add_conversation(agent_id)
+        async with started(Settings(base_url=url)) as first:
+            await initialized(first)
+            call = {"name": "send_message", "arguments": {"conversation_id": conversation_id, "message": "think"}}
+            await first.send("tools/call", call, 2)
+            await model.asked()
+            first.process.kill()
+            await first.ended_within(5)
+        held.gate.set()
+        async with started(Settings(base_url=url)) as second:
+            await initialized(second)
+            call = {"name": "wait_for_reply", "arguments": {"conversation_id": conversation_id}}
+            await second.send("tools/call", call, 2)
+            answer = await second.answer(2)
+
+    assert answer["result"]["structuredContent"]["reply"] == "Found again."
+
+
+async def test_the_sdk_is_not_loaded_before_it_is_needed() -> None:
+    script = (
+        "import sys, letta_conversations_mcp.cli\n"
+        "from letta_conversations_mcp.server import build_server\n"
+        "from letta_conversations_mcp.settings import Settings\n"
+        "build_server(Settings()).tools\n"
+        "print(sorted({'letta_client', 'httpx'} & set(sys.modules)))"
+    )
+
+    done = await anyio.run_process([sys.executable, "-c", script])
+
+    assert done.stdout.decode().strip() == "[]"
+
+
+async def test_a_cancelled_call_leaves_the_turn_running() -> None:
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    agent_id = fake.add_agent("slow")
+    held = Hold(Say("Not lost."))
+    model.enqueue(held)
+    async with fake.serve() as url, started(Settings(base_url=url)) as wire:
+        conversation_id = fake.add_conversation(agent_id)
+        await initialized(wire)
+        call = {"name": "send_message", "arguments": {"conversation_id": conversation_id, "message": "think"}}
+        await wire.send("tools/call", call, 2)
+        await model.asked()
+        await wire.send("notifications/cancelled", {"requestId": 2, "reason": "impatience"})
+        held.gate.set()
+        await wire.send("tools/call", {"name": "wait_for_reply", "arguments": {"conversation_id": conversation_id}}, 3)
+        answer = await wire.answer(3)
+
+    assert answer["result"]["structuredContent"]["reply"] == "Not lost."
+    assert [call.text for call in model.calls] == ["think"]

@@ -1,0 +1,123 @@
+"""What a client sees of the tools before it calls one. A change here is a change that users see."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from mcp import Client
+from mcp_types import Tool
+
+from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.settings import Settings
+from tests.rig.servers import Caller
+
+SNAPSHOTS = Path(__file__).parent / "tool_schemas"
+EXPECTED = (
+    "create_conversation",
+    "list_conversations",
+    "compact",
+    "delete",
+    "send_message",
+    "wait_for_reply",
+    "list_messages",
+    "list_agents",
+)
+BUDGET = 15_000
+
+
+async def listed_tools(settings: Settings | None = None) -> list[Tool]:
+    async with Client(build_server(settings or Settings())) as client:
+        return (await client.list_tools()).tools
+
+
+async def test_the_tools_are_listed_in_the_same_order_everywhere(mcp: Caller) -> None:
+    assert tuple(tool.name for tool in (await mcp.client.list_tools()).tools) == EXPECTED
+
+
+async def test_the_schemas_are_those_that_were_agreed(pytestconfig: pytest.Config) -> None:
+    """Renewed with `pytest --renew-schemas`; the difference is for a reviewer to read."""
+    for tool in await listed_tools():
+        published = tool.model_dump(mode="json", by_alias=True, exclude_none=True)
+        path = SNAPSHOTS / f"{tool.name}.json"
+        if pytestconfig.getoption("--renew-schemas"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(published, indent=2, ensure_ascii=False) + "\n")
+        assert json.loads(path.read_text()) == published, f"{tool.name} changed"
+    assert {path.stem for path in SNAPSHOTS.glob("*.json")} == set(EXPECTED)
+
+
+async def test_names_descriptions_and_input_schemas_stay_small() -> None:
+    total = 0
+    for tool in await listed_tools():
+        schema = json.dumps(tool.input_schema, ensure_ascii=False, separators=(",", ":"))
+        total += len(tool.name) + len(tool.description or "") + len(schema)
+
+    assert total < BUDGET
+
+
+async def test_every_tool_has_a_title_hints_and_a_description_of_a_useful_length() -> None:
+    for tool in await listed_tools():
+        assert tool.title
+        assert tool.annotations is not None
+        hints = tool.annotations.model_dump(exclude={"title"})
+        assert all(isinstance(value, bool) for value in hints.values()), (tool.name, hints)
+        assert 100 < len(tool.description or "") < 2_000, tool.name
+
+
+async def test_hints_tell_what_a_tool_does() -> None:
+    hints = {tool.name: tool.annotations for tool in await listed_tools()}
+
+    assert {name for name, each in hints.items() if each and each.read_only_hint} == {
+        "list_conversations",
+        "wait_for_reply",
+        "list_messages",
+        "list_agents",
+    }
+    assert {name for name, each in hints.items() if each and each.destructive_hint} == {"compact", "delete"}
+    assert {name for name, each in hints.items() if each and each.open_world_hint} == {"send_message"}
+
+
+async def test_arguments_are_flat_described_and_closed() -> None:
+    for tool in await listed_tools():
+        assert tool.input_schema["additionalProperties"] is False
+        assert "$ref" not in json.dumps(tool.input_schema)
+        assert "anyOf" not in json.dumps(tool.input_schema)
+        for name, argument in tool.input_schema["properties"].items():
+            assert "type" in argument or "enum" in argument, (tool.name, name)
+
+
+async def test_the_same_argument_name_is_the_same_type_everywhere() -> None:
+    types: dict[str, set[str]] = {}
+    for tool in await listed_tools():
+        for name, argument in tool.input_schema["properties"].items():
+            types.setdefault(name, set()).add(argument.get("type", "string"))
+
+    assert {name: each for name, each in types.items() if len(each) > 1} == {}
+
+
+async def test_a_read_only_server_offers_only_what_changes_nothing() -> None:
+    names = {tool.name for tool in await listed_tools(Settings(read_only=True))}
+
+    assert names == {"list_conversations", "wait_for_reply", "list_messages", "list_agents"}
+
+
+async def test_what_a_read_only_server_does_not_offer_it_does_not_do() -> None:
+    async with Client(build_server(Settings(read_only=True))) as client:
+        refusal = await Caller(client).refused("delete", conversation_id="conv-x", confirm=True)
+
+    assert "no tool 'delete'" in refusal
+    assert "list_messages" in refusal
+
+
+async def test_an_unknown_tool_is_answered_with_those_that_are_there(mcp: Caller) -> None:
+    refusal = await mcp.refused("send")
+
+    assert "send_message" in refusal
+
+
+async def test_the_server_says_what_it_is(mcp: Caller) -> None:
+    assert mcp.client.server_info
+    assert mcp.client.server_info.name == "letta-conversations"
+    assert "wait_for_reply" in (mcp.client.instructions or "")
