@@ -8,7 +8,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import Ambiguous, InvalidArgument, NotFound
+from letta_conversations_mcp.core.errors import NAME_CHARS, Ambiguous, InvalidArgument, NotFound, quote
 from letta_conversations_mcp.core.model import (
     AGENT_ID,
     CONVERSATION_ID,
@@ -30,7 +30,7 @@ async def find_agent(backend: Backend, agent: str) -> Agent:
     """The agent of this id or exact name.
 
     Raises:
-        InvalidArgument: it is empty or a malformed id.
+        InvalidArgument: it is empty. (What is no id is looked up as a name: an agent may be called "agent-smith".)
         NotFound, Ambiguous: none, or several, have this name; the error lists candidates.
     """
     wanted = agent.strip()
@@ -38,17 +38,17 @@ async def find_agent(backend: Backend, agent: str) -> Agent:
         raise InvalidArgument("agent", "an agent's id (agent-…) or name is needed.")
     if AGENT_ID.fullmatch(wanted):
         return await backend.get_agent(wanted)
-    named = (await backend.list_agents(name=wanted, limit=CANDIDATES)).items
-    if len(named) == 1:
-        return named[0]
-    if named:
-        raise Ambiguous(wanted, [each.id for each in named])
+    named = await backend.list_agents(name=wanted, limit=CANDIDATES)
+    if len(named.items) == 1:
+        return named.items[0]
+    if named.items:
+        raise Ambiguous(wanted, [each.id for each in named.items], more=named.more)
     similar = (await backend.list_agents(search=wanted, limit=CANDIDATES)).items
     if not similar:
         known = (await backend.list_agents(limit=KNOWN)).items
         close = get_close_matches(wanted, [each.name for each in known], CANDIDATES)
         similar = tuple(each for each in known if each.name in close)
-    raise NotFound.agent(wanted, [f"{each.name!r} ({each.id})" for each in similar[:CANDIDATES]])
+    raise NotFound.agent(wanted, [f"{quote(each.name, NAME_CHARS)!r} ({each.id})" for each in similar[:CANDIDATES]])
 
 
 def check_conversation_id(conversation_id: str) -> str:

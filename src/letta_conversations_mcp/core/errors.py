@@ -26,10 +26,15 @@ from collections.abc import Sequence
 QUOTE_CHARS = 300
 """How much of a server's own words an error carries: enough for its sentence, too little for a page."""
 
+NAME_CHARS = 80
+"""How much of a name that a caller or a user gave."""
+
 _HTML = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 # Letta 0.16.8 prints whole records into its messages: "… access level in ['read'] for actor='id='user-…' …".
 _ACTOR = re.compile(r",?\s*(?:access level in \[.*?\]\s*)?for actor=.*", re.DOTALL)
-_BEARER = re.compile(r"(?i)\b(bearer\s+|(?:api[_-]?key|token|password)\s*[=:]\s*)\S+")
+_NAMED_SECRET = re.compile(
+    r"""(?i)(bearer\s+|(?:api[_-]?key|token|password)["']?\s*[=:]\s*["']?(?:bearer\s+)?)[^\s"',}]+"""
+)
 _KEY = re.compile(r"\b(?:sk|pk|at)-(?:let|ant|proj|or)?-?[A-Za-z0-9_\-=+/]{16,}")
 
 
@@ -40,8 +45,8 @@ def quote(text: object, limit: int = QUOTE_CHARS) -> str:
     if _HTML.search(words[:2000]):
         return "(a page of HTML)"
     words = _ACTOR.sub("", words[:20_000])
-    words = _KEY.sub("[secret]", _BEARER.sub(r"\1[secret]", words))
-    words = " ".join(words.split())
+    words = _KEY.sub("[secret]", _NAMED_SECRET.sub(r"\1[secret]", words))
+    words = " ".join("".join(each if each.isprintable() else " " for each in words).split())
     return words if len(words) <= limit else f"{words[:limit]}…"
 
 
@@ -77,8 +82,10 @@ class NotFound(ConversationError):
     @classmethod
     def agent(cls, agent: str, candidates: Sequence[str] = ()) -> NotFound:
         if candidates:
-            return cls("agent", repr(agent), f"Closest: {', '.join(candidates)}. Names are exact; an id is surest.")
-        return cls("agent", repr(agent), "Call list_agents to see which there are.")
+            next_step = f"Closest: {', '.join(candidates)}. Names are exact; an id is surest."
+        else:
+            next_step = "Call list_agents to see which there are."
+        return cls("agent", repr(quote(agent, NAME_CHARS)), next_step)
 
     @classmethod
     def run(cls, run_id: str) -> NotFound:
@@ -94,11 +101,12 @@ class NotFound(ConversationError):
 class Ambiguous(ConversationError):
     """Several agents have this name; names are not unique in Letta."""
 
-    def __init__(self, name: str, candidates: Sequence[str]) -> None:
+    def __init__(self, name: str, candidates: Sequence[str], *, more: bool = False) -> None:
         self.name = name
         self.candidates = tuple(candidates)
+        count = f"At least {len(candidates)}" if more else str(len(candidates))
         super().__init__(
-            f"{len(candidates)} agents are called {name!r}. Nothing was done; "
+            f"{count} agents are called {quote(name, NAME_CHARS)!r}. Nothing was done; "
             f"call again with one of these ids as agent: {', '.join(candidates)}."
         )
 
@@ -189,9 +197,9 @@ class TimedOut(ConversationError):
 
 
 class ServerFault(ConversationError):
-    """Letta failed, or answered something that cannot be understood."""
+    """Letta failed, or answered something that cannot be understood. `status` is 0 when there was no answer."""
 
     def __init__(self, what: str, status: int, words: str, next_step: str) -> None:
         self.status = status
-        said = f": {words}" if words else ""
-        super().__init__(f"Letta failed when asked to {what} (HTTP {status}{said}). {next_step}")
+        facts = ": ".join(filter(None, [f"HTTP {status}" if status else "", words]))
+        super().__init__(f"Letta failed when asked to {what}{f' ({facts})' if facts else ''}. {next_step}")

@@ -61,7 +61,7 @@ async def read_history(
 def _with_results(messages: Sequence[Message]) -> list[Message]:
     """The messages, with every tool's result at its call; a result whose call is on another page stays by itself."""
     results = {call.id: call for each in messages for call in each.calls if call.status != "pending" and call.id}
-    called = {call.id for each in messages for call in each.calls if call.status == "pending"}
+    called = {call.id for each in messages for call in each.calls if call.status == "pending" and call.id}
     merged: list[Message] = []
     for each in messages:
         if not each.calls:

@@ -26,7 +26,8 @@ SPEAKER: dict[MessageKind, str] = {
 
 def length(text: str) -> int:
     """What a text costs of a budget: its characters in JSON, in which every answer travels."""
-    return len(to_json(text).decode()) - 2
+    # A lone surrogate, which a broken text may hold, cannot be sent and becomes one replacement character.
+    return len(to_json(text.encode("utf-8", "replace").decode()).decode()) - 2
 
 
 def fair_share(lengths: Sequence[int], budget: int) -> int:

@@ -4,8 +4,8 @@ Pure: chunks in, Turn out; no input, no clock, no waiting. A chunk of any shape 
 what has come so far after every chunk, so that a stream that breaks still gives what it gave.
 
 Pieces belong together by (message_type, otid): the `id` is shared by all parts of a step (measured on Letta 0.16.8).
-Tool calls belong together by their own id. In step mode every piece comes whole, in token mode as fragments to be
-joined.
+Tool calls belong together by (otid, tool_call_id). In step mode every piece comes whole, in token mode as fragments
+to be joined.
 """
 
 from __future__ import annotations
@@ -73,13 +73,14 @@ class TurnBuilder:
         self.failure: TurnFailure | None = None
         self._replies: dict[str, list[str]] = {}
         self._reasonings: dict[str, list[str]] = {}
-        self._calls: dict[str, _Call] = {}
-        self._call_of_piece: dict[str, _Call] = {}
+        self._calls: list[_Call] = []
+        self._call_of_piece: dict[tuple[str, str], _Call] = {}
+        self._call_of_id: dict[str, _Call] = {}
         self._usage: Usage | None = None
         self._compacted = False
         self._unknown: Counter[str] = Counter()
         self._last_seq = 0
-        self._last_words = ""
+        self._last_kind = ""
 
     def add(self, chunk: Chunk) -> None:
         """Take the next chunk."""
@@ -87,6 +88,7 @@ class TurnBuilder:
             return
         self.run_id = self.run_id or text_field(chunk, "run_id")
         kind = text_field(chunk, "message_type")
+        self._last_kind = kind if kind != "ping" else self._last_kind
         piece = text_field(chunk, "otid") or text_field(chunk, "id")
         match kind:
             case "assistant_message":
@@ -125,12 +127,10 @@ class TurnBuilder:
     @property
     def doing(self) -> str:
         """What the agent was last seen doing, in a few words, for a progress report."""
-        pending = [call.name for call in self._calls.values() if call.status is None and call.name]
+        pending = [call.name for call in self._calls if call.status is None and call.name]
         if pending:
             return f"running tool {', '.join(pending)}"
-        if self._replies:
-            return "writing its answer"
-        return "thinking"
+        return "writing its answer" if self._last_kind == "assistant_message" else "thinking"
 
     def build(self) -> Turn:
         """The turn so far. Before its end the status is "running"."""
@@ -142,7 +142,7 @@ class TurnBuilder:
             reasoning=_paragraphs(self._reasonings),
             stop_reason=self.stop_reason,
             run_id=self.run_id,
-            tool_calls=tuple(call.build() for call in self._calls.values()),
+            tool_calls=tuple(call.build() for call in self._calls),
             approvals=tuple(call.build() for call in waiting),
             usage=self._usage,
             failure=self.failure,
@@ -163,20 +163,23 @@ class TurnBuilder:
     def _add_calls(self, piece: str, chunk: Chunk, *, needs_approval: bool) -> None:
         for fragment in calls_of(chunk):
             call_id = text_field(fragment, "tool_call_id")
-            if call_id:
-                call = self._calls.setdefault(call_id, _Call(call_id))
-                self._call_of_piece[piece] = call
-            else:
-                call = self._call_of_piece.get(piece)
-                if call is None:
-                    call = self._call_of_piece[piece] = self._calls[piece] = _Call("")
+            # A fragment without an id goes on with the call that its piece last spoke of.
+            call = self._call_of_piece.get((piece, call_id))
+            if call is None:
+                call = _Call(call_id)
+                self._calls.append(call)
+                self._call_of_id[call_id] = call
+            self._call_of_piece[piece, call_id] = self._call_of_piece[piece, ""] = call
             call.name = call.name or text_field(fragment, "name")
             call.arguments.append(text_field(fragment, "arguments"))
             call.needs_approval = call.needs_approval or needs_approval
 
     def _add_returns(self, chunk: Chunk) -> None:
         for returned in returns_of(chunk):
-            call = self._calls.setdefault(returned.id, _Call(returned.id))
+            call = self._call_of_id.get(returned.id)
+            if call is None:
+                call = self._call_of_id[returned.id] = _Call(returned.id)
+                self._calls.append(call)
             call.name = call.name or returned.name
             call.status = returned.status
             call.result = returned.result
@@ -184,7 +187,7 @@ class TurnBuilder:
     def _calls_awaiting_decision(self) -> list[_Call]:
         if self.stop_reason != "requires_approval":
             return []
-        return [call for call in self._calls.values() if call.needs_approval and call.status is None]
+        return [call for call in self._calls if call.needs_approval and call.status is None]
 
     def _status(self, reply: str, waiting: list[_Call]) -> TurnStatus:
         if waiting or self.stop_reason == "requires_approval":

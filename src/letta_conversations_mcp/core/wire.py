@@ -110,7 +110,7 @@ def compaction_summary(chunk: Chunk) -> str | None:
         return None
     try:
         alert = from_json(text)
-    except ValueError:
+    except (ValueError, TypeError):
         return None
     if not isinstance(alert, dict):
         return None

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from letta_conversations_mcp.core.errors import quote
-from letta_conversations_mcp.core.model import ConversationRef, ToolCall, Turn, TurnStatus, Usage
+from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, ConversationRef, ToolCall, Turn, TurnStatus, Usage
 from letta_conversations_mcp.core.transcript import cut, fair_share, length
 from letta_conversations_mcp.tools.tool import Result
 
@@ -75,7 +75,9 @@ class Reply(Result):
     @classmethod
     def of(cls, turn: Turn, ref: ConversationRef, kinds: Collection[ReplyKind], budget: int) -> Reply:
         """The turn within `budget` characters. Its tool calls are named always, and shown in full when wanted."""
-        calls = [_call_row(call, in_full="tool" in kinds) for call in turn.tool_calls]
+        most_calls = max((budget - RESERVED_CHARS) // (2 * CALL_CHARS), 1)
+        calls = [_call_row(call, in_full="tool" in kinds) for call in turn.tool_calls[:most_calls]]
+        left_out = len(turn.tool_calls) - len(calls)
         approvals = [ApprovalRow(tool_call_id=a.id, name=a.name, arguments=a.arguments) for a in turn.approvals]
         texts = [turn.reply, turn.reasoning if "reasoning" in kinds else ""]
         for row in (*calls, *approvals):
@@ -94,7 +96,7 @@ class Reply(Result):
             tool_calls=tuple(_shortened(row, share) for row in calls),
             approvals=tuple(row.model_copy(update={"arguments": cut(row.arguments, share)}) for row in approvals),
             usage=UsageRow.of(turn.usage) if turn.usage else None,
-            note=" ".join(_notes(turn, ref, is_cut=reply != turn.reply or any(length(text) > share for text in texts))),
+            note=" ".join(_notes(turn, ref, is_cut=any(length(text) > share for text in texts), left_out=left_out)),
             next=_next_step(turn, ref),
         )
 
@@ -122,7 +124,7 @@ def _shortened(row: CallRow, share: int) -> CallRow:
     return row.model_copy(update={"arguments": cut(row.arguments, share), "result": cut(row.result, share)})
 
 
-def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool) -> list[str]:
+def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool, left_out: int) -> list[str]:
     """What the reader should know of this turn beside its reply."""
     place = _arguments(ref)
     notes: list[str] = []
@@ -130,9 +132,12 @@ def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool) -> list[str]:
         notes.append(
             f"Cut to fit; list_messages({place}, limit=5) shows it, with skip_chars the rest of a long message."
         )
+    if left_out:
+        notes.append(f"{left_out} more tool calls are not shown.")
     if turn.status == "failed":
         said = ": ".join(filter(None, [turn.failure.message, turn.failure.detail])) if turn.failure else ""
-        notes.append(f"The turn failed: {quote(said)}" if said else f"The turn failed ({turn.stop_reason}).")
+        reason = f" ({turn.stop_reason})" if turn.stop_reason else ""
+        notes.append(f"The turn failed: {quote(said)}" if said else f"The turn failed{reason}.")
     if turn.status == "empty":
         ran = " after running its tools" if turn.tool_calls else ""
         notes.append(f"The agent ended its turn{ran} without saying anything.")
@@ -176,6 +181,6 @@ def _next_step(turn: Turn, ref: ConversationRef) -> str:
 
 def _arguments(ref: ConversationRef) -> str:
     """How another tool is told of the same place."""
-    if ref.conversation_id == "default":
+    if ref.conversation_id == DEFAULT_CONVERSATION:
         return f"conversation_id='default', agent={ref.agent_id!r}"
     return f"conversation_id={ref.conversation_id!r}"

@@ -7,7 +7,7 @@ from typing import cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from letta_conversations_mcp.core.errors import InvalidArgument
+from letta_conversations_mcp.core.errors import NAME_CHARS, InvalidArgument, quote
 
 
 def check_model_settings(settings: dict[str, object]) -> dict[str, object]:
@@ -25,13 +25,17 @@ def check_model_settings(settings: dict[str, object]) -> dict[str, object]:
     provider = settings.get("provider_type")
     if not isinstance(provider, str) or provider not in providers:
         raise InvalidArgument(
-            "model_settings", f"provider_type is needed, one of: {', '.join(sorted(providers))}; got {provider!r}."
+            "model_settings",
+            f"provider_type is needed, one of: {', '.join(sorted(providers))}; "
+            f"got {quote(repr(provider), NAME_CHARS)}.",
         )
     shape = providers[provider]
     try:
         accepted = cast("Mapping[str, object]", TypeAdapter(shape).validate_python(settings, strict=True))
     except ValidationError as error:
-        problems = {".".join(map(str, each["loc"])): each["msg"] for each in error.errors(include_url=False)}
+        problems = {
+            quote(".".join(map(str, each["loc"])), NAME_CHARS): each["msg"] for each in error.errors(include_url=False)
+        }
         listed = "; ".join(f"{place}: {problem}" for place, problem in list(problems.items())[:5])
         raise InvalidArgument("model_settings", f"not what provider {provider!r} takes: {listed}.") from error
     if strangers := list(_dropped(settings, accepted)):
@@ -48,7 +52,7 @@ def _dropped(given: Mapping[str, object], accepted: Mapping[str, object], prefix
     names: list[str] = []
     for name, value in given.items():
         if name not in accepted:
-            names.append(prefix + name)
+            names.append(quote(prefix + name, NAME_CHARS))
         elif isinstance(value, Mapping) and isinstance(inner := accepted[name], Mapping):
             nested = cast("Mapping[str, object]", value)
             names += _dropped(nested, cast("Mapping[str, object]", inner), f"{prefix}{name}.")

@@ -7,9 +7,10 @@ left this machine is `StreamLost`, because the turn may be running.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
+import anyio
 import httpx
 import httpx_sse
 import letta_client
@@ -27,6 +28,9 @@ PERHAPS_TAKEN = frozenset({502, 503, 504})
 """What a proxy answers when the server behind it did not: the message may have reached it."""
 
 END_OF_STREAM = "[DONE]"
+
+DRAIN_SECONDS = 1.0
+"""For the end of a response after its last event: it is there already, or the connection is not worth waiting for."""
 
 
 @asynccontextmanager
@@ -70,13 +74,22 @@ async def read_chunks(response: httpx.Response) -> AsyncIterator[Chunk]:
 
     An event that is no JSON object is passed on as a chunk without a kind, to be counted. Raises StreamLost.
     """
+    events = httpx_sse.EventSource(response).aiter_sse()
     try:
-        async for event in httpx_sse.EventSource(response).aiter_sse():
+        async for event in events:
             if event.data == END_OF_STREAM:
+                await _drain(events)
                 return
             yield _read_event(event.data)
     except (httpx.HTTPError, httpx.StreamError, httpx_sse.SSEError) as error:
         raise StreamLost(type(error).__name__) from error
+
+
+async def _drain(events: AsyncIterator[httpx_sse.ServerSentEvent]) -> None:
+    """Read the response to its end, or its connection could not serve the next request. Nothing in it matters."""
+    with suppress(httpx.HTTPError, httpx.StreamError), anyio.move_on_after(DRAIN_SECONDS):
+        async for _ in events:
+            pass
 
 
 def _read_event(data: str) -> Chunk:

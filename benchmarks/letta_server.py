@@ -1,0 +1,70 @@
+"""The fake Letta server, in a process of its own: `python -m benchmarks.letta_server`.
+
+It shares no event loop with what is measured. Its model takes no time, so nothing hides what we cost. It tells its
+address and its conversations in one line on stdout, and ends when its stdin does: it cannot outlive who started it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import anyio
+import anyio.to_thread
+import httpx
+from pydantic import BaseModel
+
+from benchmarks.dialogue import EXCHANGES, SHORT_EXCHANGES, Exchange, repeated
+from tests.rig.fake_letta import FakeLetta
+from tests.rig.model import ScriptedModel
+
+PAGE = 100
+"""Messages of a page: the most that can be asked for."""
+
+CONVERSATIONS = 50
+
+SPOKEN = PAGE
+"""Exchanges of a conversation, each of two messages or more: a page is full and does not reach the system prompt."""
+
+
+class Place(BaseModel):
+    """Where the server is, and what it has."""
+
+    base_url: str
+    agent_id: str
+    talk: str
+    """A conversation of more than a page, with tool calls and thoughts."""
+    small_talk: str
+    """A conversation of more than a page, all of it short messages."""
+    others: list[str]
+    """Conversations without a message, to send some to."""
+
+
+async def serve() -> None:
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    agent_id = fake.add_agent("Assistant")
+    names = [f"project {number}: what is left to do" for number in range(CONVERSATIONS)]
+    ids = [fake.add_conversation(agent_id, name) for name in names]
+    async with fake.serve() as base_url:
+        await talk(model, base_url, ids[0], EXCHANGES)
+        await talk(model, base_url, ids[1], SHORT_EXCHANGES)
+        fake.requests.clear()
+        place = Place(base_url=base_url, agent_id=agent_id, talk=ids[0], small_talk=ids[1], others=ids[2:])
+        print(place.model_dump_json(), flush=True)
+        await anyio.to_thread.run_sync(sys.stdin.read)
+
+
+async def talk(model: ScriptedModel, base_url: str, conversation_id: str, exchanges: Sequence[Exchange]) -> None:
+    """Have a conversation of more than a page, over HTTP as a client would."""
+    async with httpx.AsyncClient(base_url=base_url, timeout=30) as client:
+        for exchange in repeated(exchanges, SPOKEN):
+            model.enqueue(*exchange.answers)
+            body: dict[str, Sequence[dict[str, str]]] = {"messages": [{"role": "user", "content": exchange.said}]}
+            response = await client.post(f"/v1/conversations/{conversation_id}/messages", json=body)
+            response.raise_for_status()
+    model.check_used()
+
+
+if __name__ == "__main__":
+    anyio.run(serve)

@@ -1,0 +1,167 @@
+"""The processes of a run: our server, the bare one, and the fake Letta server. All end with their context.
+
+Owns the JSON-RPC over pipes that all measurements of servers use: written by hand and blocking, so that the client's
+own time is small and the same on both sides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from benchmarks.letta_server import Place
+
+ROOT = Path(__file__).parents[1]
+
+LONGEST_LIFE = 280
+"""Seconds after which a process is killed, so that one which hangs cannot hang the run."""
+
+END_SECONDS = 5
+
+INITIALIZE = {
+    "protocolVersion": "2025-06-18",
+    "capabilities": {},
+    "clientInfo": {"name": "benchmarks", "version": "1"},
+}
+
+Json = dict[str, Any]
+
+
+class ServerEnded(Exception):
+    """A process closed its output instead of answering; its stderr says why."""
+
+
+class StdioServer:
+    """An MCP server as the client sees it: lines in, lines out."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._last_id = 0
+
+    def initialize(self) -> None:
+        """Ask for the server's first answer."""
+        self.request("initialize", INITIALIZE)
+
+    def list_tools(self) -> list[Json]:
+        """End the handshake, and ask for the tools."""
+        self._write({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        return self.request("tools/list", {})["tools"]
+
+    def call(self, tool: str, **arguments: object) -> Json:
+        """Call a tool and wait for its result."""
+        return _checked(self.request("tools/call", {"name": tool, "arguments": arguments}))
+
+    def call_many(self, times: int, at_once: int, tool: str, **arguments: object) -> None:
+        """Call a tool so many times, with so many calls in flight."""
+        for number in range(times + at_once):
+            if number < times:
+                self.post("tools/call", {"name": tool, "arguments": arguments})
+            if number >= at_once:
+                _checked(self.next_result())
+
+    def request(self, method: str, params: Json) -> Json:
+        self.post(method, params)
+        return self.next_result()
+
+    def post(self, method: str, params: Json) -> None:
+        self._last_id += 1
+        self._write({"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params})
+
+    def next_result(self) -> Json:
+        """The next answer to any request."""
+        while True:
+            line = _output(self._process).readline()
+            if not line:
+                raise ServerEnded(f"{self._process.args} ended instead of answering")
+            message: Json = json.loads(line)
+            if "id" in message and "method" not in message:
+                if "error" in message:
+                    raise RuntimeError(f"a request failed: {message['error']}")
+                return message["result"]
+
+    def _write(self, message: Json) -> None:
+        pipe = cast("IO[bytes]", self._process.stdin)
+        pipe.write(json.dumps(message).encode() + b"\n")
+        pipe.flush()
+
+
+@contextmanager
+def our_server(base_url: str) -> Generator[StdioServer]:
+    """Our console command, started and not yet asked anything."""
+    with _running("letta_conversations_mcp", {"LETTA_BASE_URL": base_url}) as process:
+        yield StdioServer(process)
+
+
+@contextmanager
+def bare_server() -> Generator[StdioServer]:
+    with _running("benchmarks.bare_server", {}) as process:
+        yield StdioServer(process)
+
+
+@contextmanager
+def letta_server() -> Generator[Place]:
+    with _running("benchmarks.letta_server", {}) as process:
+        line = _output(process).readline()
+        if not line:
+            raise ServerEnded("the fake Letta server did not start")
+        yield Place.model_validate_json(line)
+
+
+@contextmanager
+def _running(module: str, variables: dict[str, str]) -> Generator[subprocess.Popen[bytes]]:
+    """A Python module in a process of its own, ended by closing its stdin, or else killed."""
+    command: Sequence[str] = (sys.executable, "-m", module)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env=_environment() | variables,
+        # Ctrl-C is for this process alone, which then ends the others in order.
+        start_new_session=True,
+    )
+    guard = threading.Timer(LONGEST_LIFE, process.kill)
+    guard.daemon = True
+    guard.start()
+    try:
+        yield process
+    finally:
+        guard.cancel()
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        # Closes stdin, and reads what is left so that the process cannot block in a write.
+        process.communicate(timeout=END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of the developer's own settings reaches a server, and no proxy what is on this machine."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LETTA_")}
+    return kept | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+
+
+def _output(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    return cast("IO[bytes]", process.stdout)
+
+
+def _checked(result: Json) -> Json:
+    if result.get("isError"):
+        raise RuntimeError(f"a tool call failed: {result['content']}")
+    return result

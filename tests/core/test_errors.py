@@ -1,0 +1,193 @@
+"""What the reader is told when something goes wrong."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from letta_conversations_mcp.core import errors
+from letta_conversations_mcp.core.errors import (
+    QUOTE_CHARS,
+    Ambiguous,
+    AwaitingApproval,
+    Busy,
+    ConversationError,
+    InvalidArgument,
+    NotConfirmed,
+    NotFound,
+    Refused,
+    ServerFault,
+    TimedOut,
+    Unauthorized,
+    Unreachable,
+    quote,
+)
+
+CONVERSATION = "conv-123e4567-e89b-42d3-a456-426614174000"
+AGENT = "agent-123e4567-e89b-42d3-a456-426614174000"
+KEY = "sk-let-NmYyZTk4ZjMtYjVhZC00MGE3LWI2ZTktM2Q4YjBiODEyMzQ1"
+PLAIN_KEY = "hunter2hunter2"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<!DOCTYPE html><html><body>502 Bad Gateway</body></html>",
+        "  <HTML>\n<head><title>502</title></head></HTML>",
+        "<body class='x'>nginx",
+        "upstream said: <html>",
+    ],
+)
+def test_a_page_of_html_is_named_and_not_shown(page: str) -> None:
+    assert quote(page) == "(a page of HTML)"
+
+
+def test_words_that_speak_of_markup_are_no_page() -> None:
+    assert quote("use <header> and <b>bold</b>") == "use <header> and <b>bold</b>"
+
+
+def test_a_record_that_letta_prints_into_its_message_is_left_out() -> None:
+    leaked = (
+        f"Conversation not found with id='['{CONVERSATION}']', access level in ['read'] for actor='id='user-0000' "
+        "name='default_user' organization_id='org-0000'\ncreated_at=datetime.datetime(2026, 11, 21)'"
+    )
+
+    assert quote(leaked) == f"Conversation not found with id='['{CONVERSATION}']'"
+
+
+@pytest.mark.parametrize(
+    ("words", "secret"),
+    [
+        (f"Incorrect API key provided: {KEY}. Look at your account", KEY),
+        (f"Authorization: Bearer {PLAIN_KEY}", PLAIN_KEY),
+        (f"bearer   {PLAIN_KEY}", PLAIN_KEY),
+        (f"api_key={PLAIN_KEY}", PLAIN_KEY),
+        (f"x-api-key: {PLAIN_KEY}", PLAIN_KEY),
+        (f"password = {PLAIN_KEY}", PLAIN_KEY),
+        (f"token:{PLAIN_KEY}", PLAIN_KEY),
+        (f"LETTA_API_KEY={PLAIN_KEY}", PLAIN_KEY),
+        (f"?access_token={PLAIN_KEY}", PLAIN_KEY),
+        (f'{{"api_key": "{PLAIN_KEY}"}}', PLAIN_KEY),
+        (f"{{'password': '{PLAIN_KEY}'}}", PLAIN_KEY),
+        ("sk-ant-api03-abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnopqrstuvwxyz"),
+        ("sk-proj-abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnopqrstuvwxyz"),
+    ],
+)
+def test_a_key_is_never_quoted(words: str, secret: str) -> None:
+    assert secret not in quote(words)
+    assert "[secret]" in quote(words)
+
+
+def test_a_key_is_not_shown_by_cutting_it_in_two() -> None:
+    assert "sk-let" not in quote("x" * (QUOTE_CHARS - 12) + " " + KEY)
+
+
+@pytest.mark.parametrize("words", ["1200 tokens: too many", "the task-list is empty", "risk-averse answers"])
+def test_words_that_only_look_like_keys_are_kept(words: str) -> None:
+    assert quote(words) == words
+
+
+@given(st.text(max_size=2_000), st.integers(1, 400))
+def test_a_quotation_is_one_line_of_bounded_length(words: str, limit: int) -> None:
+    quoted = quote(words, limit)
+
+    assert len(quoted.splitlines()) <= 1
+    assert len(quoted) <= max(limit + 1, len("(a page of HTML)"))
+
+
+def test_control_characters_are_not_quoted() -> None:
+    assert quote("red \x1b[31malert\x07 \x00end").isprintable()
+
+
+def test_what_is_cut_off_is_marked() -> None:
+    assert quote("a" * (QUOTE_CHARS + 1)) == "a" * QUOTE_CHARS + "…"
+    assert quote("a" * QUOTE_CHARS) == "a" * QUOTE_CHARS
+
+
+@pytest.mark.parametrize(("thing", "quoted"), [(None, "None"), (7, "7"), (["a"], "['a']"), ("", "")])
+def test_what_is_no_text_is_quoted_too(thing: object, quoted: str) -> None:
+    assert quote(thing) == quoted
+
+
+SAID: dict[str, tuple[ConversationError, list[str]]] = {
+    "InvalidArgument": (InvalidArgument("limit", "it may be 1 to 100."), ["limit:", "Nothing was done", "call again"]),
+    "NotFound.conversation": (NotFound.conversation(CONVERSATION), [CONVERSATION, "list_conversations"]),
+    "NotFound.agent": (NotFound.agent("Ana"), ["agent 'Ana'", "list_agents"]),
+    "NotFound.agent, similar": (NotFound.agent("Ana", [f"'Anna' ({AGENT})"]), ["'Ana'", f"Closest: 'Anna' ({AGENT})"]),
+    "NotFound.run": (NotFound.run("run-1"), ["no run run-1", "wait_for_reply"]),
+    "NotFound.message": (NotFound.message("message-1"), ["no message message-1", "list_messages"]),
+    "Ambiguous": (Ambiguous("Ana", [AGENT, "agent-2"]), ["2 agents are called 'Ana'", f"{AGENT}, agent-2", "again"]),
+    "NotConfirmed": (NotConfirmed("It is deleted for good."), ["Nothing was done", "for good", "confirm=true"]),
+    "Refused": (Refused("compact it", "too little.", "Later."), ["refused to compact it: too little. Later."]),
+    "Refused, no step": (Refused("compact it", "too little"), ["refused to compact it: too little."]),
+    "Busy": (Busy(CONVERSATION), [CONVERSATION, "Nothing was sent", "wait_for_reply", "send again"]),
+    "Busy, run": (Busy(CONVERSATION, "run-1"), ["(run run-1)", "Nothing was sent", "wait_for_reply"]),
+    "AwaitingApproval": (AwaitingApproval(CONVERSATION), [CONVERSATION, "Nothing was sent", "approved or denied"]),
+    "Unauthorized": (
+        Unauthorized("http://letta.local", key_given=True),
+        ["http://letta.local", "did not accept the key", "Nothing was done", "LETTA_API_KEY"],
+    ),
+    "Unauthorized, no key": (Unauthorized("http://letta.local", key_given=False), ["LETTA_API_KEY is not set"]),
+    "Unreachable": (
+        Unreachable.nothing_answers("http://letta.local"),
+        ["cannot be reached", "http://letta.local", "Nothing was done", "LETTA_BASE_URL"],
+    ),
+    "Unreachable, other": (
+        Unreachable.no_letta_server("http://letta.local"),
+        ["not a Letta REST server", "http://letta.local", "LETTA_BASE_URL"],
+    ),
+    "TimedOut": (TimedOut("list the runs", 60.0, "Call again."), ["within 60 s", "list the runs", "Call again."]),
+    "ServerFault": (
+        ServerFault("list the runs", 500, "it broke", "Call again."),
+        ["list the runs", "HTTP 500: it broke", "Call again."],
+    ),
+    "ServerFault, silent": (ServerFault("list the runs", 503, "", "Call again."), ["(HTTP 503)", "Call again."]),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_every_error_says_what_happened_and_what_to_do_next(case: str) -> None:
+    error, facts = SAID[case]
+    text = str(error)
+
+    assert [fact for fact in facts if fact not in text] == []
+    assert text[-1] == "."
+    assert len(text) < 500
+    assert not re.search(r"None|\(\)|''|\.\.|  | \.|: \.", text), "a hole where a fact should be"
+
+
+def test_every_kind_of_error_is_in_the_table_and_in_the_tree_that_the_module_draws() -> None:
+    kinds = {each.__name__ for each in ConversationError.__subclasses__()}
+
+    assert {case.split(",")[0].split(".")[0] for case in SAID} == kinds
+    assert [kind for kind in kinds if f"── {kind} " not in (errors.__doc__ or "")] == []
+
+
+def test_a_connection_that_broke_is_not_told_as_an_http_status() -> None:
+    assert "HTTP 0" not in str(ServerFault("list the runs", 0, "the connection broke", "Call again."))
+
+
+def test_a_sentence_can_be_added_further_up() -> None:
+    error = Busy(CONVERSATION)
+    before = str(error)
+
+    error.add("The new conversation is there.")
+
+    assert str(error) == f"{before} The new conversation is there."
+
+
+@pytest.mark.parametrize(
+    ("error", "facts"),
+    [
+        (InvalidArgument("model_settings", "no."), {"argument": "model_settings", "problem": "no."}),
+        (NotFound.agent("Ana"), {"kind": "agent", "identifier": "'Ana'"}),
+        (Busy(CONVERSATION, "run-1"), {"conversation_id": CONVERSATION, "run_id": "run-1"}),
+        (ServerFault("list the runs", 503, "", "Call again."), {"status": 503}),
+        (Ambiguous("Ana", [AGENT, "agent-2"]), {"name": "Ana", "candidates": (AGENT, "agent-2")}),
+    ],
+)
+def test_an_error_holds_its_facts_for_whoever_handles_it(error: ConversationError, facts: dict[str, object]) -> None:
+    assert facts.items() <= vars(error).items()
