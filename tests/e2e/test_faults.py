@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import anyio
 import pytest
+from mcp import MCPError
 from pydantic import SecretStr
 
 from letta_conversations_mcp.settings import Settings
@@ -154,6 +155,148 @@ async def test_a_reading_that_fails_once_is_repeated_unseen(mcp: Caller, letta: 
     assert "No messages" in page.text
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (400, {"detail": "INVALID_ARGUMENT: no"}, ["Letta refused", "INVALID_ARGUMENT: no", "Correct the arguments"]),
+        (402, {"detail": ""}, ["no credits", "account"]),
+        (403, {"detail": "not yours"}, ["not yours", "Another key"]),
+        (409, {"detail": "locked by the database"}, ["locked by the database", "in a moment"]),
+        (409, {"detail": "CONFLICT: the agent is waiting for approval on a tool call"}, ["waits for a decision"]),
+        (
+            409,
+            {"detail": "Another request is currently being processed"},
+            ["answering another message.", "Nothing was"],
+        ),
+        (413, {"detail": "too big"}, ["too big"]),
+        (422, {"detail": "[{'type': 'x', 'msg': 'Input should be less', 'loc': ('body',)}]"}, ["Input should be less"]),
+        (429, {"detail": "slow"}, ["too many requests", "Wait a little"]),
+        (500, {"error": {"type": "llm_error", "message": "model down", "detail": "at 12"}}, ["HTTP 500: at 12"]),
+        (500, {"error": {"message": "model down"}}, ["model down", "may have been compacted"]),
+        (500, {"detail": [{"msg": "odd"}]}, ["odd"]),
+        (500, "plain words", ["plain words"]),
+        (404, "nothing here", ["not a Letta REST server"]),
+        (404, {"detail": "Not Found"}, ["not a Letta REST server"]),
+        (404, {"detail": "Conversation not found with id"}, ["no conversation conv-"]),
+        (404, {"detail": "NOT_FOUND: Handle a/b not found, must be one of []"}, ["no such model"]),
+        (200, "[]", ["not a Letta REST server"]),
+        (200, "<!doctype html><title>x</title>", ["not a Letta REST server"]),
+        (302, "", ["not a Letta REST server"]),
+    ],
+)
+async def test_every_refusal_becomes_a_sentence(
+    mcp: Caller, letta: Letta, status: int, body: str | dict[str, object], words: list[str]
+) -> None:
+    _, conversation_id = await a_conversation(letta)
+    letta.fake.fail("POST", "*/compact", status=status, body=body)
+
+    refusal = await mcp.refused("compact", conversation_id=conversation_id)
+
+    assert all(each in refusal for each in words), refusal
+
+
+@pytest.mark.parametrize("body", ["[]", "nothing", "null"])
+async def test_an_answer_that_is_no_object_is_not_letta(mcp: Caller, letta: Letta, body: str) -> None:
+    agent_id, _ = await letta.new_agent()
+    letta.fake.fail("POST", "/v1/conversations/", status=200, body=body)
+
+    assert "not a Letta REST server" in await mcp.refused("create_conversation", agent=agent_id)
+
+
+async def test_a_send_that_is_answered_with_a_page_is_no_letta_server(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta)
+    letta.fake.fail("POST", SEND, status=200, body="<html>hello</html>")
+
+    refusal = await mcp.refused("send_message", conversation_id=conversation_id, message="hello")
+
+    assert "not a Letta REST server" in refusal
+
+
+async def test_a_new_conversation_whose_first_message_fails_is_named(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    letta.fake.fail("POST", SEND, status=500, body={"detail": "oops"})
+
+    refusal = await mcp.refused("send_message", agent=agent_id, message="hello")
+
+    [conversation_id] = [each for each, kept in letta.fake.conversations.items() if kept.agent.id == agent_id]
+    assert f"The new conversation {conversation_id} is there" in refusal
+    assert "may not have been taken" in refusal
+
+
+async def test_a_lost_turn_stays_unknown_while_letta_cannot_be_asked(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta)
+    letta.fake.drop("POST", SEND, after_request_is_handled=True)
+    letta.fake.fail("GET", "/v1/runs/*", status=500, body={"detail": "oops"}, times=3)
+
+    answer = await mcp.ok("send_message", conversation_id=conversation_id, message="hello")
+
+    assert answer.data["status"] == "unknown"
+    assert "could not tell" in answer.data["next"]
+
+
+async def test_a_lost_turn_is_awaited_when_only_its_run_is_known(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta)
+    held = Hold(Say("after all"))
+    letta.model.enqueue(held)
+    letta.fake.drop("POST", SEND, after_request_is_handled=True)
+
+    running = await mcp.ok("send_message", conversation_id=conversation_id, message="slowly", wait_seconds=0.6)
+    held.gate.set()
+    reply = await mcp.ok("wait_for_reply", conversation_id=conversation_id)
+
+    assert running.data["status"] == "running"
+    assert reply.data["reply"] == "after all"
+
+
+async def test_a_run_that_cannot_be_followed_is_an_error_and_not_an_answer(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta)
+    await letta.send(conversation_id, "hello")
+    letta.fake.fail("GET", "/v1/runs/*/messages", status=500, body={"detail": "oops"}, times=3)
+
+    refusal = await mcp.refused("wait_for_reply", conversation_id=conversation_id)
+
+    assert "read the run's messages" in refusal
+
+
+async def test_an_unknown_run_is_said_to_be(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta)
+    run_id = "run-00000000-0000-4000-8000-000000000000"
+
+    assert f"no run {run_id}" in await mcp.refused("wait_for_reply", conversation_id=conversation_id, run_id=run_id)
+    assert "run_id" in await mcp.refused("wait_for_reply", conversation_id=conversation_id, run_id="../x")
+
+
+async def test_resources_fail_in_words_too(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta)
+    letta.fake.fail("GET", "/v1/conversations/*", status=500, body=GATEWAY_PAGE, times=6)
+
+    for ask in (
+        lambda: mcp.client.list_resources(),
+        lambda: mcp.client.read_resource(f"letta://conversations/{conversation_id}"),
+    ):
+        with pytest.raises(MCPError, match="Letta failed") as raised:
+            await ask()
+        assert "secret-host-name" not in raised.value.error.message
+
+
+async def test_a_wrong_cursor_of_the_resources_is_an_error_of_the_request(mcp: Caller) -> None:
+    with pytest.raises(MCPError) as raised:
+        await mcp.client.list_resources(cursor="nonsense")
+
+    assert raised.value.error.code == -32602
+
+
+async def test_sends_share_a_connection(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta)
+    await mcp.ok("send_message", conversation_id=conversation_id, message="warm up")
+    letta.fake.requests.clear()
+
+    for number in range(3):
+        await mcp.ok("send_message", conversation_id=conversation_id, message=f"{number}")
+
+    assert len({each.client_port for each in letta.fake.requests}) == 1
+
+
 async def test_too_many_requests_are_said_to_be(mcp: Caller, letta: Letta) -> None:
     _, conversation_id = await a_conversation(letta)
     letta.fake.fail("POST", SEND, status=429, body={"detail": "slow down"}, headers={"Retry-After": "7"})
@@ -161,6 +304,7 @@ async def test_too_many_requests_are_said_to_be(mcp: Caller, letta: Letta) -> No
     refusal = await mcp.refused("send_message", conversation_id=conversation_id, message="hello")
 
     assert "too many requests" in refusal
+    assert "Wait 7 seconds" in refusal
 
 
 @dataclass(frozen=True)

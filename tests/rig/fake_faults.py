@@ -21,13 +21,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """A request as it came in; `json` is None without a body, `query` has the last of repeated keys."""
+    """A request as it came in; `json` is None without a body, `query` has the last of repeated keys.
+    Requests over one connection share the port of their client."""
 
     method: str
     path: str
     query: dict[str, str]
     json: Any
     headers: dict[str, str]
+    client_port: int = 0
 
 
 @dataclass
@@ -217,4 +219,5 @@ def recorded(scope: Scope, body: bytes) -> RecordedRequest:
         query=dict(parse_qsl(scope["query_string"].decode(), keep_blank_values=True)),
         json=content,
         headers={key.decode().lower(): value.decode() for key, value in scope["headers"]},
+        client_port=scope["client"][1] if scope.get("client") else 0,
     )

@@ -21,7 +21,7 @@ from anyio.abc import TaskGroup
 from letta_conversations_mcp.core.backend import Backend, StreamLost
 from letta_conversations_mcp.core.errors import AwaitingApproval, ConversationError, NotFound, ServerFault
 from letta_conversations_mcp.core.model import ConversationRef, MessageQuery, OutgoingMessage, Run, Turn
-from letta_conversations_mcp.core.turn import FAILED_STOPS, TurnBuilder
+from letta_conversations_mcp.core.turn import TurnBuilder
 
 logger = logging.getLogger(__name__)
 
@@ -241,12 +241,9 @@ class Sender:
         builder.run_id = run.id
         for chunk in await self._backend.list_run_chunks(run.id):
             builder.add(chunk)
-        builder.stop_reason = run.stop_reason or ("cancelled" if run.status == "cancelled" else "")
         builder.failure = run.failure
-        if not builder.ended:
-            builder.stop_reason = "error" if run.status == "failed" else "end_turn"
-        if run.status == "failed" and builder.failure is None and builder.stop_reason not in FAILED_STOPS:
-            builder.stop_reason = "error"
+        ends = {"failed": "error", "cancelled": "cancelled"}
+        builder.stop_reason = run.stop_reason or ends.get(run.status, "end_turn")
         return builder.build()
 
     async def _until_ended(self, run: Run) -> Run:

@@ -17,7 +17,6 @@ from letta_conversations_mcp.core.errors import (
     AwaitingApproval,
     Busy,
     ConversationError,
-    NotFound,
     Refused,
     ServerFault,
     TimedOut,
@@ -25,6 +24,7 @@ from letta_conversations_mcp.core.errors import (
     Unreachable,
     quote,
 )
+from letta_conversations_mcp.core.wire import mapping_field, text_field
 
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 """What httpx raises before a request has left this machine."""
@@ -63,8 +63,6 @@ class Asking:
             if was_never_sent(error):
                 raise Unreachable.nothing_answers(self.base_url) from error
             raise ServerFault(what, 0, "the connection broke", after) from error
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            raise ServerFault(what, 0, "the connection broke", after) from error
 
     def translate_status(
         self,
@@ -86,12 +84,14 @@ class Asking:
                 return Unreachable.no_letta_server(self.base_url)
             case 404 if missing is not None and not detail.startswith("NOT_FOUND: Handle"):
                 return missing
-            case 404 | 400 | 402:
+            case 402:
+                return Refused(what, quote(detail) or "no credits are left", "A person has to look after the account.")
+            case 400 | 404:
                 return Refused(what, quote(detail), _advice(detail))
             case 409 if "waiting for approval" in detail:
                 return AwaitingApproval(conversation_id)
             case 409 if "being processed" in detail:
-                return Busy(conversation_id, _busy_run(error.body, detail))
+                return Busy(conversation_id, _busy_run(detail))
             case 409:
                 return Refused(what, quote(detail), "The same call may succeed in a moment.")
             case 422 if missing is not None and "'path'" in detail:
@@ -100,8 +100,10 @@ class Asking:
             case 422 | 413 | 414:
                 return Refused(what, quote(_validation_words(detail)), "Correct the arguments and call again.")
             case 429:
+                wait = error.response.headers.get("retry-after", "")
+                pause = f"{wait} seconds" if wait.isdecimal() else "a little"
                 return ServerFault(
-                    what, status, "too many requests", "Wait a little; then the same call can be made again."
+                    what, status, "too many requests", f"Wait {pause}; then the same call can be made again."
                 )
             case _ if 200 <= status < 400:
                 return Unreachable.no_letta_server(self.base_url)
@@ -117,12 +119,8 @@ def _detail(body: object) -> str:
     """The words in an error's body: Letta has them under `detail`, or under `error.message` for a model's failure."""
     if isinstance(body, Mapping):
         fields = cast("Mapping[str, object]", body)
-        detail = fields.get("detail")
-        if isinstance(detail, str):
-            return detail
-        inner = fields.get("error") if isinstance(fields.get("error"), Mapping) else fields
-        inner = cast("Mapping[str, object]", inner)
-        return str(inner.get("detail") or inner.get("message") or detail or "")
+        inner = mapping_field(fields, "error") or fields
+        return text_field(inner, "detail") or text_field(inner, "message") or str(fields.get("detail") or "")
     return body if isinstance(body, str) else ""
 
 
@@ -131,10 +129,7 @@ def _is_unrouted(body: object) -> bool:
     return not isinstance(body, Mapping) or _detail(cast("object", body)) in ("", "Not Found")
 
 
-def _busy_run(body: object, detail: str) -> str:
-    run_id = cast("Mapping[str, object]", body).get("run_id") if isinstance(body, Mapping) else None
-    if isinstance(run_id, str):
-        return run_id
+def _busy_run(detail: str) -> str:
     found = _RUN.search(detail)
     return found.group(1) if found else ""
 
@@ -160,7 +155,3 @@ def _seconds(error: letta_client.APIConnectionError) -> float:
     timeout = error.request.extensions.get("timeout")
     seconds = cast("Mapping[str, object]", timeout).get("read") if isinstance(timeout, Mapping) else None
     return float(seconds) if isinstance(seconds, int | float) else 0.0
-
-
-def missing_conversation(conversation_id: str) -> NotFound:
-    return NotFound.conversation(conversation_id)
