@@ -21,7 +21,7 @@ from tests.rig.servers import ERAS, TRANSPORTS, Caller, Era, Transport, connect,
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--renew-schemas", action="store_true", help="write the published tool schemas anew")
+    parser.addoption("--renew", action="store_true", help="write the tool schemas and the README anew")
     parser.addoption("--live", action="store_true", help="run the tests against a real Letta server, which is started")
 
 

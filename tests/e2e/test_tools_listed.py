@@ -37,11 +37,11 @@ async def test_the_tools_are_listed_in_the_same_order_everywhere(mcp: Caller) ->
 
 
 async def test_the_schemas_are_those_that_were_agreed(pytestconfig: pytest.Config) -> None:
-    """Renewed with `pytest --renew-schemas`; the difference is for a reviewer to read."""
+    """Renewed with `pytest --renew`; the difference is for a reviewer to read."""
     for tool in await listed_tools():
         published = tool.model_dump(mode="json", by_alias=True, exclude_none=True)
         path = SNAPSHOTS / f"{tool.name}.json"
-        if pytestconfig.getoption("--renew-schemas"):
+        if pytestconfig.getoption("--renew"):
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(published, indent=2, ensure_ascii=False) + "\n")
         assert json.loads(path.read_text()) == published, f"{tool.name} changed"

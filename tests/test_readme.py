@@ -1,0 +1,59 @@
+"""The README is true: its tables name what the code has."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from letta_conversations_mcp.server import TOOLS
+from letta_conversations_mcp.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+OPTIONS = re.compile(r"(<!-- options: .*? -->\n).*?(<!-- end of options -->)", re.DOTALL)
+
+
+def options_table() -> str:
+    rows = ["| flag | variable | default | meaning |", "|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        alias = field.validation_alias
+        variable = alias.upper() if isinstance(alias, str) else f"LETTA_MCP_{name.upper()}"
+        flag = f"--{(alias if isinstance(alias, str) else name).replace('_', '-')}"
+        default = field.get_default(call_default_factory=True)
+        shown = default.get_secret_value() if hasattr(default, "get_secret_value") else default
+        text = "" if shown in ("", ()) else f"`{str(shown).lower() if isinstance(shown, bool) else shown}`"
+        rows.append(f"| `{flag}` | `{variable}` | {text} | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
+def test_every_option_has_its_row(pytestconfig: pytest.Config) -> None:
+    text = README.read_text()
+    renewed = OPTIONS.sub(lambda found: f"{found[1]}{options_table()}{found[2]}", text)
+    if pytestconfig.getoption("--renew"):
+        README.write_text(renewed)
+        text = renewed
+
+    assert text == renewed, "the options changed: pytest --renew writes the table anew"
+
+
+def test_every_tool_has_its_row() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", README.read_text(), re.MULTILINE)
+
+    assert sorted(rows) == sorted(spec.fn.__name__ for spec in TOOLS)
+
+
+def test_the_configurations_are_json() -> None:
+    blocks = re.findall(r"```json\n(.*?)```", README.read_text(), re.DOTALL)
+
+    assert [set(json.loads(block)) for block in blocks] == [{"mcpServers"}, {"inputs", "servers"}]
+    assert "mcpServers" in json.loads((ROOT / "mcp.json.example").read_text())
+
+
+def test_the_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+
+    for target in re.findall(r"`?make ([a-z-]+)", README.read_text()):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
