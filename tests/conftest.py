@@ -17,7 +17,7 @@ from tests.rig.letta_server import Letta
 from tests.rig.model import ScriptedModel
 from tests.rig.openai_model import serve_model
 from tests.rig.real_letta import real_letta
-from tests.rig.servers import ERAS, TRANSPORTS, Caller, Era, Transport, connect, in_own_task
+from tests.rig.servers import ALL_WAYS, Caller, Way, connect, in_own_task
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -76,24 +76,21 @@ def model(letta: Letta) -> ScriptedModel:
     return letta.model
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", params=ALL_WAYS, ids=str)
 async def connected_client(request: pytest.FixtureRequest, letta_server: Letta) -> AsyncGenerator[Client]:
-    transport: Transport
-    era: Era
-    transport, era = request.param
-    async with in_own_task(connect(Settings(base_url=letta_server.base_url), transport, era)) as client:
+    way: Way = request.param
+    settings = Settings(base_url=letta_server.base_url)
+    async with in_own_task(connect(settings, way.transport, way.era)) as client:
         yield client
-
-
-ALL_WAYS = [pytest.param((transport, era), id=f"{transport}-{era}") for transport in TRANSPORTS for era in ERAS]
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "connected_client" in metafunc.fixturenames:
-        metafunc.parametrize("connected_client", ALL_WAYS, indirect=True, scope="session")
 
 
 @pytest.fixture
 def mcp(connected_client: Client, letta: Letta) -> Caller:
     """A client of our server; a test that takes it runs over every transport and in both eras."""
     return Caller(connected_client)
+
+
+@pytest.fixture(params=ALL_WAYS, ids=str)
+def way(request: pytest.FixtureRequest) -> Way:
+    """A transport and an era, for a test that needs a server with settings of its own."""
+    return request.param

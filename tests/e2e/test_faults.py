@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-
 import anyio
 import pytest
 from mcp import MCPError
@@ -16,7 +12,7 @@ from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.loopback import loopback_socket
 from tests.rig.model import Hold, Say, ScriptedModel
-from tests.rig.servers import ERAS, TRANSPORTS, Caller, Era, Transport, connect
+from tests.rig.servers import Caller, Way
 
 pytestmark = pytest.mark.fake_only
 
@@ -305,23 +301,6 @@ async def test_too_many_requests_are_said_to_be(mcp: Caller, letta: Letta) -> No
 
     assert "too many requests" in refusal
     assert "Wait 7 seconds" in refusal
-
-
-@dataclass(frozen=True)
-class Way:
-    transport: Transport
-    era: Era
-
-    @asynccontextmanager
-    async def to(self, settings: Settings) -> AsyncGenerator[Caller]:
-        async with connect(settings, self.transport, self.era) as client:
-            yield Caller(client)
-
-
-@pytest.fixture(params=[Way(transport, era) for transport in TRANSPORTS for era in ERAS], ids=str)
-def way(request: pytest.FixtureRequest) -> Way:
-    """A transport and an era, for tests that need a server of their own."""
-    return request.param
 
 
 async def test_a_wrong_key_is_named_and_not_shown(way: Way) -> None:

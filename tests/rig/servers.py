@@ -134,3 +134,22 @@ class Caller:
         answer = await self.call(tool, **arguments)
         assert answer.is_error, answer
         return answer.text
+
+
+@dataclass(frozen=True)
+class Way:
+    """A transport and an era, for tests that need a server with settings of their own."""
+
+    transport: Transport
+    era: Era
+
+    def __str__(self) -> str:
+        return f"{self.transport}-{self.era}"
+
+    @asynccontextmanager
+    async def to(self, settings: Settings) -> AsyncGenerator[Caller]:
+        async with connect(settings, self.transport, self.era) as client:
+            yield Caller(client)
+
+
+ALL_WAYS = tuple(Way(transport, era) for transport in TRANSPORTS for era in ERAS)
