@@ -50,7 +50,7 @@ def test_a_key_that_the_client_did_not_fill_in_is_no_key(
     [
         (["serve", "--wait-seconds", "soon"], "--wait-seconds"),
         (["serve", "--max-output-chars", "10"], "--max-output-chars"),
-        (["--letta-base-url", "not an url"], "an URL is needed"),
+        (["--letta-base-url", "not an url"], "a URL is needed"),
         (["serve", "--http", "--letta-base-url", "http://localhost:1", "--host", "0.0.0.0"], "a token is needed"),
     ],
 )

@@ -46,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _option_problem(problem: Any) -> str:
-    place = "".join(f"--{str(part).replace('_', '-')}" for part in problem["loc"][:1])
-    return f"{place or 'options'}: {problem['msg'].removeprefix('Value error, ')}"
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    variable = name.upper() if name.startswith("letta_") else f"LETTA_MCP_{name.upper()}"
+    place = f"--{name.replace('_', '-')} (or {variable})" if name else "options"
+    return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def _fail(message: str) -> int:

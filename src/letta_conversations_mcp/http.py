@@ -1,7 +1,7 @@
 """The ASGI application of `serve --http`: MCP at /mcp behind a bearer token, and a health route in front of it.
 
-Only this machine may call unless a token is set. Host and Origin headers are checked always, against names that the
-settings give: a page in somebody's browser must not reach a server on that person's machine.
+Only this machine may call unless a token is set. The Host and Origin headers of every MCP request are checked, against
+names that the settings give: a page in somebody's browser must not reach a server on that person's machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HEALTH_PATH = "/healthz"
 BODY_BYTES = 32 * 1024 * 1024
 """The largest request: a message with a few images of the largest size, in base64."""
 
-STOP_SECONDS = 5
+STOP_SECONDS = 2
 """How long open requests may take to end when the server is stopped; their turns go on at Letta."""
 
 

@@ -4,7 +4,7 @@ the list that a client shows to a person. Read-only, and each within the budget 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from mcp.server import MCPServer, ServerRequestContext
@@ -29,7 +29,7 @@ from pydantic_core import to_json
 from letta_conversations_mcp.core.addressing import check_conversation_id, check_message_id, locate
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, NotFound
 from letta_conversations_mcp.core.history import HistoryPage, read_history
-from letta_conversations_mcp.core.model import Conversation, ConversationQuery, MessageQuery
+from letta_conversations_mcp.core.model import CONVERSATION_ID, Conversation, ConversationQuery, MessageQuery
 from letta_conversations_mcp.core.transcript import body, shorten, to_markdown
 from letta_conversations_mcp.tools.tool import Services, ToolContext
 
@@ -160,7 +160,7 @@ def _older_uri(conversation_id: str, page: HistoryPage, limit: str, ending: str)
 
 def _cut_note(page: HistoryPage, texts: list[str]) -> str:
     count = sum(text != body(each) for each, text in zip(page.messages, texts, strict=True))
-    return f"({count} messages are cut to fit; a smaller limit shows more of each.)" if count else ""
+    return f"(Cut to fit: {count} of these messages. The tool list_messages reads on in them.)" if count else ""
 
 
 async def complete_conversation_id(services: Services, typed: str) -> Completion:
@@ -174,25 +174,31 @@ async def complete_conversation_id(services: Services, typed: str) -> Completion
 
 
 def _as_resource(conversation: Conversation) -> Resource:
-    title = (
-        conversation.summary[:80] or f"Conversation of {(conversation.last_message_at or conversation.created_at)[:16]}"
-    )
+    when = (conversation.last_message_at or conversation.created_at)[:16].replace("T", " ")
+    title = conversation.summary[:80] or f"Conversation of {when}"
     return Resource(
         uri=f"letta://conversations/{conversation.id}/transcript",
         name=conversation.id,
         title=title,
-        description="Transcript of a conversation with a Letta agent.",
+        description=f"Transcript; agent {conversation.agent_id}, last message {when}.",
         mime_type="text/markdown",
     )
 
 
 async def _recent(services: Services, cursor: object) -> ListResourcesResult:
     """A page of conversations, newest first; the cursor is the id of the last one."""
-    after = check_conversation_id(cursor) if isinstance(cursor, str) and cursor else ""
+    after = cursor if isinstance(cursor, str) else ""
+    if after and not CONVERSATION_ID.fullmatch(after):
+        raise InvalidArgument("cursor", "it is not one that this server gave; list again without it.")
     page = await services.backend.list_conversations(ConversationQuery(after=after, limit=RECENT))
     return ListResourcesResult(
         resources=[_as_resource(each) for each in page.items], next_cursor=page.items[-1].id if page.more else None
     )
+
+
+def _completes_conversations(params: Mapping[str, Any]) -> bool:
+    of_ours = str(params["ref"].get("uri", "")).startswith("letta://conversations/")
+    return of_ours and params["argument"]["name"] == "conversation_id"
 
 
 async def ask_letta(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
@@ -208,7 +214,7 @@ async def ask_letta(ctx: ServerRequestContext[Services, Any], call_next: CallNex
     try:
         if ctx.method == "resources/list":
             return await _recent(ctx.lifespan_context, params.get("cursor"))
-        if ctx.method == "completion/complete" and params["argument"]["name"] == "conversation_id":
+        if ctx.method == "completion/complete" and _completes_conversations(params):
             completion = await complete_conversation_id(ctx.lifespan_context, params["argument"]["value"])
             return CompleteResult(completion=completion)
     except (NotFound, InvalidArgument) as error:

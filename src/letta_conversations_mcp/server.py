@@ -9,7 +9,8 @@ from typing import Any
 
 from mcp.server import CacheHint, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import CallToolResult, InputRequiredResult, Tool
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, Tool
 
 from letta_conversations_mcp import __version__
 from letta_conversations_mcp.backends.open import open_backend
@@ -66,6 +67,14 @@ class ConversationServer(MCPServer[Services]):
     def tools(self) -> dict[str, ConversationTool]:
         """The tools by name, in the order in which they are listed."""
         return {tool.name: tool for tool in (spec.build() for spec in self._specs)}
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: ToolContext | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        # The SDK answers an unknown prompt with an internal error and a traceback in the log.
+        if name not in {prompt.name for prompt in await self.list_prompts()}:
+            raise MCPError(code=INVALID_PARAMS, message=f"There is no prompt {name[:80]!r}.")
+        return await super().get_prompt(name, arguments, context)
 
     async def list_tools(self) -> list[Tool]:
         return [tool.listed() for tool in self.tools.values()]

@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     backend: Literal["auto", "api"] = Field(
         default="auto",
         description="where conversations live: api is the Letta REST API, Cloud or self-hosted; "
-        "auto chooses it when a key or an URL is set",
+        "auto chooses it when a key or a URL is set",
     )
     api_key: SecretStr = Field(
         default=SecretStr(""),
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
             try:
                 TypeAdapter(HttpUrl).validate_python(value)
             except ValidationError as error:
-                raise ValueError("an URL is needed, such as http://localhost:8283") from error
+                raise ValueError("a URL is needed, such as http://localhost:8283") from error
         return value.rstrip("/")
 
     @field_validator("allowed_hosts", "allowed_origins", mode="before")

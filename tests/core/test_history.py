@@ -194,11 +194,11 @@ async def test_a_result_is_shown_at_its_call() -> None:
     assert page.messages[0].calls[0].name == "tool a"
 
 
-async def test_a_result_whose_call_is_on_another_page_stands_by_itself() -> None:
+async def test_a_page_reaches_on_rather_than_part_a_call_from_its_result() -> None:
     memory = Memory([[_calls(1, "a")], [_results(2, "a")]])
 
     assert _told(await _read(memory, MessageQuery(limit=1))) == [[("a", "success", "result a")]]
-    assert _told(await _read(memory, MessageQuery(limit=1, order="asc"))) == [[("a", "pending", "")]]
+    assert _told(await _read(memory, MessageQuery(limit=1, order="asc"))) == [[("a", "success", "result a")]]
 
 
 async def test_a_call_that_was_approved_shows_its_result() -> None:

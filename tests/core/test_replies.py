@@ -195,7 +195,7 @@ def test_a_turn_that_failed_after_it_did_something_is_not_called_safe_to_repeat(
 @pytest.mark.parametrize(
     ("turn", "told"),
     [
-        (Turn(status="failed", failure=TurnFailure(message="It broke.", detail="Badly.")), "It broke.: Badly."),
+        (Turn(status="failed", failure=TurnFailure(message="It broke.", detail="Badly.")), "It broke: Badly."),
         (Turn(status="failed", stop_reason="no_tool_call"), "The turn failed (no_tool_call)."),
         (Turn(status="empty", stop_reason="end_turn"), "ended its turn without saying anything"),
         (Turn(status="empty", tool_calls=(ToolCall(),)), "after running its tools without saying anything"),

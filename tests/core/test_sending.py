@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from letta_conversations_mcp.core.backend import Backend, StreamLost
-from letta_conversations_mcp.core.errors import NotFound, Refused, ServerFault
+from letta_conversations_mcp.core.errors import Busy, NotFound, Refused, ServerFault
 from letta_conversations_mcp.core.model import (
     Chunk,
     ConversationRef,
@@ -56,13 +56,13 @@ class Place:
     async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:
         return [states[0] for states in self.runs.values()]
 
-    async def get_run(self, run_id: str) -> Run:
+    async def get_run(self, ref: ConversationRef, run_id: str) -> Run:
         if run_id not in self.runs:
             raise NotFound.run(run_id)
         states = self.runs[run_id]
         return states.pop(0) if len(states) > 1 else states[0]
 
-    async def list_run_chunks(self, run_id: str) -> Sequence[Chunk]:
+    async def list_run_chunks(self, ref: ConversationRef, run_id: str) -> Sequence[Chunk]:
         return self.chunks
 
     async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:
@@ -156,6 +156,34 @@ async def test_a_cancelled_wait_leaves_the_turn_running() -> None:
         turn = await sender.wait(flight, 10, silent)
 
     assert turn.reply == "done"
+
+
+async def test_a_message_whose_place_does_not_come_is_withdrawn() -> None:
+    place, gate = Place(), anyio.Event()
+    place.turns = {"slow": when_opened(gate, says("done", "run-7")), "late": at_once(says("never"))}
+    async with sender_at(place) as sender:
+        flight = sender.send(HERE, message("slow"))
+        with pytest.raises(Busy, match="run-7"):
+            await sender.send_and_wait(HERE, message("late"), 0.05, silent)
+        gate.set()
+        await sender.wait(flight, 10, silent)
+
+    assert place.begun == ["slow"]
+
+
+async def test_a_message_whose_caller_has_gone_before_its_place_came_is_withdrawn() -> None:
+    place, gate = Place(), anyio.Event()
+    place.turns = {"slow": when_opened(gate, says("done")), "left": at_once(says("never")), "next": at_once(says("n"))}
+    async with sender_at(place) as sender:
+        flight = sender.send(HERE, message("slow"))
+        with anyio.move_on_after(0.05):
+            await sender.send_and_wait(HERE, message("left"), 1000, silent)
+        gate.set()
+        await sender.wait(flight, 10, silent)
+        following = await sender.send_and_wait(HERE, message("next"), 10, silent)
+
+    assert place.begun == ["slow", "next"]
+    assert following.reply == "n"
 
 
 async def test_an_unexpected_failure_ends_its_own_turn_only() -> None:

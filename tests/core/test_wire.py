@@ -28,7 +28,7 @@ ARGUMENTS = '{"query": "tea"}'
     [
         ("plain", "plain"),
         ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"),
-        ([{"type": "text", "text": "see "}, {"type": "image", "source": {"data": "AAAA"}}], "see [image]"),
+        ([{"type": "text", "text": "see"}, {"type": "image", "source": {"data": "AAAA"}}], "see [image]"),
         (["a", {"type": "text", "text": "b"}], "ab"),
         ([{"type": "audio"}, 7, None, {"text": 3}], ""),
         (None, ""),

@@ -50,7 +50,7 @@ async def test_a_page_of_long_messages_shows_a_part_of_every_one(way: Way) -> No
 
     assert fits(page)
     assert [each["text"].split()[0] for each in page.data["messages"]] == [str(number) for number in range(12)]
-    assert "12 of these messages are cut" in page.data["note"]
+    assert "Cut to fit: 12 of these messages" in page.data["note"]
     assert len(getattr(transcript, "text", "")) <= LEAST
 
 

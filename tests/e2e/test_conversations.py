@@ -215,7 +215,7 @@ async def test_too_little_to_compact_is_explained(mcp: Caller, letta: Letta) -> 
 
     refusal = await mcp.refused("compact", conversation_id=conversation_id)
 
-    assert "too little in context" in refusal
+    assert "too little in its context" in refusal
     assert "mode='all'" in refusal
 
 
@@ -319,6 +319,10 @@ async def test_agents_are_listed_searched_and_paged(mcp: Caller, letta: Letta) -
     assert [each["id"] for each in everyone.data["agents"]] == ids[::-1]
     assert [each["id"] for each in (*first.data["agents"], *rest.data["agents"])] == ids[::-1]
     assert all(agent_id in everyone.text for agent_id in ids)
+
+
+async def test_an_unknown_cursor_of_the_agents_does_not_begin_again(mcp: Caller, letta: Letta) -> None:
+    assert "no agent" in await mcp.refused("list_agents", after=UNKNOWN_AGENT)
 
 
 async def test_a_search_without_a_match_says_how_to_see_all(mcp: Caller, letta: Letta) -> None:

@@ -174,7 +174,7 @@ async def test_a_reading_that_fails_once_is_repeated_unseen(mcp: Caller, letta: 
         (404, "nothing here", ["not a Letta REST server"]),
         (404, {"detail": "Not Found"}, ["not a Letta REST server"]),
         (404, {"detail": "Conversation not found with id"}, ["no conversation conv-"]),
-        (404, {"detail": "NOT_FOUND: Handle a/b not found, must be one of []"}, ["no such model"]),
+        (404, {"detail": "NOT_FOUND: Handle a/b not found, must be one of []"}, ["no model a/b"]),
         (200, "[]", ["not a Letta REST server"]),
         (200, "<!doctype html><title>x</title>", ["not a Letta REST server"]),
         (302, "", ["not a Letta REST server"]),

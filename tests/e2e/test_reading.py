@@ -79,6 +79,33 @@ async def test_the_order_is_that_of_time_after_a_compaction_too(mcp: Caller, let
     assert [each["kind"] for each in summaries.data["messages"]] == ["summary"]
 
 
+async def test_a_page_does_not_part_a_call_from_its_result(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    letta.model.enqueue(CallTools((Use("conversation_search", {"query": "x"}),)), Say("Done."))
+    place = {"conversation_id": (await mcp.ok("send_message", agent=agent_id, message="look")).data["conversation_id"]}
+
+    for limit in (1, 2, 3):
+        pages: list[str] = []
+        cursor = ""
+        while True:
+            page = await mcp.ok("list_messages", **place, limit=limit, before=cursor)
+            pages = texts(page.data) + pages
+            if not (cursor := page.data.get("older", "")):
+                break
+        assert len(pages) == 3, (limit, pages)
+        assert pages[1].startswith("conversation_search(")
+        assert "→" in pages[1]
+
+
+async def test_the_end_of_the_history_is_said_to_be_the_end(mcp: Caller, letta: Letta) -> None:
+    _, conversation_id = await a_conversation(letta, 1)
+    page = await mcp.ok("list_messages", conversation_id=conversation_id, limit=2)
+
+    beyond = await mcp.ok("list_messages", conversation_id=conversation_id, before=page.data["older"])
+
+    assert "No older messages" in beyond.text
+
+
 async def test_only_the_wanted_kinds_are_shown(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
     letta.model.enqueue(CallTools((Use("conversation_search", {"query": "x"}),)), Say("Done.", reasoning="Easy."))
@@ -256,6 +283,10 @@ async def test_a_conversation_id_is_completed_from_what_was_typed(mcp: Caller, l
     by_id = await mcp.client.complete(ref, {"name": "conversation_id", "value": conversation_id[:20]})
     by_summary = await mcp.client.complete(ref, {"name": "conversation_id", "value": "zebras"})
 
+    elsewhere = ResourceTemplateReference(type="ref/resource", uri="other://{conversation_id}")
+    none = await mcp.client.complete(elsewhere, {"name": "conversation_id", "value": "conv"})
+
+    assert none.completion.values == []
     assert conversation_id in by_id.completion.values
     assert by_summary.completion.values[0] == conversation_id
 

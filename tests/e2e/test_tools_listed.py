@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from mcp import Client
+from mcp import Client, MCPError
 from mcp_types import Tool
 
 from letta_conversations_mcp.server import build_server
@@ -115,6 +115,13 @@ async def test_an_unknown_tool_is_answered_with_those_that_are_there(mcp: Caller
     refusal = await mcp.refused("send")
 
     assert "send_message" in refusal
+
+
+async def test_an_unknown_prompt_is_an_error_of_the_request(mcp: Caller) -> None:
+    with pytest.raises(MCPError) as raised:
+        await mcp.client.get_prompt("nothing like it")
+
+    assert raised.value.error.code == -32602
 
 
 async def test_the_server_says_what_it_is(mcp: Caller) -> None:

@@ -1,6 +1,6 @@
 """From what a caller wrote to where it is: agents by id or name, conversations by id or as an agent's default.
 
-Every id is checked against its pattern here, before it can become part of an URL.
+Every id is checked against its pattern here, before it can become part of a URL.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def check_conversation_id(conversation_id: str) -> str:
     wanted = conversation_id.strip()
     if wanted == DEFAULT_CONVERSATION:
         raise InvalidArgument(
-            "conversation_id", "'default' is a place of an agent, not a conversation; give a conv-… id."
+            "conversation_id",
+            "the default conversation of an agent has no id of its own and cannot be named here; give a conv-… id.",
         )
     if not CONVERSATION_ID.fullmatch(wanted):
         raise InvalidArgument(

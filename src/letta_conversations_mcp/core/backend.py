@@ -19,6 +19,7 @@ from letta_conversations_mcp.core.model import (
     Conversation,
     ConversationQuery,
     ConversationRef,
+    Deletion,
     Message,
     MessageQuery,
     NewConversation,
@@ -61,8 +62,8 @@ class Backend(Protocol):
 
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]: ...
 
-    async def delete_conversation(self, conversation_id: str) -> None:
-        """Raises NotFound when it is gone already."""
+    async def delete_conversation(self, conversation_id: str) -> Deletion:
+        """Delete it, or hide it where a server cannot delete; says which. Raises NotFound when it is gone already."""
         ...
 
     async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:
@@ -96,10 +97,10 @@ class Backend(Protocol):
         """The newest runs of a conversation, newest first."""
         ...
 
-    async def get_run(self, run_id: str) -> Run:
-        """Raises NotFound."""
+    async def get_run(self, ref: ConversationRef, run_id: str) -> Run:
+        """A run of this conversation. Raises NotFound."""
         ...
 
-    async def list_run_chunks(self, run_id: str) -> Sequence[Chunk]:
+    async def list_run_chunks(self, ref: ConversationRef, run_id: str) -> Sequence[Chunk]:
         """What a run has stored so far, oldest first: its messages and, at the end, its usage."""
         ...

@@ -3,6 +3,7 @@
     ConversationError
     ├── InvalidArgument      the caller can mend it: a malformed id, a contradiction, a bad model setting
     ├── NotFound             no such agent, conversation, run or message
+    ├── NoReply              nothing was sent in a conversation yet
     ├── Ambiguous            a name that several agents share
     ├── NotConfirmed         a destructive call without its confirmation
     ├── Refused              Letta understood the request and said no
@@ -98,6 +99,13 @@ class NotFound(ConversationError):
         )
 
 
+class NoReply(ConversationError):
+    """Nothing was ever sent in a conversation, so there is nothing to wait for."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(f"Nothing was sent in {place} yet, so there is no reply. Use send_message.")
+
+
 class Ambiguous(ConversationError):
     """Several agents have this name; names are not unique in Letta."""
 
@@ -154,14 +162,12 @@ class AwaitingApproval(ConversationError):
 class Unauthorized(ConversationError):
     """Letta did not accept the key."""
 
-    def __init__(self, base_url: str, *, key_given: bool) -> None:
+    def __init__(self, base_url: str, *, key_given: bool, variable: str = "LETTA_API_KEY") -> None:
         self.base_url = base_url
-        problem = (
-            "did not accept the key in LETTA_API_KEY" if key_given else "asks for a key, and LETTA_API_KEY is not set"
-        )
+        problem = f"did not accept the key in {variable}" if key_given else f"asks for a key, and {variable} is not set"
         super().__init__(
             f"The Letta server at {base_url} {problem}. Nothing was done. "
-            "A person has to set LETTA_API_KEY for this MCP server and restart it."
+            f"A person has to set {variable} for this MCP server and restart it."
         )
 
 

@@ -44,10 +44,10 @@ async def read_history(
             break
         wanted += len({each.id for each in page.items if each.kind in kinds})
         stretch = [*page.items, *stretch] if query.order == "desc" else [*stretch, *page.items]
-        if not more or wanted >= query.limit:
+        if not more or (wanted >= asked.limit and not _splits_a_call(stretch, query)):
             break
         cursor = {"before": stretch[0].id} if query.order == "desc" else {"after": stretch[-1].id}
-        query = query.model_copy(update=cursor)
+        query = query.model_copy(update={**cursor, "limit": max(asked.limit - wanted, 1)})
     first, last = (stretch[0].id, stretch[-1].id) if stretch else ("", "")
     beyond_older = more if asked.order == "desc" else bool(asked.after)
     beyond_newer = more if asked.order == "asc" else bool(asked.before)
@@ -56,6 +56,13 @@ async def read_history(
         older=first if beyond_older else "",
         newer=last if beyond_newer else "",
     )
+
+
+def _splits_a_call(stretch: Sequence[Message], query: MessageQuery) -> bool:
+    """Whether a tool's call and its result are on different sides of where the page would end."""
+    if query.order == "desc":
+        return stretch[0].type == "tool_return_message"
+    return stretch[-1].type == "tool_call_message"
 
 
 def _with_results(messages: Sequence[Message]) -> list[Message]:

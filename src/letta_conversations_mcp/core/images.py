@@ -1,4 +1,4 @@
-"""Images as a caller gives them: an URL that the Letta server fetches, or the data itself."""
+"""Images as a caller gives them: a URL that the Letta server fetches, or the data itself."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ TurnStatus = Literal["completed", "running", "needs_approval", "empty", "failed"
 CompactionMode = Literal["all", "sliding_window", "self_compact_all", "self_compact_sliding_window"]
 Order = Literal["asc", "desc"]
 OrderBy = Literal["created_at", "last_run_completion", "last_message_at"]
+Deletion = Literal["deleted", "hidden"]
 Archived = Literal["no", "only", "all"]
 
 
@@ -207,7 +208,7 @@ class MessageQuery(Noun):
 
 
 class Image(Noun):
-    """An image of a message: an URL that the server fetches, or base64 data with its media type."""
+    """An image of a message: a URL that the server fetches, or base64 data with its media type."""
 
     url: str = ""
     media_type: str = ""

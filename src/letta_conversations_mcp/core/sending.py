@@ -19,7 +19,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from letta_conversations_mcp.core.backend import Backend, StreamLost
-from letta_conversations_mcp.core.errors import AwaitingApproval, ConversationError, NotFound, ServerFault
+from letta_conversations_mcp.core.errors import AwaitingApproval, Busy, ConversationError, NoReply, ServerFault
 from letta_conversations_mcp.core.model import ConversationRef, MessageQuery, OutgoingMessage, Run, Turn
 from letta_conversations_mcp.core.turn import TurnBuilder
 
@@ -57,7 +57,10 @@ class Flight:
         """The run of a turn that this process did not send; it is asked after only while somebody waits."""
         self.builder = TurnBuilder()
         self.landed = anyio.Event()
-        self.waiting_for = "" if run else HANDING_OVER
+        self.begun = run is not None
+        """Whether the message is being handed over, or has been."""
+        self.withdrawn = False
+        self.waiting_for = "asking Letta for the reply" if run else HANDING_OVER
         self._outcome: Turn | ConversationError | None = None
         self._changed = anyio.Event()
         if run:
@@ -79,6 +82,11 @@ class Flight:
         """Tell those who wait that there is news."""
         self._changed.set()
         self._changed = anyio.Event()
+
+    def withdraw(self) -> bool:
+        """Take the message back if it has not been handed over; whether that was so."""
+        self.withdrawn = not self.begun
+        return self.withdrawn
 
     def land(self, outcome: Turn | ConversationError) -> None:
         self._outcome = outcome
@@ -124,26 +132,48 @@ class Sender:
     def in_flight(self, ref: ConversationRef, run_id: str = "") -> Flight | None:
         """The turn that this process runs in a conversation: that of the run, or the one sent last."""
         lane = self._lanes.get(ref)
-        flights = [each for each in lane.flights if run_id in ("", each.run_id)] if lane else []
+        flights = [each for each in lane.flights if each.begun and run_id in ("", each.run_id)] if lane else []
         return flights[-1] if flights else None
 
     async def find(self, ref: ConversationRef, run_id: str = "") -> Flight:
         """The turn of a run, or the newest turn of a conversation: here, or wherever it was started, running or ended.
 
         Raises:
-            NotFound: there is no such run, or no turn has run in this conversation.
+            NotFound: there is no such run.
+            NoReply: no turn has run in this conversation.
         """
         if flight := self.in_flight(ref, run_id):
             return flight
         if run_id:
-            run = await self._backend.get_run(run_id)
+            run = await self._backend.get_run(ref, run_id)
         else:
             runs = await self._backend.list_runs(ref, limit=RECENT_RUNS)
             if not runs:
-                raise NotFound("reply in", str(ref), "Nothing was sent there yet: use send_message.")
+                raise NoReply(str(ref))
             taken = [each for each in runs if not (each.failure and each.failure.awaits_approval)]
             run = next((each for each in taken if each.active), (taken or runs)[0])
         return Flight(ref, run=run)
+
+    async def send_and_wait(
+        self, ref: ConversationRef, message: OutgoingMessage, seconds: float, report: Report
+    ) -> Turn:
+        """Send a message and wait for its turn as `wait` does.
+
+        A message whose place has not come by then, or whose caller has gone, is withdrawn: it would be lost with this
+        process, and its caller would take the reply before it for its own.
+
+        Raises:
+            Busy: the place did not come; nothing was sent.
+        """
+        flight = self.send(ref, message)
+        try:
+            turn = await self.wait(flight, seconds, report)
+        finally:
+            withdrawn = flight.withdraw()
+        if withdrawn:
+            running = self.in_flight(ref)
+            raise Busy(ref.conversation_id, running.run_id if running else "")
+        return turn
 
     async def wait(self, flight: Flight, seconds: float, report: Report) -> Turn:
         """Wait up to `seconds` for the turn's end, reporting; then give it as it stands.
@@ -162,10 +192,12 @@ class Sender:
     async def _keep_reporting(self, flight: Flight, report: Report) -> None:
         started = anyio.current_time()
         while True:
-            await report(f"{flight.doing}, {anyio.current_time() - started:.0f} s")
+            told = flight.doing
+            await report(f"{told}, {anyio.current_time() - started:.0f} s")
             await anyio.sleep(self._pace.report_at_most_every)
             with anyio.move_on_after(self._pace.report_at_least_every - self._pace.report_at_most_every):
-                await flight.changed()
+                while flight.doing == told:
+                    await flight.changed()
 
     async def _fly(self, lane: _Lane, flight: Flight, message: OutgoingMessage) -> None:
         """One turn from its place in the order to its end. The boundary at which whatever goes wrong becomes its
@@ -173,7 +205,8 @@ class Sender:
         outcome: Turn | ConversationError = _unexplained(flight)
         try:
             async with lane.lock:
-                outcome = await self._run_turn(flight, message)
+                if not flight.withdrawn:
+                    outcome = await self._run_turn(flight, message)
         except ConversationError as error:
             outcome = error
         except Exception:
@@ -185,6 +218,7 @@ class Sender:
             flight.land(outcome)
 
     async def _run_turn(self, flight: Flight, message: OutgoingMessage) -> Turn:
+        flight.begun = True
         flight.waiting_for = HANDING_OVER
         flight.note()
         try:
@@ -209,7 +243,7 @@ class Sender:
             run = await self._run_of(flight)
             if run is None:
                 return flight.builder.build().model_copy(update={"status": "unknown"})
-            return await self._follow(run)
+            return await self._follow(flight.ref, run)
         except ConversationError as error:
             logger.warning("the fate of a turn in conversation %s could not be told: %s", flight.ref, error)
             return flight.builder.build().model_copy(update={"status": "unknown"})
@@ -218,40 +252,40 @@ class Sender:
         """The run that took the message: the one that the stream named, or the one that stored a message with its
         otid."""
         if flight.run_id:
-            return await self._backend.get_run(flight.run_id)
+            return await self._backend.get_run(flight.ref, flight.run_id)
         for run in await self._backend.list_runs(flight.ref, limit=RECENT_RUNS):
             if run.active:
-                await self._until_ended(run)
+                await self._until_ended(flight.ref, run)
         newest = await self._backend.list_messages(flight.ref, MessageQuery(limit=RECENT_MESSAGES))
         for message in newest.items:
             if message.otid == flight.otid and message.run_id:
-                return await self._backend.get_run(message.run_id)
+                return await self._backend.get_run(flight.ref, message.run_id)
         return None
 
     async def _watch(self, flight: Flight, run: Run) -> None:
         try:
-            flight.land(await self._follow(run))
+            flight.land(await self._follow(flight.ref, run))
         except ConversationError as error:
             flight.land(error)
 
-    async def _follow(self, run: Run) -> Turn:
+    async def _follow(self, ref: ConversationRef, run: Run) -> Turn:
         """Wait for a run's end by asking, and build its turn from what it stored."""
-        run = await self._until_ended(run)
+        run = await self._until_ended(ref, run)
         builder = TurnBuilder()
         builder.run_id = run.id
-        for chunk in await self._backend.list_run_chunks(run.id):
+        for chunk in await self._backend.list_run_chunks(ref, run.id):
             builder.add(chunk)
         builder.failure = run.failure
         ends = {"failed": "error", "cancelled": "cancelled"}
         builder.stop_reason = run.stop_reason or ends.get(run.status, "end_turn")
         return builder.build()
 
-    async def _until_ended(self, run: Run) -> Run:
+    async def _until_ended(self, ref: ConversationRef, run: Run) -> Run:
         pause = self._pace.poll_first
         while run.active:
             await anyio.sleep(pause)
             pause = min(pause * 1.5, self._pace.poll_longest)
-            run = await self._backend.get_run(run.id)
+            run = await self._backend.get_run(ref, run.id)
         return run
 
 

@@ -64,7 +64,7 @@ def _part_text(part: object) -> str:
     if not isinstance(part, Mapping):
         return ""
     fields = cast("Mapping[str, object]", part)
-    return "[image]" if fields.get("type") == "image" else text_field(fields, "text")
+    return " [image]" if fields.get("type") == "image" else text_field(fields, "text")
 
 
 def calls_of(chunk: Chunk) -> Iterator[Mapping[str, object]]:

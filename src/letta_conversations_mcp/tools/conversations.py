@@ -17,6 +17,7 @@ from letta_conversations_mcp.core.model import (
     CompactionMode,
     Conversation,
     ConversationQuery,
+    Deletion,
     NewConversation,
     Order,
     OrderBy,
@@ -120,11 +121,17 @@ class Compacted(Result):
 
 class Deleted(Result):
     conversation_id: str
+    outcome: Deletion
     summary: str = ""
     note: str = ""
 
     def to_text(self) -> str:
         named = f" ({self.summary!r})" if self.summary else ""
+        if self.outcome == "hidden":
+            return (
+                f"Hid conversation {self.conversation_id}{named}: this backend cannot delete. It is no longer listed; "
+                "its messages stay on the disk, and its id still works."
+            )
         return " ".join(filter(None, [f"Deleted conversation {self.conversation_id}{named}.", self.note]))
 
 
@@ -188,7 +195,9 @@ async def _check_blocks(backend: Backend, owner: Agent, wanted: Sequence[str]) -
     """Raises InvalidArgument for a label that the agent lacks: 0.16.8 would refuse it and leave a broken one behind."""
     labels = owner.block_labels
     if labels is None:
-        labels = (await backend.get_agent(owner.id)).block_labels or ()
+        labels = (await backend.get_agent(owner.id)).block_labels
+    if labels is None:
+        return
     if unknown := [label for label in wanted if label not in labels]:
         has = ", ".join(labels) or "none"
         raise InvalidArgument("isolated_blocks", f"agent {owner.name!r} has no block {unknown[0]!r}; it has: {has}.")
@@ -343,9 +352,10 @@ async def delete(
     if not confirm:
         own = f" and its {count} {blocks}" if count else ""
         raise NotConfirmed(f"This would delete conversation {conversation.id}{named}{own} for everybody and for good.")
-    await backend.delete_conversation(conversation.id)
+    done = await backend.delete_conversation(conversation.id)
     return Deleted(
         conversation_id=conversation.id,
+        outcome=done,
         summary=cut(conversation.summary, SUMMARY_CHARS),
         note=f"Destroyed with it: {count} {blocks}." if count else "",
     )

@@ -103,7 +103,7 @@ async def send_message(
     ref = await _open(ctx, agent) if opens else await locate(services.backend, conversation_id, agent)
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
     try:
-        turn = await services.sender.wait(services.sender.send(ref, outgoing), seconds, reporter(ctx))
+        turn = await services.sender.send_and_wait(ref, outgoing, seconds, reporter(ctx))
     except ConversationError as error:
         if opens:
             error.add(f"The new conversation {ref.conversation_id} is there, without a message.")
@@ -181,16 +181,18 @@ async def list_messages(
         ),
         older=page.older,
         newer=page.newer,
-        note=_note(page, bodies, shown, skip_chars),
+        note=_note(query, page, bodies, shown, skip_chars),
         transcript=to_markdown(page.messages, shown),
     )
 
 
-def _note(page: HistoryPage, bodies: Sequence[str], shown: Sequence[str], skipped: int) -> str:
+def _note(query: MessageQuery, page: HistoryPage, bodies: Sequence[str], shown: Sequence[str], skipped: int) -> str:
     """Why the page is empty, or how to read on in what was cut."""
     if not page.messages:
-        beyond = page.older or page.newer
-        return "None of the messages looked at is of these kinds; the cursor leads on." if beyond else "No messages."
+        if page.older if query.order == "desc" else page.newer:
+            return "None of the messages looked at is of these kinds; the cursor leads on."
+        direction = "older " if query.before else "newer " if query.after else ""
+        return f"No {direction}messages."
     cut_ones = [index for index, text in enumerate(shown) if text != bodies[index]]
     if not cut_ones:
         return ""
@@ -198,7 +200,7 @@ def _note(page: HistoryPage, bodies: Sequence[str], shown: Sequence[str], skippe
     following = page.messages[first + 1].id if first + 1 < len(page.messages) else ""
     at = f"before={following!r}, " if following else ""
     return (
-        f"{len(cut_ones)} of these messages are cut to fit. "
+        f"Cut to fit: {len(cut_ones)} of these messages. "
         f"To read on in the first of them: the same call with {at}limit=1, skip_chars={skipped + len(shown[first])}."
     )
 

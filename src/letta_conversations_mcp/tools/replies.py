@@ -135,10 +135,10 @@ def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool, left_out: int) -> 
     if left_out:
         notes.append(f"{left_out} more tool calls are not shown.")
     if turn.status == "failed":
-        said = ": ".join(filter(None, [turn.failure.message, turn.failure.detail])) if turn.failure else ""
+        said = ": ".join(filter(None, [turn.failure.message.rstrip("."), turn.failure.detail])) if turn.failure else ""
         reason = f" ({turn.stop_reason})" if turn.stop_reason else ""
         notes.append(f"The turn failed: {quote(said)}" if said else f"The turn failed{reason}.")
-    if turn.status == "empty":
+    if turn.status == "empty" and turn.stop_reason != "max_steps":
         ran = " after running its tools" if turn.tool_calls else ""
         notes.append(f"The agent ended its turn{ran} without saying anything.")
     if turn.stop_reason == "max_steps":
@@ -172,7 +172,10 @@ def _next_step(turn: Turn, ref: ConversationRef) -> str:
         case "failed" if turn.tool_calls or turn.reply:
             return f"Part of the turn may be stored: look with list_messages({place}) before sending the message again."
         case "failed":
-            return "Letta keeps nothing of a turn that fails at its first step: it is safe to send the message again."
+            return (
+                "Letta keeps nothing of a turn that fails at its first step: once the cause is mended, "
+                "it is safe to send the message again."
+            )
         case "cancelled":
             return "Somebody stopped this turn. A new message can be sent."
         case _:

@@ -85,7 +85,7 @@ class ConversationTool(Tool):
             title=self.title,
             description=self.description,
             input_schema=self.parameters,
-            output_schema=self.output_schema,
+            output_schema=_without_titles(self.output_schema),
             annotations=self.annotations,
         )
 
@@ -96,6 +96,8 @@ class ConversationTool(Tool):
             place = ".".join(map(str, each["loc"])) or "arguments"
             if each["type"] == "extra_forbidden":
                 problems.append(f"{place[:80]}: there is no such argument")
+            elif each["type"] == "missing":
+                problems.append(f"{place[:80]} is required")
             else:
                 problems.append(f"{place[:80]}: {each['msg']}")
         return f"{self.name} was not called. {'; '.join(problems[:6])}. Its arguments are: {', '.join(names)}."
@@ -132,6 +134,16 @@ class ToolSpec:
         model.model_rebuild(force=True)
         tool.parameters = _compact_schema(model.model_json_schema(by_alias=True))
         return cast("ConversationTool", tool)
+
+
+def _without_titles(schema: Any) -> Any:
+    """A schema without the titles that pydantic derives from names: they say nothing more and cost tokens."""
+    if isinstance(schema, list):
+        return [_without_titles(each) for each in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    fields = cast("dict[str, Any]", schema)
+    return {key: _without_titles(each) for key, each in fields.items() if key != "title" or not isinstance(each, str)}
 
 
 def _compact_schema(schema: dict[str, Any]) -> dict[str, Any]:

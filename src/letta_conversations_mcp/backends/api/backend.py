@@ -38,6 +38,7 @@ from letta_conversations_mcp.core.model import (
     Conversation,
     ConversationQuery,
     ConversationRef,
+    Deletion,
     Message,
     MessageQuery,
     NewConversation,
@@ -118,8 +119,11 @@ class ApiBackend:
 
     async def list_agents(self, *, name: str = "", search: str = "", after: str = "", limit: int = 20) -> Page[Agent]:
         client = await self._open()
+        if after:
+            # The server takes an unknown cursor for none, and would begin again.
+            await self.get_agent(after)
         filters: Json = {"name": name, "query_text": search, "after": after}
-        with client.asking.to("list the agents", after=_AFTER_READING, missing=NotFound.agent(after)):
+        with client.asking.to("list the agents", after=_AFTER_READING):
             data = await client.json(
                 client.retrying.agents.with_raw_response.list(
                     limit=limit, extra_query={key: value for key, value in filters.items() if value}
@@ -187,7 +191,7 @@ class ApiBackend:
         conversations = tuple(self._remember(read_conversation(item)) for item in objects(data))
         return Page(items=conversations, more=len(conversations) >= query.limit)
 
-    async def delete_conversation(self, conversation_id: str) -> None:
+    async def delete_conversation(self, conversation_id: str) -> Deletion:
         client = await self._open()
         with client.asking.to(
             "delete the conversation",
@@ -196,6 +200,7 @@ class ApiBackend:
         ):
             await client.once.conversations.with_raw_response.delete(conversation_id)
         self._known.pop(conversation_id, None)
+        return "deleted"
 
     # Messages
 
@@ -343,12 +348,12 @@ class ApiBackend:
         runs = [read_run(each) for each in objects(data) if not default or not text_field(each, "conversation_id")]
         return runs[:limit]
 
-    async def get_run(self, run_id: str) -> Run:
+    async def get_run(self, ref: ConversationRef, run_id: str) -> Run:
         client = await self._open()
         with client.asking.to("look at the run", after=_AFTER_READING, missing=NotFound.run(run_id)):
             return read_run(client.object(await client.json(client.retrying.runs.with_raw_response.retrieve(run_id))))
 
-    async def list_run_chunks(self, run_id: str) -> Sequence[Chunk]:
+    async def list_run_chunks(self, ref: ConversationRef, run_id: str) -> Sequence[Chunk]:
         client = await self._open()
         with client.asking.to("read the run's messages", after=_AFTER_READING, missing=NotFound.run(run_id)):
             data = await client.json(

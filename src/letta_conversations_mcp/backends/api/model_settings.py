@@ -27,7 +27,7 @@ def check_model_settings(settings: dict[str, object]) -> dict[str, object]:
         raise InvalidArgument(
             "model_settings",
             f"provider_type is needed, one of: {', '.join(sorted(providers))}; "
-            f"got {quote(repr(provider), NAME_CHARS)}.",
+            f"{f'got {quote(repr(provider), NAME_CHARS)}' if provider is not None else 'none was given'}.",
         )
     shape = providers[provider]
     try:

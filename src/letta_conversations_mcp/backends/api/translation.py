@@ -29,6 +29,10 @@ from letta_conversations_mcp.core.wire import mapping_field, text_field
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 """What httpx raises before a request has left this machine."""
 
+TOO_LITTLE = ("Summarization failed", "No in-context messages")
+"""How Letta begins its two refusals to compact."""
+
+_UNKNOWN_MODEL = re.compile(r"NOT_FOUND: Handle (\S+) not found")
 _RUN = re.compile(r"run_id=(run-[0-9a-f-]+)")
 _VALIDATION_MESSAGE = re.compile(r"'msg': ([\"'])(.*?)\1")
 
@@ -82,12 +86,23 @@ class Asking:
                 return Refused(what, quote(detail) or "this key may not do that", "Another key or agent is needed.")
             case 404 if _is_unrouted(error.body):
                 return Unreachable.no_letta_server(self.base_url)
-            case 404 if missing is not None and not detail.startswith("NOT_FOUND: Handle"):
+            case 404 if missing is not None and not _UNKNOWN_MODEL.match(detail):
                 return missing
             case 402:
                 return Refused(what, quote(detail) or "no credits are left", "A person has to look after the account.")
+            case 400 if any(words in detail for words in TOO_LITTLE):
+                return Refused(
+                    what,
+                    "there is too little in its context to compact this way",
+                    "Nothing was changed. After more messages it will work; "
+                    "mode='all' compacts shorter histories than 'sliding_window'.",
+                )
+            case 404 if unknown_model := _UNKNOWN_MODEL.match(detail):
+                return Refused(
+                    what, f"the server has no model {unknown_model[1]}", "Leave model out to use the agent's own."
+                )
             case 400 | 404:
-                return Refused(what, quote(detail), _advice(detail))
+                return Refused(what, quote(detail), "Correct the arguments and call again.")
             case 409 if "waiting for approval" in detail:
                 return AwaitingApproval(conversation_id)
             case 409 if "being processed" in detail:
@@ -138,17 +153,6 @@ def _validation_words(detail: str) -> str:
     """The messages in a validation error: its `detail` is the text of a Python list of dictionaries."""
     messages = [match.group(2) for match in _VALIDATION_MESSAGE.finditer(detail)]
     return "; ".join(messages) or detail
-
-
-def _advice(detail: str) -> str:
-    if "Summarization failed" in detail or "No in-context messages" in detail:
-        return (
-            "There is too little in context to compact this way. Nothing was changed. "
-            "After more messages it will work; mode='all' compacts shorter histories than 'sliding_window'."
-        )
-    if "Handle" in detail and "not found" in detail:
-        return "The server has no such model; leave model out to use the agent's own."
-    return "Correct the arguments and call again."
 
 
 def _seconds(error: letta_client.APIConnectionError) -> float:
