@@ -18,7 +18,7 @@ from letta_client import AsyncLetta
 
 from benchmarks.pairs import interleave
 from benchmarks.table import Group, Row
-from letta_conversations_mcp.backends.api.stream import read_chunks
+from letta_conversations_mcp.backends.api.stream import read_stream
 from letta_conversations_mcp.core.turn import TurnBuilder
 
 GOAL = 0.3
@@ -69,11 +69,15 @@ def _http(stream: _Stream) -> httpx.AsyncClient:
 
 
 async def _with_ours(stream: _Stream) -> str:
-    async with _http(stream) as http, http.stream("POST", "http://letta.test/") as response:
-        builder = TurnBuilder()
-        async for chunk in read_chunks(response):
+    builder = TurnBuilder()
+    async with (
+        _http(stream) as http,
+        http.stream("POST", "http://letta.test/") as response,
+        read_stream(response) as chunks,
+    ):
+        async for chunk in chunks:
             builder.add(chunk)
-        return builder.build().reply
+    return builder.build().reply
 
 
 async def _with_sdk(stream: _Stream) -> str:

@@ -30,13 +30,27 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == __version__
 
 
+@pytest.fixture
+def without_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation without the extra: its package cannot be found."""
+    monkeypatch.setitem(sys.modules, "letta_code", None)
+
+
+@pytest.mark.usefixtures("without_local")
 def test_a_start_without_a_place_to_go_names_the_ways(capsys: pytest.CaptureFixture[str]) -> None:
     said = fails([], capsys)
 
     assert "LETTA_API_KEY" in said
     assert "LETTA_BASE_URL" in said
+    assert "letta-conversations-mcp[local]" in said
 
 
+@pytest.mark.usefixtures("without_local")
+def test_the_local_backend_has_to_be_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "letta-conversations-mcp[local]" in fails(["--backend", "local"], capsys)
+
+
+@pytest.mark.usefixtures("without_local")
 def test_a_key_that_the_client_did_not_fill_in_is_no_key(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from letta_conversations_mcp.backends.open import open_backend
 from letta_conversations_mcp.core.sending import open_sender
 from letta_conversations_mcp.resources import add_resources
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.tools.agents import AGENT_TOOLS
+from letta_conversations_mcp.tools.agents import AGENT_TOOLS, CREATE_AGENT
 from letta_conversations_mcp.tools.conversations import CONVERSATION_TOOLS
 from letta_conversations_mcp.tools.messages import MESSAGE_TOOLS
 from letta_conversations_mcp.tools.tool import ConversationTool, Services, ToolContext, ToolSpec
@@ -60,7 +60,7 @@ class ConversationServer(MCPServer[Services]):
                 "prompts/list": CacheHint(ttl_ms=HOUR_MS, scope="public"),
             },
         )
-        self._specs = [spec for spec in TOOLS if spec.read_only or not settings.read_only]
+        self._specs = [spec for spec in TOOLS if _is_offered(spec, settings)]
         add_resources(self)
 
     @cached_property
@@ -88,6 +88,12 @@ class ConversationServer(MCPServer[Services]):
         if context is None:
             raise ToolError("A tool is called by a client of this server.")
         return await tool.run(arguments, context, convert_result=True)
+
+
+def _is_offered(spec: ToolSpec, settings: Settings) -> bool:
+    if spec is CREATE_AGENT and not (settings.uses_local or settings.create_agents):
+        return False
+    return spec.read_only or not settings.read_only
 
 
 def build_server(settings: Settings) -> ConversationServer:

@@ -7,6 +7,7 @@ environment. Contradictions fail here, naming both options.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
@@ -25,10 +26,10 @@ class Settings(BaseSettings):
         env_prefix="LETTA_MCP_", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
     )
 
-    backend: Literal["auto", "api"] = Field(
+    backend: Literal["auto", "api", "local"] = Field(
         default="auto",
-        description="where conversations live: api is the Letta REST API, Cloud or self-hosted; "
-        "auto chooses it when a key or a URL is set",
+        description="where conversations live: api is the Letta REST API, Cloud or self-hosted; local is this machine; "
+        "auto chooses api when a key or a URL is set, else local when it is installed",
     )
     api_key: SecretStr = Field(
         default=SecretStr(""),
@@ -42,6 +43,21 @@ class Settings(BaseSettings):
         default="",
         validation_alias="letta_project",
         description="the Letta Cloud project to work in; without it, the key's default",
+    )
+    local_dir: Path | None = Field(
+        default=None, description="where the agents of this machine are kept; without it, the user's data folder"
+    )
+    app_server_url: str = Field(
+        default="",
+        description="a running Letta Code App Server to use instead of starting one, such as ws://127.0.0.1:4500/ws",
+    )
+    app_server_token: SecretStr = Field(default=SecretStr(""), description="its token")
+    local_tools: bool = Field(
+        default=False,
+        description="let the agents of this machine run shell commands and change files here, without being asked",
+    )
+    create_agents: bool = Field(
+        default=False, description="offer create_agent on the api backend too; on local it always is"
     )
     read_only: bool = Field(default=False, description="offer only the tools that change nothing")
     wait_seconds: float = Field(
@@ -83,7 +99,7 @@ class Settings(BaseSettings):
         default="WARNING", description="what is written to stderr"
     )
 
-    @field_validator("api_key", "base_url", "project", "token", mode="before")
+    @field_validator("api_key", "base_url", "project", "token", "app_server_token", mode="before")
     @classmethod
     def _unset(cls, value: object) -> object:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
@@ -117,6 +133,13 @@ class Settings(BaseSettings):
         if token and not token.isascii():
             raise ValueError("token: an HTTP header carries only ASCII characters")
         return self
+
+    @property
+    def uses_local(self) -> bool:
+        """Whether the agents of this machine are meant."""
+        if self.backend == "auto":
+            return not (self.api_key.get_secret_value() or self.base_url)
+        return self.backend == "local"
 
     @property
     def listens_beyond_loopback(self) -> bool:

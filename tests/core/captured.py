@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from letta_conversations_mcp.backends.api.stream import read_chunks
+from letta_conversations_mcp.backends.api.stream import read_stream
 from letta_conversations_mcp.core.model import Chunk, Turn
 from letta_conversations_mcp.core.turn import TurnBuilder
 
@@ -28,7 +28,8 @@ async def chunks_of(*pieces: bytes) -> list[Chunk]:
             yield piece
 
     response = httpx.Response(200, headers={"content-type": "text/event-stream"}, content=arriving())
-    return [chunk async for chunk in read_chunks(response)]
+    async with read_stream(response) as chunks:
+        return [chunk async for chunk in chunks]
 
 
 def builder_of(chunks: Iterable[Chunk]) -> TurnBuilder:

@@ -325,6 +325,16 @@ async def test_an_unknown_cursor_of_the_agents_does_not_begin_again(mcp: Caller,
     assert "no agent" in await mcp.refused("list_agents", after=UNKNOWN_AGENT)
 
 
+async def test_models_are_listed_and_searched(mcp: Caller, letta: Letta) -> None:
+    every = await mcp.ok("list_models")
+    found = await mcp.ok("list_models", search="FAKE-2")
+    none = await mcp.ok("list_models", search="no such thing")
+
+    assert {"openai-proxy/fake-1", "openai-proxy/fake-2"} <= set(every.data["models"])
+    assert found.data["models"] == ["openai-proxy/fake-2"]
+    assert "None of the" in none.data["note"]
+
+
 async def test_a_search_without_a_match_says_how_to_see_all(mcp: Caller, letta: Letta) -> None:
     answer = await mcp.ok("list_agents", search="nobody is called this")
 

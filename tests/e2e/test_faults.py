@@ -408,3 +408,29 @@ async def test_a_newer_server_keeps_what_it_is_given(way: Way) -> None:
 
     assert "note" not in created.data
     assert "shares ALL memory blocks" in isolated.data["note"]
+
+
+async def test_agents_are_created_here_when_the_settings_offer_it(way: Way) -> None:
+    fake = FakeLetta(ScriptedModel())
+    async with fake.serve() as url, way.to(Settings(base_url=url, create_agents=True)) as caller:
+        created = await caller.ok("create_agent", name="made here", human="Likes tea.", model="openai-proxy/fake-2")
+        chosen = await caller.ok("create_agent", name="with any model")
+        refused = await caller.refused("create_agent", name="x", model="no/such")
+        listed = await caller.ok("list_agents", search="made")
+
+    assert listed.data["agents"] == [
+        {"id": created.data["agent_id"], "name": "made here", "model": "openai-proxy/fake-2"}
+    ]
+    assert chosen.data["model"].startswith("openai-proxy/")
+    assert "no model no/such" in refused
+
+
+async def test_a_server_without_models_says_what_to_do(way: Way) -> None:
+    fake = FakeLetta(ScriptedModel())
+    async with fake.serve() as url, way.to(Settings(base_url=url, create_agents=True)) as caller:
+        fake.fail("GET", "/v1/models/", status=200, body="[]", times=2)
+        listed = await caller.ok("list_models")
+        refused = await caller.refused("create_agent", name="x")
+
+    assert "connect a model provider" in listed.text
+    assert "connect a model provider" in refused

@@ -23,17 +23,24 @@ EXPECTED = (
     "wait_for_reply",
     "list_messages",
     "list_agents",
+    "list_models",
 )
 BUDGET = 15_000
 
 
 async def listed_tools(settings: Settings | None = None) -> list[Tool]:
-    async with Client(build_server(settings or Settings())) as client:
+    async with Client(build_server(settings or Settings(base_url="http://127.0.0.1:9", create_agents=True))) as client:
         return (await client.list_tools()).tools
 
 
 async def test_the_tools_are_listed_in_the_same_order_everywhere(mcp: Caller) -> None:
     assert tuple(tool.name for tool in (await mcp.client.list_tools()).tools) == EXPECTED
+
+
+async def test_agents_are_created_on_a_letta_server_only_when_the_settings_say_so() -> None:
+    names = [tool.name for tool in await listed_tools(Settings(base_url="http://127.0.0.1:9"))]
+
+    assert "create_agent" not in names
 
 
 async def test_the_schemas_are_those_that_were_agreed(pytestconfig: pytest.Config) -> None:
@@ -45,7 +52,7 @@ async def test_the_schemas_are_those_that_were_agreed(pytestconfig: pytest.Confi
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(published, indent=2, ensure_ascii=False) + "\n")
         assert json.loads(path.read_text()) == published, f"{tool.name} changed"
-    assert {path.stem for path in SNAPSHOTS.glob("*.json")} == set(EXPECTED)
+    assert {path.stem for path in SNAPSHOTS.glob("*.json")} == {*EXPECTED, "create_agent"}
 
 
 async def test_names_descriptions_and_input_schemas_stay_small() -> None:
@@ -74,6 +81,7 @@ async def test_hints_tell_what_a_tool_does() -> None:
         "wait_for_reply",
         "list_messages",
         "list_agents",
+        "list_models",
     }
     assert {name for name, each in hints.items() if each and each.destructive_hint} == {"compact", "delete"}
     assert {name for name, each in hints.items() if each and each.open_world_hint} == {"send_message"}
@@ -98,13 +106,13 @@ async def test_the_same_argument_name_is_the_same_type_everywhere() -> None:
 
 
 async def test_a_read_only_server_offers_only_what_changes_nothing() -> None:
-    names = {tool.name for tool in await listed_tools(Settings(read_only=True))}
+    names = {tool.name for tool in await listed_tools(Settings(base_url="http://127.0.0.1:9", read_only=True))}
 
-    assert names == {"list_conversations", "wait_for_reply", "list_messages", "list_agents"}
+    assert names == {"list_conversations", "wait_for_reply", "list_messages", "list_agents", "list_models"}
 
 
 async def test_what_a_read_only_server_does_not_offer_it_does_not_do() -> None:
-    async with Client(build_server(Settings(read_only=True))) as client:
+    async with Client(build_server(Settings(base_url="http://127.0.0.1:9", read_only=True))) as client:
         refusal = await Caller(client).refused("delete", conversation_id="conv-x", confirm=True)
 
     assert "no tool 'delete'" in refusal

@@ -42,6 +42,7 @@ class Routes:
             ("GET", "/v1/health/", self._health),
             ("POST", "/v1/agents/", self._create_agent),
             ("GET", "/v1/agents/", self._list_agents),
+            ("GET", "/v1/models/", self._list_models),
             ("GET", "/v1/agents/{agent_id}", self._retrieve_agent),
             ("DELETE", "/v1/agents/{agent_id}", self._delete_agent),
             ("PATCH", "/v1/agents/{agent_id}/tools/approval/{tool_name}", self._update_approval),
@@ -85,6 +86,16 @@ class Routes:
         return JSONResponse(
             views.agent_json(self.store.add_agent(name, blocks, model=handle, description=body.get("description")))
         )
+
+    async def _list_models(self, request: Request) -> Response:
+        fixed = {
+            "model_type": "llm",
+            "provider_type": "openai",
+            "provider_name": "openai-proxy",
+            "context_window": 30000,
+        }
+        models = [{"handle": handle, "name": handle.split("/")[-1], **fixed} for handle in sorted(KNOWN_MODELS)]
+        return JSONResponse(models)
 
     async def _list_agents(self, request: Request) -> Response:
         """`after` and `before` follow the order; unknown cursors are ignored, and a limit of 0 is none."""

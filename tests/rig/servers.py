@@ -61,8 +61,9 @@ def environment(settings: Settings) -> dict[str, str]:
     names = {"api_key": "LETTA_API_KEY", "base_url": "LETTA_BASE_URL", "project": "LETTA_PROJECT"}
     texts = {"api_key": settings.api_key.get_secret_value(), "token": settings.token.get_secret_value()}
     values = {name: texts.get(name, value) for name, value in chosen.items()}
-    coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
-    return coverage | {names.get(name, f"LETTA_MCP_{name.upper()}"): str(value) for name, value in values.items()}
+    passed_on = ("COVERAGE_", "LMSTUDIO_BASE_URL")
+    inherited = {name: value for name, value in os.environ.items() if name.startswith(passed_on)}
+    return inherited | {names.get(name, f"LETTA_MCP_{name.upper()}"): str(value) for name, value in values.items()}
 
 
 def stdio_server(settings: Settings) -> StdioServerParameters:

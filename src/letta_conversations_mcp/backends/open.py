@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 
 from letta_conversations_mcp.backends.api import ApiBackend, ApiOptions
-from letta_conversations_mcp.backends.api.backend import CLOUD_URL
+from letta_conversations_mcp.backends.api.client import CLOUD_URL
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.settings import Settings
 
@@ -17,17 +19,30 @@ class NoBackend(Exception):
 
 def check_backend(settings: Settings) -> None:
     """Raises NoBackend when `open_backend` would have nowhere to go; called at the start, before anything is served."""
-    if settings.backend == "auto" and not (settings.api_key.get_secret_value() or settings.base_url):
+    if not settings.uses_local:
+        return
+    installed = find_spec("websockets") and (settings.app_server_url or find_spec("letta_code"))
+    if installed:
+        return
+    if settings.backend == "local":
         raise NoBackend(
-            "Where do your Letta agents live? Set one of these and start again:\n"
-            "  LETTA_API_KEY=…    for Letta Cloud (make a key at https://app.letta.com)\n"
-            "  LETTA_BASE_URL=…   for a Letta server of your own, such as http://localhost:8283"
+            "The local backend is not installed. Install it with: pip install 'letta-conversations-mcp[local]'"
         )
+    raise NoBackend(
+        "Where do your Letta agents live? Do one of these and start again:\n"
+        "  set LETTA_API_KEY=…    for Letta Cloud (make a key at https://app.letta.com)\n"
+        "  set LETTA_BASE_URL=…   for a Letta server of your own, such as http://localhost:8283\n"
+        "  pip install 'letta-conversations-mcp[local]'   for agents on this machine, without an account"
+    )
 
 
 @asynccontextmanager
 async def open_backend(settings: Settings) -> AsyncGenerator[Backend]:
     """The backend, for as long as the context lasts."""
+    if settings.uses_local:
+        async with _open_local(settings) as backend:
+            yield backend
+        return
     options = ApiOptions(
         base_url=settings.base_url or CLOUD_URL,
         api_key=settings.api_key.get_secret_value(),
@@ -38,4 +53,31 @@ async def open_backend(settings: Settings) -> AsyncGenerator[Backend]:
         compact_seconds=settings.compact_timeout,
     )
     async with ApiBackend(options) as backend:
+        yield backend
+
+
+@asynccontextmanager
+async def _open_local(settings: Settings) -> AsyncGenerator[Backend]:
+    # Late: what the local backend needs is an extra that not everyone has installed.
+    from platformdirs import user_data_path
+
+    from letta_conversations_mcp.backends.local.backend import LocalBounds, open_local_backend
+    from letta_conversations_mcp.backends.local.process import AppServer, LocalOptions, app_server
+
+    bounds = LocalBounds(
+        connect_seconds=settings.connect_timeout,
+        request_seconds=settings.request_timeout,
+        silence_seconds=settings.silence_timeout,
+        compact_seconds=settings.compact_timeout,
+    )
+    options = LocalOptions(
+        state_dir=settings.local_dir or user_data_path("letta-conversations-mcp"), environment=dict(os.environ)
+    )
+
+    @asynccontextmanager
+    async def running() -> AsyncGenerator[AppServer]:
+        yield AppServer(url=settings.app_server_url, token=settings.app_server_token.get_secret_value())
+
+    server = running if settings.app_server_url else lambda: app_server(options)
+    async with open_local_backend(server, bounds, local_tools=settings.local_tools) as backend:
         yield backend

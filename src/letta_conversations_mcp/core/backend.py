@@ -22,6 +22,7 @@ from letta_conversations_mcp.core.model import (
     Deletion,
     Message,
     MessageQuery,
+    NewAgent,
     NewConversation,
     OutgoingMessage,
     Page,
@@ -39,12 +40,26 @@ class StreamLost(Exception):
 class Backend(Protocol):
     """A place where conversations live."""
 
+    name: str
+    deletion: Deletion
+    """What delete_conversation does here."""
+    without_models: str
+    """What a person can do when there are no models, in a sentence or two."""
+
     async def list_agents(self, *, name: str = "", search: str = "", after: str = "", limit: int = 20) -> Page[Agent]:
         """Agents, newest first: of exactly this `name`, or with `search` in their name, or all."""
         ...
 
     async def get_agent(self, agent_id: str) -> Agent:
         """Raises NotFound."""
+        ...
+
+    async def create_agent(self, new: NewAgent) -> Agent:
+        """Not idempotent: names are not unique."""
+        ...
+
+    async def list_models(self) -> Sequence[str]:
+        """The handles of the models that an agent can have here, `provider/model`."""
         ...
 
     async def create_conversation(self, new: NewConversation) -> Conversation:
@@ -62,8 +77,8 @@ class Backend(Protocol):
 
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]: ...
 
-    async def delete_conversation(self, conversation_id: str) -> Deletion:
-        """Delete it, or hide it where a server cannot delete; says which. Raises NotFound when it is gone already."""
+    async def delete_conversation(self, conversation_id: str) -> None:
+        """Delete it, or hide it where a server cannot delete. Raises NotFound when it is gone already."""
         ...
 
     async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:

@@ -157,11 +157,12 @@ class Run(Noun):
 
 
 class Compaction(Noun):
-    """`before` and `after` count the messages in context."""
+    """`before` and `after` count the messages in context; `older_listed`: list_messages still has the others."""
 
     before: int
     after: int
     summary: str = ""
+    older_listed: bool = True
 
 
 T = TypeVar("T")
@@ -172,6 +173,15 @@ class Page(Noun, Generic[T]):
 
     items: tuple[T, ...]
     more: bool = False
+
+
+class NewAgent(Noun):
+    """`memory` is the agent's first memory blocks, by label."""
+
+    name: str
+    model: str
+    description: str = ""
+    memory: dict[str, str] = Field(default_factory=dict)
 
 
 class NewConversation(Noun):

@@ -180,24 +180,35 @@ class Sender:
 
         Cancelling this ends the wait and nothing else.
         """
+        started = anyio.current_time()
+        told = flight.doing
+        await report(f"{told}, 0 s")
+        if flight.run is None:
+            # Most turns of a quick model end before a second report is due: no task for those.
+            with anyio.move_on_after(min(seconds, self._pace.report_at_most_every)):
+                await flight.landed.wait()
+            if flight.landed.is_set():
+                return flight.result()
         async with anyio.create_task_group() as waiting:
-            waiting.start_soon(self._keep_reporting, flight, report)
+            waiting.start_soon(self._keep_reporting, flight, report, started, told)
             if flight.run is not None:
                 waiting.start_soon(self._watch, flight, flight.run)
-            with anyio.move_on_after(seconds):
+            with anyio.move_on_after(seconds - (anyio.current_time() - started)):
                 await flight.landed.wait()
             waiting.cancel_scope.cancel()
         return flight.result()
 
-    async def _keep_reporting(self, flight: Flight, report: Report) -> None:
-        started = anyio.current_time()
+    async def _keep_reporting(self, flight: Flight, report: Report, started: float, told: str) -> None:
+        """Report as soon as there is news, but not too often, and now and then without any."""
+        longest = self._pace.report_at_least_every - self._pace.report_at_most_every
         while True:
+            await anyio.sleep(max(0.0, started + self._pace.report_at_most_every - anyio.current_time()))
+            with anyio.move_on_after(longest):
+                while flight.doing == told:
+                    await flight.changed()
             told = flight.doing
             await report(f"{told}, {anyio.current_time() - started:.0f} s")
             await anyio.sleep(self._pace.report_at_most_every)
-            with anyio.move_on_after(self._pace.report_at_least_every - self._pace.report_at_most_every):
-                while flight.doing == told:
-                    await flight.changed()
 
     async def _fly(self, lane: _Lane, flight: Flight, message: OutgoingMessage) -> None:
         """One turn from its place in the order to its end. The boundary at which whatever goes wrong becomes its
@@ -227,9 +238,12 @@ class Sender:
                     flight.waiting_for = ""
                     flight.builder.add(chunk)
                     flight.note()
+                if flight.builder.ended and not _awaits_approval(flight):
+                    # Before the connection is tidied up, for which nobody has to wait.
+                    flight.land(flight.builder.build())
         except StreamLost as lost:
             logger.warning("the stream of a turn in conversation %s was lost: %s", flight.ref, lost)
-        if flight.builder.failure and flight.builder.failure.awaits_approval:
+        if _awaits_approval(flight):
             raise AwaitingApproval(flight.ref.conversation_id)
         if flight.builder.ended:
             return flight.builder.build()
@@ -287,6 +301,10 @@ class Sender:
             pause = min(pause * 1.5, self._pace.poll_longest)
             run = await self._backend.get_run(ref, run.id)
         return run
+
+
+def _awaits_approval(flight: Flight) -> bool:
+    return flight.builder.failure is not None and flight.builder.failure.awaits_approval
 
 
 def _unexplained(flight: Flight) -> ServerFault:

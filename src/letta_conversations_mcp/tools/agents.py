@@ -7,12 +7,17 @@ from typing import Annotated
 from pydantic import Field
 
 from letta_conversations_mcp.core.addressing import check_agent_id
-from letta_conversations_mcp.core.model import Agent
+from letta_conversations_mcp.core.errors import Refused
+from letta_conversations_mcp.core.model import Agent, NewAgent
 from letta_conversations_mcp.core.transcript import cut
 from letta_conversations_mcp.tools.tool import Result, ToolContext, ToolSpec
 
 DESCRIPTION_CHARS = 200
 """An agent's description in a list: enough to tell agents apart."""
+
+
+MODELS = 100
+"""Models in one answer; a server may offer hundreds."""
 
 
 class AgentRow(Result):
@@ -58,4 +63,69 @@ async def list_agents(
     return AgentList(agents=rows, next=f"More: list_agents(after={rows[-1].id!r})." if page.more else "")
 
 
-AGENT_TOOLS = (ToolSpec(list_agents, title="List agents", read_only=True),)
+class ModelList(Result):
+    models: tuple[str, ...] = ()
+    note: str = ""
+
+    def to_text(self) -> str:
+        return "\n".join(filter(None, [*self.models, self.note]))
+
+
+class AgentCreated(Result):
+    agent_id: str
+    name: str
+    model: str = ""
+    next: str = ""
+
+    def to_text(self) -> str:
+        return f"Created agent {self.name!r} ({self.agent_id}) with model {self.model}.\n{self.next}"
+
+
+async def list_models(
+    ctx: ToolContext,
+    search: Annotated[str, Field(description="part of the handle, such as 'sonnet'; empty for all")] = "",
+) -> ModelList:
+    """List the models that an agent or a conversation can have here, as handles provider/model. Use one as model of
+    create_agent, create_conversation or send_message. Changes nothing."""
+    services = ctx.request_context.lifespan_context
+    every = await services.backend.list_models()
+    found = [handle for handle in every if search.strip().lower() in handle.lower()]
+    if not every:
+        return ModelList(note=services.backend.without_models)
+    shown = tuple(found[:MODELS])
+    note = f"{len(found) - MODELS} more; search for a part of the name." if len(found) > MODELS else ""
+    return ModelList(models=shown, note=note or ("" if found else f"None of the {len(every)} models has {search!r}."))
+
+
+async def create_agent(
+    ctx: ToolContext,
+    name: Annotated[str, Field(description="what it is called", min_length=1, max_length=200)],
+    model: Annotated[str, Field(description="provider/model from list_models; empty: the first of them")] = "",
+    description: Annotated[str, Field(description="what it is for, in a sentence", max_length=5_000)] = "",
+    persona: Annotated[
+        str, Field(description="its first memory of itself: who it is, how it behaves", max_length=20_000)
+    ] = "",
+    human: Annotated[str, Field(description="its first memory of the user", max_length=20_000)] = "",
+) -> AgentCreated:
+    """Create a Letta agent, which keeps what it learns from then on. Use it when the user has no agent yet or asks for
+    another one; each call makes a new one. Then send_message(agent=…)."""
+    backend = ctx.request_context.lifespan_context.backend
+    handle = model.strip()
+    if not handle:
+        models = await backend.list_models()
+        if not models:
+            raise Refused("create an agent", "there is no model for it", backend.without_models)
+        handle = models[0]
+    memory = {"persona": persona or f"I am {name}.", "human": human or "Nothing is known about the user yet."}
+    agent = await backend.create_agent(NewAgent(name=name, model=handle, description=description, memory=memory))
+    return AgentCreated(
+        agent_id=agent.id,
+        name=agent.name,
+        model=agent.model or handle,
+        next=f"Talk with it: send_message(agent={agent.id!r}, message=…).",
+    )
+
+
+LIST_MODELS = ToolSpec(list_models, title="List models", read_only=True)
+CREATE_AGENT = ToolSpec(create_agent, title="Create an agent")
+AGENT_TOOLS = (ToolSpec(list_agents, title="List agents", read_only=True), LIST_MODELS, CREATE_AGENT)

@@ -107,12 +107,14 @@ class Compacted(Result):
     messages_before: int
     messages_after: int
     summary: str = ""
+    older_listed: bool = True
     note: str = ""
 
     def to_text(self) -> str:
+        older = "stay readable with list_messages" if self.older_listed else "are no longer listed by this backend"
         first = (
             f"Compacted {self.conversation_id}: {self.messages_before} messages in context before, "
-            f"{self.messages_after} after. The older ones stay readable with list_messages."
+            f"{self.messages_after} after. The older ones {older}."
         )
         return "\n".join(
             filter(None, [first, f"Summary that replaces them: {self.summary}" if self.summary else "", self.note])
@@ -333,6 +335,7 @@ async def compact(
         messages_before=done.before,
         messages_after=done.after,
         summary=summary,
+        older_listed=done.older_listed,
         note="" if summary == done.summary else "The summary is longer; list_messages(kinds=['summary']) shows it.",
     )
 
@@ -349,13 +352,18 @@ async def delete(
     named = f" ({conversation.summary[:80]!r})" if conversation.summary else ""
     count = len(conversation.isolated_block_ids)
     blocks = f"isolated memory block{'s' if count > 1 else ''}"
+    if not confirm and backend.deletion == "hidden":
+        raise NotConfirmed(
+            f"This backend cannot delete: it would hide conversation {conversation.id}{named} from every list, "
+            "and leave its messages on the disk."
+        )
     if not confirm:
         own = f" and its {count} {blocks}" if count else ""
         raise NotConfirmed(f"This would delete conversation {conversation.id}{named}{own} for everybody and for good.")
-    done = await backend.delete_conversation(conversation.id)
+    await backend.delete_conversation(conversation.id)
     return Deleted(
         conversation_id=conversation.id,
-        outcome=done,
+        outcome=backend.deletion,
         summary=cut(conversation.summary, SUMMARY_CHARS),
         note=f"Destroyed with it: {count} {blocks}." if count else "",
     )

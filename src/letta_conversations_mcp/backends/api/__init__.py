@@ -5,4 +5,4 @@ thread, when the first call is made.
 """
 
 from letta_conversations_mcp.backends.api.backend import ApiBackend as ApiBackend
-from letta_conversations_mcp.backends.api.backend import ApiOptions as ApiOptions
+from letta_conversations_mcp.backends.api.client import ApiOptions as ApiOptions

@@ -8,16 +8,15 @@ opened.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Self
 
 import anyio
 import anyio.to_thread
-from pydantic_core import from_json
 
+from letta_conversations_mcp.backends.api.client import ApiOptions, Client
 from letta_conversations_mcp.backends.api.model_settings import check_model_settings
 from letta_conversations_mcp.backends.api.reading import (
     Json,
@@ -28,7 +27,7 @@ from letta_conversations_mcp.backends.api.reading import (
     read_conversation,
     read_run,
 )
-from letta_conversations_mcp.core.errors import NotFound, Unreachable
+from letta_conversations_mcp.core.errors import NotFound
 from letta_conversations_mcp.core.model import (
     DEFAULT_CONVERSATION,
     Agent,
@@ -41,21 +40,13 @@ from letta_conversations_mcp.core.model import (
     Deletion,
     Message,
     MessageQuery,
+    NewAgent,
     NewConversation,
     OutgoingMessage,
     Page,
     Run,
 )
 from letta_conversations_mcp.core.wire import int_field, read_message, text_field
-
-if TYPE_CHECKING:
-    import httpx
-    from letta_client import AsyncLetta
-    from letta_client._response import AsyncAPIResponse
-
-    from letta_conversations_mcp.backends.api.translation import Asking
-
-CLOUD_URL = "https://api.letta.com"
 
 REMEMBERED = 10_000
 """Conversations of which is remembered what never changes, to save requests; about 3 MB when full."""
@@ -64,22 +55,6 @@ RUN_MESSAGES = 1000
 """Messages read of one run, the newest; a turn has two for every step, and 50 steps by Letta's default."""
 
 _AFTER_READING = "Nothing was changed; the same call can be made again."
-
-
-@dataclass(frozen=True)
-class ApiOptions:
-    """Where and how to ask. All durations in seconds.
-
-    `silence_seconds` bounds the silence within a turn's stream, in which Letta sends a ping every 20 seconds.
-    """
-
-    base_url: str = CLOUD_URL
-    api_key: str = ""
-    project: str = ""
-    connect_seconds: float = 5.0
-    request_seconds: float = 60.0
-    silence_seconds: float = 120.0
-    compact_seconds: float = 300.0
 
 
 @dataclass
@@ -94,12 +69,14 @@ class ApiBackend:
     """A Letta REST server. `async with` it; the SDK is loaded and connections are opened at the first request."""
 
     name = "api"
+    deletion: Deletion = "deleted"
+    without_models = "The Letta server offers no model. A person has to connect a model provider to it."
 
     def __init__(self, options: ApiOptions) -> None:
         self._options = options
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._loading = anyio.Lock()
-        self._client: _Client | None = None
+        self._client: Client | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,11 +85,11 @@ class ApiBackend:
         if self._client is not None:
             await self._client.once.close()
 
-    async def _open(self) -> _Client:
+    async def _open(self) -> Client:
         async with self._loading:
             if self._client is None:
                 # In a thread: the import takes half a second, in which other calls must go on.
-                self._client = await anyio.to_thread.run_sync(_Client, self._options)
+                self._client = await anyio.to_thread.run_sync(Client, self._options)
             return self._client
 
     # Agents
@@ -139,6 +116,24 @@ class ApiBackend:
                 client.retrying.agents.with_raw_response.retrieve(agent_id, include=["agent.blocks"])
             )
         return read_agent(client.object(data), with_blocks=True)
+
+    async def create_agent(self, new: NewAgent) -> Agent:
+        client = await self._open()
+        blocks: list[Json] = [{"label": label, "value": value} for label, value in new.memory.items()]
+        body: Json = {"name": new.name, "model": new.model, "memory_blocks": blocks}
+        if new.description:
+            body["description"] = new.description
+        with client.asking.to(
+            "create an agent", after="It may have been created: look with list_agents before creating another."
+        ):
+            data = await client.json(client.once.agents.with_raw_response.create(extra_body=body))
+        return read_agent(client.object(data))
+
+    async def list_models(self) -> Sequence[str]:
+        client = await self._open()
+        with client.asking.to("list the models", after=_AFTER_READING):
+            data = await client.json(client.retrying.models.with_raw_response.list())
+        return [text_field(each, "handle") for each in objects(data)]
 
     # Conversations
 
@@ -191,7 +186,7 @@ class ApiBackend:
         conversations = tuple(self._remember(read_conversation(item)) for item in objects(data))
         return Page(items=conversations, more=len(conversations) >= query.limit)
 
-    async def delete_conversation(self, conversation_id: str) -> Deletion:
+    async def delete_conversation(self, conversation_id: str) -> None:
         client = await self._open()
         with client.asking.to(
             "delete the conversation",
@@ -200,7 +195,6 @@ class ApiBackend:
         ):
             await client.once.conversations.with_raw_response.delete(conversation_id)
         self._known.pop(conversation_id, None)
-        return "deleted"
 
     # Messages
 
@@ -310,7 +304,7 @@ class ApiBackend:
     @asynccontextmanager
     async def send(self, ref: ConversationRef, message: OutgoingMessage) -> AsyncGenerator[AsyncIterator[Chunk]]:
         client = await self._open()
-        from letta_conversations_mcp.backends.api.stream import post_message, read_chunks
+        from letta_conversations_mcp.backends.api.stream import post_message, read_stream
 
         body: Json = {
             "messages": [message_body(message)],
@@ -329,8 +323,8 @@ class ApiBackend:
         request = client.once.conversations.messages.with_streaming_response.create(
             ref.conversation_id, extra_body=body, timeout=client.timeout(self._options.silence_seconds)
         )
-        async with post_message(request, client.asking, ref) as response:
-            yield read_chunks(response)
+        async with post_message(request, client.asking, ref) as response, read_stream(response) as chunks:
+            yield chunks
 
     # Runs
 
@@ -373,57 +367,3 @@ class ApiBackend:
 def _stored(items: Sequence[Json]) -> int:
     """How many of the server's messages a list shows: one may be shown as several with the same id."""
     return len({text_field(item, "id") for item in items})
-
-
-class _Client:
-    """The SDK, once it is loaded: one set of connections, asked with retries for reading and without for all else."""
-
-    once: AsyncLetta
-    retrying: AsyncLetta
-    asking: Asking
-
-    def __init__(self, options: ApiOptions) -> None:
-        import httpx
-        import letta_client
-
-        # The SDK imports its resources when they are first touched: here, in the thread, and not in the event loop.
-        for resource in ("agents", "conversations", "runs"):
-            import_module(f"letta_client.resources.{resource}")
-
-        from letta_conversations_mcp.backends.api.translation import Asking
-
-        self._httpx = httpx
-        self._connect_seconds = options.connect_seconds
-        self._base_url = options.base_url
-        self.asking = Asking(options.base_url, key_given=bool(options.api_key))
-        # Without a key the header is left out by hand: the SDK would look for one in the environment.
-        headers = {} if options.api_key else {"Authorization": letta_client.omit}
-        self.once = letta_client.AsyncLetta(
-            api_key=options.api_key or "none",
-            base_url=options.base_url,
-            project=options.project or None,
-            max_retries=0,
-            timeout=self.timeout(options.request_seconds),
-            default_headers=cast("dict[str, str]", headers),
-            http_client=letta_client.DefaultAsyncHttpxClient(
-                # A stream holds its connection for as long as a turn takes, and there may be hundreds.
-                limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100)
-            ),
-        )
-        self.retrying = self.once.with_options(max_retries=2)
-
-    def timeout(self, seconds: float) -> httpx.Timeout:
-        return self._httpx.Timeout(seconds, connect=self._connect_seconds)
-
-    async def json(self, request: Awaitable[AsyncAPIResponse[Any]]) -> object:
-        """The JSON of an answer. Raises Unreachable for an answer that is none, as a web page is."""
-        response = (await request).http_response
-        try:
-            return cast("object", from_json(response.content))
-        except ValueError as error:
-            raise Unreachable.no_letta_server(self._base_url) from error
-
-    def object(self, data: object) -> Json:
-        if not isinstance(data, dict):
-            raise Unreachable.no_letta_server(self._base_url)
-        return cast("Json", data)

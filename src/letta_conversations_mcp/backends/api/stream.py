@@ -69,27 +69,29 @@ async def post_message(
         await request.__aexit__(None, None, None)
 
 
-async def read_chunks(response: httpx.Response) -> AsyncIterator[Chunk]:
+@asynccontextmanager
+async def read_stream(response: httpx.Response) -> AsyncGenerator[AsyncIterator[Chunk]]:
+    """The chunks of a response. What follows the last of them is read on leaving, when nobody waits for it any more."""
+    events = httpx_sse.EventSource(response).aiter_sse()
+    yield read_chunks(events)
+    # Read to the end, or the connection could not serve the next request.
+    with suppress(httpx.HTTPError, httpx.StreamError, httpx_sse.SSEError), anyio.move_on_after(DRAIN_SECONDS):
+        async for _ in events:
+            pass
+
+
+async def read_chunks(events: AsyncIterator[httpx_sse.ServerSentEvent]) -> AsyncIterator[Chunk]:
     """The events of a stream as JSON objects, to the end mark or to the end of the stream.
 
     An event that is no JSON object is passed on as a chunk without a kind, to be counted. Raises StreamLost.
     """
-    events = httpx_sse.EventSource(response).aiter_sse()
     try:
         async for event in events:
             if event.data == END_OF_STREAM:
-                await _drain(events)
                 return
             yield _read_event(event.data)
     except (httpx.HTTPError, httpx.StreamError, httpx_sse.SSEError) as error:
         raise StreamLost(type(error).__name__) from error
-
-
-async def _drain(events: AsyncIterator[httpx_sse.ServerSentEvent]) -> None:
-    """Read the response to its end, or its connection could not serve the next request. Nothing in it matters."""
-    with suppress(httpx.HTTPError, httpx.StreamError), anyio.move_on_after(DRAIN_SECONDS):
-        async for _ in events:
-            pass
 
 
 def _read_event(data: str) -> Chunk:

@@ -1,0 +1,229 @@
+"""Keeps one App Server running for as long as anybody uses it.
+
+A script for the standard library alone, which `process` starts in a session of its own, so that it outlives whoever
+started it and costs few MB. It owns the server, which is its child, and the address file; it ends both, and itself,
+once nobody holds the lock `in-use` any more, whatever became of the users. It holds the lock `keeper`, handed to it
+open, for as long as it lives: the kernel lets both go when it is killed.
+
+    keeper.py FOLDER LOCK STOP_SECONDS COMMAND…
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+
+IN_USE = "in-use"
+"""Locked, shared, by every user; exclusively by the keeper while it ends the server."""
+
+KEEPER = "keeper"
+"""Locked by whoever starts a keeper, and then by the keeper."""
+
+ADDRESS = "address.json"
+"""Where the server is. There only while it can be used."""
+
+ADDRESS_VERSION = 1
+
+SERVER_PID = "server.pid"
+TOKEN = "token"  # noqa: S105 - a file's name
+
+LOG_BYTES = 1_000_000
+"""The log starts again at this size."""
+
+PIECE_BYTES = 65_536
+POLL_SECONDS = 0.05
+DRAIN_SECONDS = 1
+"""For the last words of a server that has ended; something that it started may hold its output open."""
+
+_LISTENING = re.compile(rb"Listening on (ws://\S+)")
+_PR_SET_PDEATHSIG = 1
+
+_ENDED = "ended"
+_UNUSED = "unused"
+
+
+def open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
+    """Lock an open file, and say whether that was possible."""
+    import fcntl  # not on Windows
+
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlock(descriptor: int) -> None:
+    """Let go by name, and not only by closing: a child that is just being forked has the file open too."""
+    import fcntl
+
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
+def keep(folder: Path, stop_seconds: float, command: list[str]) -> None:
+    """Run the server until it ends by itself or nobody uses it."""
+    events: SimpleQueue[str] = SimpleQueue()
+
+    def on_signal(*_: object) -> None:
+        events.put(_UNUSED)
+
+    signal.signal(signal.SIGTERM, on_signal)
+    _end_abandoned(folder, stop_seconds)
+    in_use = open_lock(folder / IN_USE)
+    server = _start(command, folder)
+    ended = threading.Event()
+
+    def wait_for_end() -> None:
+        code = server.wait()
+        ended.set()
+        _log(b"The server ended with exit code %d.\n" % code)
+        events.put(_ENDED)
+
+    def wait_until_unused() -> None:
+        # Never let go: new users are to wait until this process is gone, and the server before it.
+        lock(in_use, wait=True)
+        events.put(_UNUSED)
+
+    reader = threading.Thread(target=_read_output, args=(server, events.put), daemon=True)
+    reader.start()
+    threading.Thread(target=wait_for_end, daemon=True).start()
+    try:
+        (folder / SERVER_PID).write_text(str(server.pid))
+        threading.Thread(target=wait_until_unused, daemon=True).start()
+        while (event := events.get()) not in (_ENDED, _UNUSED):
+            _write_address(folder, event, server.pid)
+    finally:
+        (folder / ADDRESS).unlink(missing_ok=True)
+        with suppress(ProcessLookupError):
+            server.terminate()
+        ended.wait(stop_seconds)
+        # The whole group: also what its agents started.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(server.pid, signal.SIGKILL)
+        ended.wait(stop_seconds)
+        (folder / SERVER_PID).unlink(missing_ok=True)
+        reader.join(DRAIN_SECONDS)
+
+
+def _start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    keeper = os.getpid()
+    # Loaded here: after the fork there should be as little to do as possible.
+    prctl: Callable[..., int] | None = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+    def die_with_keeper() -> None:
+        # The kernel remembers the thread that forked: it has to be the main one, which lives as long as the process.
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != keeper:
+                os._exit(1)
+
+    return subprocess.Popen(  # noqa: S603
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder / "work",
+        start_new_session=True,
+        preexec_fn=die_with_keeper,
+    )
+
+
+def _read_output(server: subprocess.Popen[bytes], tell: Callable[[str], None]) -> None:
+    assert server.stdout  # noqa: S101
+    told = False
+    # In pieces: what prints no line end must not fill the memory.
+    while line := server.stdout.readline(PIECE_BYTES):
+        _log(line)
+        if not told and (found := _LISTENING.search(line)):
+            told = True
+            tell(found[1].decode())
+
+
+def _log(line: bytes) -> None:
+    # A full disk must not stop the reading, or the server would block on its output.
+    with suppress(OSError):
+        if os.fstat(1).st_size > LOG_BYTES:
+            os.ftruncate(1, 0)
+        os.write(1, line)
+
+
+def _write_address(folder: Path, url: str, server_pid: int) -> None:
+    address = {
+        "version": ADDRESS_VERSION,
+        "url": f"{url}/ws",
+        "token_file": str(folder / TOKEN),
+        "keeper_pid": os.getpid(),
+        "server_pid": server_pid,
+    }
+    new = folder / f"{ADDRESS}.new"
+    new.write_text(json.dumps(address))
+    new.replace(folder / ADDRESS)
+
+
+def _end_abandoned(folder: Path, stop_seconds: float) -> None:
+    """End the server of a keeper that was killed: on Linux the kernel has done so, elsewhere nobody has."""
+    try:
+        pid = int((folder / SERVER_PID).read_text())
+    except (OSError, ValueError):
+        return
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + stop_seconds
+        while _is_server(pid, folder):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, sign)
+            if time.monotonic() > deadline:
+                break
+            time.sleep(POLL_SECONDS)
+    if _is_server(pid, folder):
+        raise OSError(f"an older one, process {pid}, does not end")
+
+
+def _is_server(pid: int, folder: Path) -> bool:
+    """Whether the process is a server of this folder, and not another one that was given its number since."""
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        if Path("/proc/self/cmdline").exists():
+            return False
+        listing = ["/bin/ps", "-ww", "-o", "args=", "-p", str(pid)]
+        try:
+            arguments = subprocess.run(listing, capture_output=True, timeout=5, check=False).stdout  # noqa: S603
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+    return os.fsencode(folder / TOKEN) in arguments
+
+
+def main() -> None:
+    """Leave whoever started this, and keep."""
+    if os.fork():
+        # Who started it waits for this process, and never has to collect the other.
+        os._exit(0)
+    for sign in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(sign, signal.SIG_IGN)
+    os.umask(0o077)
+    folder, _, stop_seconds, *command = sys.argv[1:]
+    try:
+        keep(Path(folder), float(stop_seconds), command)
+    except OSError as error:
+        _log(f"The server cannot be run: {error}\n".encode(errors="replace"))
+
+
+if __name__ == "__main__":
+    main()
