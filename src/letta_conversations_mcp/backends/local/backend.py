@@ -14,13 +14,14 @@ from typing import cast
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from letta_conversations_mcp.backends.local.link import Frame, Frames, Link, open_link
+from letta_conversations_mcp.backends.local.link import Frame, Frames, Link, LinkBroken, open_link
 from letta_conversations_mcp.backends.local.process import AppServer
 from letta_conversations_mcp.backends.local.reading import (
     read_agent,
     read_conversation,
     read_local_message,
     without_reminders,
+    without_repeats,
 )
 from letta_conversations_mcp.backends.local.turn import TurnReader, run_id_of, run_of, turns_of
 from letta_conversations_mcp.core.backend import StreamLost
@@ -90,6 +91,13 @@ class LocalBackend:
                 self._link = cast("Link", await self._tasks.start(self._keep_link))
             return self._link
 
+    async def _read(self, command: str, *, what: str, **fields: object) -> Frame:
+        """Ask for something that changes nothing; once more, over a new link, when the server ended in between."""
+        try:
+            return await (await self._open()).request(command, what=what, seconds=None, **fields)
+        except LinkBroken:
+            return await (await self._open()).request(command, what=what, seconds=None, **fields)
+
     async def _keep_link(self, *, task_status: TaskStatus[Link]) -> None:
         """Hold a link until it breaks. A failure before it is there is raised to who asked for it."""
         link: Link | None = None
@@ -113,8 +121,7 @@ class LocalBackend:
 
     async def list_agents(self, *, name: str = "", search: str = "", after: str = "", limit: int = 20) -> Page[Agent]:
         """The server gives all of them in no order that is told, and ignores filters (measured)."""
-        link = await self._open()
-        answer = await link.request("agent_list", what="list the agents", query={"limit": 1000})
+        answer = await self._read("agent_list", what="list the agents", query={"limit": 1000})
         agents = [read_agent(each) for each in mappings(answer.get("agents"))]
         agents = [each for each in agents if name in ("", each.name) and search.lower() in each.name.lower()]
         ids = [each.id for each in agents]
@@ -125,9 +132,8 @@ class LocalBackend:
         return Page(items=tuple(agents[:limit]), more=len(agents) > limit)
 
     async def get_agent(self, agent_id: str) -> Agent:
-        link = await self._open()
         try:
-            answer = await link.request("agent_retrieve", what="find the agent", agent_id=agent_id)
+            answer = await self._read("agent_retrieve", what="find the agent", agent_id=agent_id)
         except Refused as error:
             raise NotFound.agent(agent_id) from error
         agent = mapping_field(answer, "agent")
@@ -144,8 +150,7 @@ class LocalBackend:
         return read_agent(mapping_field(answer, "agent"))
 
     async def list_models(self) -> Sequence[str]:
-        link = await self._open()
-        answer = await link.request("list_models", what="list the models")
+        answer = await self._read("list_models", what="list the models")
         return [text_field(each, "handle") for each in mappings(answer.get("entries"))]
 
     # Conversations
@@ -167,9 +172,8 @@ class LocalBackend:
         return read_conversation(mapping_field(answer, "conversation"))
 
     async def get_conversation(self, conversation_id: str) -> Conversation:
-        link = await self._open()
         try:
-            answer = await link.request(
+            answer = await self._read(
                 "conversation_retrieve", what="find the conversation", conversation_id=conversation_id
             )
         except Refused as error:
@@ -203,13 +207,12 @@ class LocalBackend:
         return archived and query.search in conversation.summary
 
     async def _all_conversations(self, query: ConversationQuery) -> list[Conversation]:
-        link = await self._open()
         found: dict[str, Conversation] = {}
         asked: dict[str, object] = {"limit": LIST_PAGE}
         if query.agent_id:
             asked["agent_id"] = query.agent_id
         while True:
-            answer = await link.request("conversation_list", what="list the conversations", query=asked)
+            answer = await self._read("conversation_list", what="list the conversations", query=asked)
             page = [read_conversation(each) for each in mappings(answer.get("conversations"))]
             fresh = [each for each in page if each.id not in found]
             found |= {each.id: each for each in fresh}
@@ -238,10 +241,9 @@ class LocalBackend:
         return Page(items=tuple(map(read_local_message, chunks)), more=more)
 
     async def _list_chunks(self, ref: ConversationRef, query: MessageQuery) -> tuple[list[Chunk], bool]:
-        link = await self._open()
         wanted = {"agent_id": ref.agent_id, "limit": query.limit, "order": query.order}
         cursors = {key: value for key, value in (("before", query.before), ("after", query.after)) if value}
-        answer = await link.request(
+        answer = await self._read(
             "conversation_messages_list",
             what="list the messages",
             conversation_id=ref.conversation_id,
@@ -249,7 +251,7 @@ class LocalBackend:
         )
         chunks: list[Chunk] = [without_reminders(each) for each in mappings(answer.get("messages"))]
         more = len({text_field(each, "id") for each in chunks}) >= query.limit
-        return (chunks[::-1] if query.order == "desc" else chunks), more
+        return without_repeats(chunks[::-1] if query.order == "desc" else chunks), more
 
     async def compact(
         self,

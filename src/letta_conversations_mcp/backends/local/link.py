@@ -46,6 +46,13 @@ Frame = Mapping[str, object]
 Frames = MemoryObjectReceiveStream[Frame]
 
 
+class LinkBroken(ServerFault):
+    """The connection broke while the server was asked."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, 0, "the connection broke", "The next call opens a new one; look before repeating this.")
+
+
 class Link:
     """One connection while it lasts. Made by `open_link`."""
 
@@ -69,7 +76,7 @@ class Link:
         Raises:
             Refused: the server answered that it did not do it.
             TimedOut: it did not answer, as to a command that it does not know.
-            ServerFault: the connection broke.
+            LinkBroken: the connection broke.
         """
         answer = await self._exchange(self._worker, command, what, seconds, fields)
         if answer.get("success") is False or answer.get("accepted") is False:
@@ -118,13 +125,13 @@ class Link:
             with anyio.fail_after(bound):
                 await answer.arrived.wait()
         except ConnectionClosed as error:
-            raise self._broken(what) from error
+            raise LinkBroken(what) from error
         except TimeoutError as error:
             raise TimedOut(what, bound, "Nothing is sure about it; look before repeating it.") from error
         finally:
             del self._waiting[request_id]
         if answer.frame is None:
-            raise self._broken(what)
+            raise LinkBroken(what)
         return answer.frame
 
     def _broken(self, what: str) -> ServerFault:

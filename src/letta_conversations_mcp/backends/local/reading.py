@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from letta_conversations_mcp.core.model import Agent, Conversation, Message
+from letta_conversations_mcp.core.model import Agent, Chunk, Conversation, Message
 from letta_conversations_mcp.core.wire import mappings, read_message, text_field
 
 _REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>\s*", re.DOTALL)
@@ -47,6 +47,18 @@ def without_reminders(data: Mapping[str, object]) -> Mapping[str, object]:
         for part in mappings(content)
     ]
     return {**data, "content": [part for part in parts if part.get("type") != "text" or part.get("text")]}
+
+
+def without_repeats(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Listed messages, oldest first, with a user's message once: a server that is started again after it was killed in
+    a turn stores the message a second time and takes the turn up by itself (seen with 0.34.12)."""
+    kept: list[Chunk] = []
+    for chunk in chunks:
+        otid = text_field(chunk, "otid")
+        if kept and otid and chunk.get("message_type") == "user_message" and otid == text_field(kept[-1], "otid"):
+            kept.pop()
+        kept.append(chunk)
+    return kept
 
 
 def read_local_message(data: Mapping[str, object]) -> Message:

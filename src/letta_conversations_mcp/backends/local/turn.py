@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from letta_conversations_mcp.core.model import Chunk, Run, TurnFailure
-from letta_conversations_mcp.core.wire import mapping_field, text_field
+from letta_conversations_mcp.core.wire import mapping_field, text_field, text_of
 
 PASSED_ON = frozenset(
     {
@@ -22,6 +22,7 @@ PASSED_ON = frozenset(
         "summary_message",
     }
 )
+TOOL_KINDS = frozenset({"tool_call_message", "tool_return_message", "approval_request_message"})
 RUN_PREFIX = "local-run-"
 
 
@@ -89,7 +90,7 @@ def run_of(turn: Sequence[Chunk], *, active: bool) -> Run:
     """What the list of messages tells of a turn. One without an answer was stopped in the middle, or failed."""
     if active:
         return Run(id=run_id_of(turn), status="running")
-    if len(turn) > 1:
+    if any(text_of(chunk.get("content")) or chunk.get("message_type") in TOOL_KINDS for chunk in turn[1:]):
         return Run(id=run_id_of(turn), status="completed", stop_reason="end_turn")
     failure = TurnFailure(
         type="interrupted", message="The turn ended without an answer; the local server may have been stopped in it."
