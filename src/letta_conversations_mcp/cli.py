@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.insert(0, "serve")
     parsed = parser.parse_args(arguments)
     try:
+        # The argument is pydantic-settings' own, and not among the fields that a type checker sees.
         settings = Settings(_cli_settings_source=options(parsed_args=parsed))  # pyright: ignore[reportCallIssue]
         check_backend(settings)
         return _serve_http(settings) if parsed.http else _serve_stdio(settings)

@@ -147,14 +147,14 @@ async def create_conversation(
     model: Annotated[str, Field(description="provider/model for this conversation; empty: the agent's")] = "",
     model_settings: Annotated[
         dict[str, Any], Field(description="e.g. {'provider_type': 'openai', 'temperature': 0.2}; checked per provider")
-    ] = {},  # noqa: B006  (pydantic copies it)
+    ] = {},
     context_window_limit: Annotated[
         int | None, Field(ge=1, le=10_000_000, description="tokens; left out: the agent's")
     ] = None,
     hidden: Annotated[bool, Field(description="keep it out of people's lists")] = False,
     isolated_blocks: Annotated[
         list[str], Field(description="labels of memory blocks that this conversation gets its own copy of")
-    ] = [],  # noqa: B006
+    ] = [],
     reuse: Annotated[
         bool, Field(description="return the agent's conversation with exactly this summary, if there is one")
     ] = False,
@@ -305,7 +305,7 @@ async def compact(
         CompactionMode | None, Field(description="what is summarised and by whom; left out: the server's")
     ] = None,
     model: Annotated[str, Field(description="provider/model that writes the summary")] = "",
-    model_settings: Annotated[dict[str, Any], Field(description="as in create_conversation, for that model")] = {},  # noqa: B006
+    model_settings: Annotated[dict[str, Any], Field(description="as in create_conversation, for that model")] = {},
     prompt: Annotated[str, Field(description="instructions for the summary", max_length=50_000)] = "",
     clip_chars: Annotated[int | None, Field(ge=1, le=1_000_000, description="longest summary, in characters")] = None,
     sliding_window_percentage: Annotated[

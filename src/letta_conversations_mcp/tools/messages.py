@@ -77,13 +77,13 @@ async def send_message(
     wait_seconds: WaitArgument = None,
     images: Annotated[
         list[str], Field(description="https://… or data:image/png;base64,… (png, jpeg, gif, webp)", max_length=20)
-    ] = [],  # noqa: B006
+    ] = [],
     model: Annotated[str, Field(description="provider/model for this message only")] = "",
     max_steps: Annotated[int | None, Field(ge=1, le=1000, description="most steps (model calls) of the agent")] = None,
     kinds: Annotated[
         list[ReplyKind],
         Field(description="what comes back beside the reply: its thinking; arguments and results of its tools"),
-    ] = [],  # noqa: B006
+    ] = [],
 ) -> Reply:
     """Send one message to a Letta agent and wait for its reply. Continue a conversation by conversation_id; with agent
     alone a new one is opened, whose id comes back. The agent remembers what is said, may run its tools, and may change
@@ -128,7 +128,7 @@ async def wait_for_reply(
     agent: Annotated[str, Field(description="agent id or name; only for 'default'")] = "",
     run_id: Annotated[str, Field(description="run-… id from send_message; left out: the latest turn")] = "",
     wait_seconds: WaitArgument = None,
-    kinds: Annotated[list[ReplyKind], Field(description="as in send_message")] = [],  # noqa: B006
+    kinds: Annotated[list[ReplyKind], Field(description="as in send_message")] = [],
 ) -> Reply:
     """Go on waiting for a reply, or fetch it again, without sending anything. Use it after send_message answered
     running or unknown, after a time-out or a lost connection; it works after a restart, and for turns that others
@@ -152,7 +152,7 @@ async def list_messages(
         Order | None,
         Field(description="the end to take them from: desc newest, asc oldest; left out: asc with after, else desc"),
     ] = None,
-    kinds: Annotated[list[MessageKind], Field(description="only these; left out: all but reasoning and system")] = [],  # noqa: B006
+    kinds: Annotated[list[MessageKind], Field(description="only these; left out: all but reasoning and system")] = [],
     skip_chars: Annotated[
         int, Field(ge=0, description="start this far into each message, to read on in one that was cut")
     ] = 0,
