@@ -93,6 +93,7 @@ def keep(folder: Path, stop_seconds: float, command: list[str]) -> None:
     def wait_for_end() -> None:
         code = server.wait()
         ended.set()
+        reader.join(DRAIN_SECONDS)
         _log(b"The server ended with exit code %d.\n" % code)
         events.put(_ENDED)
 
@@ -185,11 +186,11 @@ def _end_abandoned(folder: Path, stop_seconds: float) -> None:
         return
     for sign in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + stop_seconds
-        while _is_server(pid, folder):
+        if _is_server(pid, folder):
+            # Once: the second would cut short what the first asks for.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, sign)
-            if time.monotonic() > deadline:
-                break
+        while _is_server(pid, folder) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
     if _is_server(pid, folder):
         raise OSError(f"an older one, process {pid}, does not end")
