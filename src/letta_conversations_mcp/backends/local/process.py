@@ -266,7 +266,8 @@ class _Start:
             log = (self.folder / LOG).read_bytes()[-4 * QUOTE_CHARS :].decode(errors="replace").strip()
         except OSError:
             log = ""
-        return f" (its last words: {quote(log[-QUOTE_CHARS:])})" if log else " (it said nothing)"
+        # Cut after the secrets are gone: half of one would not be known for what it is.
+        return f" (its last words: {quote(log, len(log))[-QUOTE_CHARS:]})" if log else " (it said nothing)"
 
 
 def _private(path: str, flags: int) -> int:
