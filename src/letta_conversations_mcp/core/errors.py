@@ -174,11 +174,11 @@ class Unauthorized(ConversationError):
 class Unreachable(ConversationError):
     """Nothing answers at the address, or what answers is no Letta REST server."""
 
-    def __init__(self, base_url: str, problem: str) -> None:
+    def __init__(self, base_url: str, problem: str, *, setting: str = "LETTA_BASE_URL") -> None:
         self.base_url = base_url
         super().__init__(
             f"{problem} (address: {base_url}). Nothing was done. A person has to check that the server runs and that "
-            "LETTA_BASE_URL is right; then the same call can be made again."
+            f"{setting} is right; then the same call can be made again."
         )
 
     @classmethod

@@ -35,6 +35,9 @@ from letta_conversations_mcp.core.errors import (
 from letta_conversations_mcp.core.model import ConversationRef
 from letta_conversations_mcp.core.wire import mapping_field, text_field
 
+SETTING = "--app-server-url (or LETTA_MCP_APP_SERVER_URL)"
+"""Where a person gives the address of an App Server, for the errors."""
+
 PROTOCOL_VERSION = 1
 TESTED_VERSION = "0.34.12"
 NEEDED = ("agent_management", "conversation_management", "runtime_start")
@@ -202,9 +205,9 @@ async def open_link(url: str, token: str, *, connect_seconds: float, request_sec
         status = getattr(getattr(error, "response", None), "status_code", 0)
         if status == 401:
             raise Unauthorized(url, key_given=bool(token), variable="LETTA_MCP_APP_SERVER_TOKEN") from error
-        raise Unreachable(url, "What answers there is no App Server") from error
+        raise Unreachable(url, "What answers there is no App Server", setting=SETTING) from error
     except (OSError, TimeoutError, InvalidURI) as error:
-        raise Unreachable(url, "The App Server cannot be reached") from error
+        raise Unreachable(url, "The App Server cannot be reached", setting=SETTING) from error
     link = Link(url, worker, sentinel, request_seconds)
     failure: Exception | None = None
     try:
