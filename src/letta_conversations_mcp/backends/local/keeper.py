@@ -135,7 +135,7 @@ def _start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
             if os.getppid() != keeper:
                 os._exit(1)
 
-    return subprocess.Popen(  # noqa: S603
+    return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -147,7 +147,7 @@ def _start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _read_output(server: subprocess.Popen[bytes], tell: Callable[[str], None]) -> None:
-    assert server.stdout  # noqa: S101
+    assert server.stdout
     told = False
     # In pieces: what prints no line end must not fill the memory.
     while line := server.stdout.readline(PIECE_BYTES):
@@ -205,7 +205,7 @@ def _is_server(pid: int, folder: Path) -> bool:
             return False
         listing = ["/bin/ps", "-ww", "-o", "args=", "-p", str(pid)]
         try:
-            arguments = subprocess.run(listing, capture_output=True, timeout=5, check=False).stdout  # noqa: S603
+            arguments = subprocess.run(listing, capture_output=True, timeout=5, check=False).stdout
         except (OSError, subprocess.TimeoutExpired):
             return False
     return os.fsencode(folder / TOKEN) in arguments

@@ -177,7 +177,7 @@ class _Start:
                 token.write(secrets.token_urlsafe(32))
             (self.folder / LOG).unlink(missing_ok=True)
             with open(self.folder / LOG, "ab", opener=_private) as output:
-                subprocess.run(  # noqa: S603
+                subprocess.run(
                     # -I: or the modules beside the script would stand for those of the standard library.
                     [sys.executable, "-I", keeper.__file__, *self._keeper_arguments(lock)],
                     stdin=subprocess.DEVNULL,
