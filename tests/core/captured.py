@@ -28,7 +28,7 @@ async def chunks_of(*pieces: bytes) -> list[Chunk]:
             yield piece
 
     response = httpx.Response(200, headers={"content-type": "text/event-stream"}, content=arriving())
-    async with read_stream(response) as chunks:
+    async with read_stream(response, silence_seconds=60) as chunks:
         return [chunk async for chunk in chunks]
 
 

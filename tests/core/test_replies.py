@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
+from letta_conversations_mcp.core.flight import WITHDRAWN
 from letta_conversations_mcp.core.model import ConversationRef, ToolCall, Turn, TurnFailure, TurnStatus, Usage
 from letta_conversations_mcp.core.transcript import length
 from letta_conversations_mcp.tools.replies import Reply, ReplyKind
@@ -156,9 +157,9 @@ NEXT: dict[TurnStatus, str] = {
     "completed": "",
     "empty": "",
     "running": f"Still running. Call wait_for_reply({HERE}, run_id='run-1'). Do not send the message again.",
-    "needs_approval": f"wait_for_reply({HERE}) has the reply.",
+    "needs_approval": f"call respond_to_approval({HERE}, approve=true|false).",
     "failed": "it is safe to send the message again.",
-    "cancelled": "A new message can be sent.",
+    "cancelled": f"look with list_messages({HERE}) before sending it again.",
     "unknown": f"Look with list_messages({HERE}) before sending it again.",
 }
 
@@ -171,6 +172,10 @@ def test_every_status_is_told_with_what_to_do_next(status: TurnStatus) -> None:
     assert bool(reply.next) == bool(NEXT[status])
     assert reply.to_text().startswith(f"[{status} · ")
     assert reply.to_text().endswith(reply.next)
+
+
+def test_a_message_that_was_taken_back_is_said_never_to_have_arrived() -> None:
+    assert "Letta never had it" in _reply(Turn(status="cancelled", stop_reason=WITHDRAWN)).next
 
 
 def test_a_running_turn_whose_run_is_not_known_yet_is_waited_for_by_its_conversation() -> None:

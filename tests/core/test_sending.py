@@ -2,109 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import pytest
 
-from letta_conversations_mcp.core.backend import Backend, StreamLost
-from letta_conversations_mcp.core.errors import Busy, NotFound, Refused, ServerFault
+from letta_conversations_mcp.core.errors import Busy, Refused, ServerFault, TooManyRequests
 from letta_conversations_mcp.core.model import (
     Chunk,
-    ConversationRef,
-    Message,
-    MessageQuery,
-    OutgoingMessage,
-    Page,
     Run,
-    Turn,
 )
-from letta_conversations_mcp.core.sending import Pace, Sender, open_sender
-
-HERE = ConversationRef(conversation_id="conv-00000000-0000-4000-8000-000000000001", agent_id="agent-1")
-THERE = ConversationRef(conversation_id="conv-00000000-0000-4000-8000-000000000002", agent_id="agent-1")
-QUICK = Pace(report_at_most_every=0.01, report_at_least_every=0.05, poll_first=0.001, poll_longest=0.002)
-
-Turning = Callable[[OutgoingMessage], AsyncIterator[Chunk]]
-
-
-def says(text: str, run_id: str = "run-1") -> list[Chunk]:
-    return [
-        {"message_type": "ping", "run_id": run_id},
-        {"message_type": "assistant_message", "otid": "o", "content": text, "run_id": run_id},
-        {"message_type": "stop_reason", "stop_reason": "end_turn"},
-    ]
-
-
-class Place:
-    """Conversations in memory: turns as the test writes them, runs and messages as it sets them."""
-
-    def __init__(self) -> None:
-        self.turns: dict[str, Turning] = {}
-        self.runs: dict[str, list[Run]] = {}
-        self.messages: list[Message] = []
-        self.chunks: list[Chunk] = []
-        self.begun: list[str] = []
-
-    @asynccontextmanager
-    async def send(self, ref: ConversationRef, message: OutgoingMessage) -> AsyncGenerator[AsyncIterator[Chunk]]:
-        self.begun.append(message.text)
-        yield self.turns[message.text](message)
-
-    async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:
-        return [states[0] for states in self.runs.values()]
-
-    async def get_run(self, ref: ConversationRef, run_id: str) -> Run:
-        if run_id not in self.runs:
-            raise NotFound.run(run_id)
-        states = self.runs[run_id]
-        return states.pop(0) if len(states) > 1 else states[0]
-
-    async def list_run_chunks(self, ref: ConversationRef, run_id: str) -> Sequence[Chunk]:
-        return self.chunks
-
-    async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:
-        return Page(items=tuple(self.messages))
-
-
-@asynccontextmanager
-async def sender_at(place: Place, pace: Pace = QUICK) -> AsyncGenerator[Sender]:
-    async with open_sender(cast("Backend", place), pace) as sender:
-        yield sender
-
-
-def message(text: str) -> OutgoingMessage:
-    return OutgoingMessage(text=text, otid=f"otid of {text}")
-
-
-async def silent(words: str) -> None:
-    """Reports to nobody."""
-
-
-async def result(sender: Sender, ref: ConversationRef, text: str, seconds: float = 10) -> Turn:
-    return await sender.wait(sender.send(ref, message(text)), seconds, silent)
-
-
-def at_once(chunks: Sequence[Chunk], then: Exception | None = None) -> Turning:
-    async def turn(_: OutgoingMessage) -> AsyncIterator[Chunk]:
-        for chunk in chunks:
-            yield chunk
-        if then is not None:
-            raise then
-
-    return turn
-
-
-def when_opened(gate: anyio.Event, chunks: Sequence[Chunk]) -> Turning:
-    async def turn(_: OutgoingMessage) -> AsyncIterator[Chunk]:
-        yield chunks[0]
-        await gate.wait()
-        for chunk in chunks[1:]:
-            yield chunk
-
-    return turn
+from tests.core.place import (
+    HERE,
+    THERE,
+    Place,
+    at_once,
+    message,
+    result,
+    says,
+    sender_at,
+    silent,
+    until_gone,
+    when_opened,
+)
 
 
 async def test_messages_to_one_conversation_wait_for_each_other_and_others_do_not() -> None:
@@ -220,63 +140,70 @@ async def test_a_refused_message_does_not_hold_up_the_next() -> None:
         assert (await sender.wait(following, 10, silent)).reply == "yes"
 
 
-async def test_a_lost_stream_with_a_run_is_followed_to_its_end() -> None:
+async def test_a_conversation_that_is_busy_elsewhere_is_waited_for() -> None:
     place = Place()
-    place.turns = {"hello": at_once(says("x", "run-3")[:1], then=StreamLost("gone"))}
-    running, done = Run(id="run-3", status="running"), Run(id="run-3", status="completed", stop_reason="end_turn")
-    place.runs = {"run-3": [running, running, done]}
-    place.chunks = says("the whole reply", "run-3")[1:2]
+    busy = at_once([], then=Busy(HERE.conversation_id, "run-else"))
+    place.turns = {"hello": [busy, busy, at_once(says("my turn"))]}
+    place.runs = {"run-else": [Run(id="run-else", status="running"), Run(id="run-else", status="completed")]}
     async with sender_at(place) as sender:
-        turn = await result(sender, HERE, "hello")
+        turn = await sender.send_and_wait(HERE, message("hello"), 10, silent)
 
-    assert (turn.status, turn.reply, turn.run_id) == ("completed", "the whole reply", "run-3")
+    assert turn.reply == "my turn"
 
 
-async def test_a_lost_send_is_found_by_its_otid_once_nothing_runs() -> None:
+@pytest.mark.parametrize("run_id", ["run-else", ""])
+async def test_a_message_to_a_conversation_that_stays_busy_is_withdrawn(run_id: str) -> None:
     place = Place()
-    place.turns = {"hello": at_once([], then=StreamLost("gone"))}
-    active, done = Run(id="run-4", status="created"), Run(id="run-4", status="completed")
-    place.runs = {"run-4": [active, active, done]}
-    place.messages = [
-        Message(id="m1", kind="user", type="user_message", otid="another", run_id="run-9"),
-        Message(id="m2", kind="user", type="user_message", otid="otid of hello", run_id="run-4"),
-    ]
-    place.chunks = says("found", "run-4")[1:2]
+    place.turns = {"hello": at_once([], then=Busy(HERE.conversation_id, run_id))}
+    place.runs = {"run-else": [Run(id="run-else", status="running")]}
     async with sender_at(place) as sender:
-        turn = await result(sender, HERE, "hello")
+        with pytest.raises(Busy, match="Nothing was sent"):
+            await sender.send_and_wait(HERE, message("hello"), 0.05, silent)
+        await until_gone(sender)
 
-    assert (turn.status, turn.reply) == ("completed", "found")
+    assert place.begun == ["hello"]
 
 
-async def test_a_lost_send_that_nothing_tells_of_is_unknown() -> None:
-    place = Place()
+async def test_who_does_not_want_to_wait_is_told_at_once_that_it_is_busy() -> None:
+    place, gate = Place(), anyio.Event()
     place.turns = {
-        "hello": at_once([], then=StreamLost("gone")),
-        "named": at_once(says("x")[:1], then=StreamLost("gone")),
+        "slow": when_opened(gate, says("1", "run-7")),
+        "elsewhere": at_once([], then=Busy(THERE.conversation_id, "run-8")),
     }
     async with sender_at(place) as sender:
-        assert (await result(sender, HERE, "hello")).status == "unknown"
-        assert (await result(sender, HERE, "named")).status == "unknown"
+        slow = sender.send(HERE, message("slow"))
+        await sender.wait(slow, 0.02, silent)
+        with pytest.raises(Busy, match="run-7"):
+            await sender.send_and_wait(HERE, message("quick"), 10, silent, wait_if_busy=False)
+        with pytest.raises(Busy, match="run-8"):
+            await sender.send_and_wait(THERE, message("elsewhere"), 10, silent, wait_if_busy=False)
+        gate.set()
+        await sender.wait(slow, 10, silent)
+
+    assert place.begun == ["slow", "elsewhere"]
 
 
-@pytest.mark.parametrize(
-    ("run", "status"),
-    [
-        (Run(id="run-1", status="completed"), "completed"),
-        (Run(id="run-1", status="failed"), "failed"),
-        (Run(id="run-1", status="failed", stop_reason="llm_api_error"), "failed"),
-        (Run(id="run-1", status="cancelled"), "cancelled"),
-        (Run(id="run-1", status="completed", stop_reason="max_steps"), "completed"),
-    ],
-)
-async def test_a_run_that_has_ended_tells_how(run: Run, status: str) -> None:
+async def test_a_server_that_wants_a_pause_gets_it_once() -> None:
     place = Place()
-    place.runs = {"run-1": [run]}
-    place.chunks = says("text")[1:2]
+    refusal = TooManyRequests("take the message", 0.01)
+    place.turns = {"patient": [at_once([], then=refusal), at_once(says("ok"))], "in vain": at_once([], then=refusal)}
     async with sender_at(place) as sender:
-        turn = await sender.wait(await sender.find(HERE, "run-1"), 10, silent)
+        assert (await result(sender, HERE, "patient")).reply == "ok"
+        with pytest.raises(TooManyRequests):
+            await result(sender, HERE, "in vain")
 
-    assert turn.status == status
+    assert place.begun == ["patient", "patient", "in vain", "in vain"]
+
+
+async def test_a_pause_longer_than_the_wait_is_told_instead() -> None:
+    place = Place()
+    place.turns = {"hello": at_once([], then=TooManyRequests("take the message", 30))}
+    async with sender_at(place) as sender:
+        with pytest.raises(TooManyRequests, match="Wait 30 seconds"):
+            await sender.send_and_wait(HERE, message("hello"), 0.05, silent)
+        await until_gone(sender)
+
+    assert place.begun == ["hello"]
 
 
 async def test_the_active_run_is_found_before_newer_ones_that_ended() -> None:

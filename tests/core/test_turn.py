@@ -320,6 +320,12 @@ def test_kinds_that_belong_to_every_turn_say_nothing(kind: str) -> None:
     assert turn_of({"message_type": kind, "content": "no alert"}, said, END) == turn_of(said, END)
 
 
+def test_the_message_that_a_turn_answers_is_kept_with_it() -> None:
+    said = _piece("assistant_message", "1", content="Yes.")
+
+    assert turn_of({"message_type": "user_message", "content": "Really?"}, said, END).message == "Really?"
+
+
 json_values: st.SearchStrategy[object] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

@@ -187,4 +187,5 @@ def test_a_failure_of_odd_fields_is_a_failure_without_words() -> None:
         "type": "",
         "message": "",
         "detail": "",
+        "stored": False,
     }

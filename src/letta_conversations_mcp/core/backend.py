@@ -13,28 +13,50 @@ from typing import Protocol
 
 from letta_conversations_mcp.core.model import (
     Agent,
+    Approvals,
+    Block,
     Chunk,
     Compaction,
     CompactionMode,
+    ContextUse,
     Conversation,
+    ConversationChanges,
     ConversationQuery,
     ConversationRef,
     Deletion,
+    FoundMessage,
+    Health,
     Message,
     MessageQuery,
+    MessageSearch,
     NewAgent,
     NewConversation,
+    Outgoing,
     OutgoingMessage,
     Page,
     Run,
+    ToolCall,
 )
 
 
 class StreamLost(Exception):
     """The connection of a turn broke after the message was handed over; the turn itself may well go on.
 
-    No error for the reader but a signal to whoever follows the turn: ask the server what became of it.
+    No error for the reader but a signal to whoever follows the turn: ask the server what became of it. `status` is that
+    of an HTTP answer that stood in place of the stream, 0 when there was none.
     """
+
+    def __init__(self, words: str, status: int = 0) -> None:
+        self.status = status
+        super().__init__(words)
+
+
+class NotResumable(Exception):
+    """The server keeps no streams to go on with: its runs and messages tell what became of a turn."""
+
+
+class NoSearch(Exception):
+    """The server has no search for messages. No error for the reader but a signal: look through the messages."""
 
 
 class Backend(Protocol):
@@ -45,6 +67,14 @@ class Backend(Protocol):
     """What delete_conversation does here."""
     without_models: str
     """What a person can do when there are no models, in a sentence or two."""
+
+    async def check(self) -> Health:
+        """What answers, asked without a message and without a change. A key that is refused is no error here.
+
+        Raises:
+            Unreachable, TimedOut: nothing answers.
+        """
+        ...
 
     async def list_agents(self, *, name: str = "", search: str = "", after: str = "", limit: int = 20) -> Page[Agent]:
         """Agents, newest first: of exactly this `name`, or with `search` in their name, or all."""
@@ -75,7 +105,22 @@ class Backend(Protocol):
         it is not known yet and there is no such conversation."""
         ...
 
+    async def isolated_labels(self, conversation: Conversation) -> Sequence[str]:
+        """The labels of the memory blocks that are the conversation's own copies."""
+        ...
+
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]: ...
+
+    async def update_conversation(self, conversation_id: str, changes: ConversationChanges) -> Conversation:
+        """Change what is given, nothing else. What the server ignored is unchanged in what comes back. Raises
+        NotFound."""
+        ...
+
+    async def fork(self, ref: ConversationRef, *, at_message: str = "", hidden: bool = False) -> Conversation:
+        """A new conversation of the same agent that begins with what is in the context of this one: up to and with
+        `at_message`, or all of it. It has no summary. Not idempotent and never repeated. What the server ignored shows
+        in what comes back. Raises NotFound."""
+        ...
 
     async def delete_conversation(self, conversation_id: str) -> None:
         """Delete it, or hide it where a server cannot delete. Raises NotFound when it is gone already."""
@@ -86,11 +131,46 @@ class Backend(Protocol):
         which may be several of ours. Raises NotFound for a conversation that is gone and for an unknown cursor."""
         ...
 
+    async def search_messages(self, search: MessageSearch) -> Sequence[FoundMessage]:
+        """The server's own search, best first. Raises NoSearch where there is none."""
+        ...
+
     def send(self, ref: ConversationRef, message: OutgoingMessage) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
         """Hand the message over and stream the turn. Never repeated by the implementation.
 
         Entering raises Busy, AwaitingApproval, NotFound, Refused … when nothing was sent, and StreamLost when that is
         not sure. Iterating raises StreamLost when the connection breaks. Leaving closes the connection, not the turn.
+        """
+        ...
+
+    def resume(
+        self, ref: ConversationRef, message: Outgoing, *, run_id: str, after: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
+        """Go on with the stream of a message that was handed over before: of this run, from its chunk number `after`
+        on. Without a run id the server looks for the message by its otid, and takes it now when it never came, so that
+        it is taken once, however often this is asked.
+
+        Entering raises NotResumable, Busy when another message's turn runs and this one never came, StreamLost when
+        the connection breaks again, and other errors as `send` does. Iterating raises StreamLost.
+        """
+        ...
+
+    async def list_approvals(self, ref: ConversationRef) -> Sequence[ToolCall]:
+        """The tool calls that wait for a decision now."""
+        ...
+
+    def respond(self, ref: ConversationRef, approvals: Approvals) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
+        """Hand decisions over and stream how the turn goes on; in all else like `send`.
+
+        Entering raises NothingPending when the calls do not wait any more: nothing was sent then.
+        """
+        ...
+
+    async def cancel(self, ref: ConversationRef, run_id: str = "") -> Sequence[str]:
+        """Stop the running turn of a conversation, or only this run of it, and no other conversation's.
+
+        Gives the ids of the runs that were stopped, none when nothing ran. Raises NotFound for an unknown run, and
+        Refused when the server could stop it only with something else.
         """
         ...
 
@@ -106,6 +186,23 @@ class Backend(Protocol):
         sliding_window_percentage: float | None = None,
     ) -> Compaction:
         """Summarise the history in context. Raises Refused when there is too little to summarise."""
+        ...
+
+    async def recompile(self, ref: ConversationRef, *, dry_run: bool = False) -> str:
+        """Compile the system prompt anew, from the memory as it is now, and have the conversation use it unless it is a
+        `dry_run`. Gives the prompt. Raises NotFound."""
+        ...
+
+    async def get_prompt(self, ref: ConversationRef) -> str:
+        """The system prompt that the conversation uses, "" where the server does not tell."""
+        ...
+
+    async def list_isolated_blocks(self, conversation: Conversation) -> Sequence[Block]:
+        """The conversation's own copies of memory blocks."""
+        ...
+
+    async def get_context_use(self, ref: ConversationRef) -> ContextUse | None:
+        """None where the server does not tell, and before the first turn."""
         ...
 
     async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:

@@ -7,11 +7,17 @@
     ├── Ambiguous            a name that several agents share
     ├── NotConfirmed         a destructive call without its confirmation
     ├── Refused              Letta understood the request and said no
+    ├── Forbidden            the caller's token does not allow it
+    ├── Overloaded           this server has too much to do at the moment
     ├── Busy                 the conversation is answering another message
     ├── AwaitingApproval     the agent waits for a decision about a tool call
+    ├── NothingPending       no tool call waits for a decision
+    ├── TooManyHops          agents have passed a message on too often
     ├── Unauthorized         the key is wrong or missing
     ├── Unreachable          nothing answers, or what answers is no Letta server
     ├── TimedOut             no answer within the bound
+    ├── TooManyRequests      Letta wants fewer of them
+    ├── ShuttingDown         this server is going down
     └── ServerFault          Letta failed, or answered something that cannot be understood
 
 Each class holds the facts and builds its own text: what happened, what is safe, what to do next. The text is read by
@@ -26,6 +32,16 @@ from collections.abc import Sequence
 
 QUOTE_CHARS = 300
 """How much of a server's own words an error carries: enough for its sentence, too little for a page."""
+
+RESTART_SECONDS = 1.0
+"""After which a server that did not answer is asked once more: it may be in the middle of a restart."""
+
+RETRY_SECONDS = 5
+"""After which a call that this server had no room for may be made again: a quick model ends some turns in that time."""
+
+DEFAULT_PAUSE_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 60.0
+"""A pause that a server asks for is believed up to this."""
 
 NAME_CHARS = 80
 """How much of a name that a caller or a user gave."""
@@ -45,14 +61,26 @@ def quote(text: object, limit: int = QUOTE_CHARS) -> str:
     words = text if isinstance(text, str) else str(text)
     if _HTML.search(words[:2000]):
         return "(a page of HTML)"
-    words = _ACTOR.sub("", words[:20_000])
-    words = _KEY.sub("[secret]", _NAMED_SECRET.sub(r"\1[secret]", words))
+    words = without_secrets(_ACTOR.sub("", words[:20_000]))
     words = " ".join("".join(each if each.isprintable() else " " for each in words).split())
     return words if len(words) <= limit else f"{words[:limit]}…"
 
 
+def without_secrets(text: str) -> str:
+    """A text without what looks like a key, and without what is named as a secret."""
+    return _KEY.sub("[secret]", _NAMED_SECRET.sub(r"\1[secret]", text))
+
+
 class ConversationError(Exception):
     """The root. `str(error)` is the whole text that the reader gets."""
+
+    try_again_after: float | None = None
+    """In seconds, when nothing was done and the same may well succeed after this."""
+
+    @property
+    def label(self) -> str:
+        """What it is in a word or two, for a log: its text may quote what somebody wrote."""
+        return type(self).__name__
 
     def add(self, sentence: str) -> None:
         """Append what only somebody further up knows."""
@@ -91,6 +119,10 @@ class NotFound(ConversationError):
     @classmethod
     def run(cls, run_id: str) -> NotFound:
         return cls("run", run_id, "Call wait_for_reply with the conversation_id alone to get its latest reply.")
+
+    @classmethod
+    def block(cls, block_id: str) -> NotFound:
+        return cls("memory block", block_id, "Call describe again: the conversation may have been deleted meanwhile.")
 
     @classmethod
     def message(cls, message_id: str) -> NotFound:
@@ -134,6 +166,25 @@ class Refused(ConversationError):
         super().__init__(f"Letta refused to {what}: {reason.rstrip('.')}. {next_step}".rstrip())
 
 
+class Forbidden(ConversationError):
+    """The caller's token does not allow it. Says what it lacks, and nothing of what it would have reached."""
+
+    def __init__(self, what: str, scope: str) -> None:
+        self.scope = scope
+        super().__init__(
+            f"Nothing was done: {what} needs the scope {scope!r}, which your token does not have. "
+            "A person has to give you another token."
+        )
+
+
+class Overloaded(ConversationError):
+    """This server has as much to do as it may. Nothing was done."""
+
+    def __init__(self, reason: str, seconds: int = RETRY_SECONDS) -> None:
+        self.seconds = seconds
+        super().__init__(f"Busy: {reason}. Nothing was done; try again in {seconds} seconds.")
+
+
 class Busy(ConversationError):
     """The conversation is answering another message. Nothing was sent."""
 
@@ -154,8 +205,32 @@ class AwaitingApproval(ConversationError):
         self.conversation_id = conversation_id
         super().__init__(
             f"The agent waits for a decision about a tool call in conversation {conversation_id}, and takes no message "
-            "until it is approved or denied in Letta. Nothing was sent. "
-            f"wait_for_reply(conversation_id={conversation_id!r}) shows the call."
+            f"before it. Nothing was sent. wait_for_reply(conversation_id={conversation_id!r}) shows the call, and "
+            "respond_to_approval approves or denies it."
+        )
+
+
+class NothingPending(ConversationError):
+    """No tool call waits for a decision here, or not the one that was named. Nothing was sent."""
+
+    def __init__(self, conversation_id: str, waiting: Sequence[str] = ()) -> None:
+        self.conversation_id = conversation_id
+        what = f"Only {', '.join(waiting)} waits" if waiting else "No tool call waits"
+        super().__init__(
+            f"{what} for a decision in conversation {conversation_id}. Nothing was sent. "
+            f"wait_for_reply(conversation_id={conversation_id!r}) shows the latest turn."
+        )
+
+
+class TooManyHops(ConversationError):
+    """Agents have passed a message on, or answered each other, too often. Nothing was sent."""
+
+    def __init__(self, hop: int, most: int) -> None:
+        self.hop = hop
+        super().__init__(
+            f"This would be message {hop} in a chain of agents that send to each other because of one another, and at "
+            f"most {most} are allowed. Nothing was sent. End the chain: answer whoever asked, with what is known now. "
+            "A person can allow more with --max-depth."
         )
 
 
@@ -183,7 +258,9 @@ class Unreachable(ConversationError):
 
     @classmethod
     def nothing_answers(cls, base_url: str) -> Unreachable:
-        return cls(base_url, "The Letta server cannot be reached")
+        error = cls(base_url, "The Letta server cannot be reached")
+        error.try_again_after = RESTART_SECONDS
+        return error
 
     @classmethod
     def no_letta_server(cls, base_url: str) -> Unreachable:
@@ -202,6 +279,28 @@ class TimedOut(ConversationError):
         super().__init__(f"Letta did not answer within {seconds:g} s when asked to {what}. {next_step}")
 
 
+class TooManyRequests(ConversationError):
+    """Letta, or a gate before it, wants fewer requests. Nothing was done."""
+
+    def __init__(self, what: str, seconds: float | None) -> None:
+        self.try_again_after = min(seconds or DEFAULT_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+        pause = f"{seconds:g} seconds" if seconds else "a little"
+        super().__init__(
+            f"Letta refused to {what}: too many requests. Nothing was done. "
+            f"Wait {pause}; then the same call can be made again."
+        )
+
+
+class ShuttingDown(ConversationError):
+    """This server is going down, and begins nothing any more. Nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This MCP server is shutting down. Nothing was done; the same call can be made again in "
+            f"{RETRY_SECONDS} seconds."
+        )
+
+
 class ServerFault(ConversationError):
     """Letta failed, or answered something that cannot be understood. `status` is 0 when there was no answer."""
 
@@ -209,3 +308,7 @@ class ServerFault(ConversationError):
         self.status = status
         facts = ": ".join(filter(None, [f"HTTP {status}" if status else "", words]))
         super().__init__(f"Letta failed when asked to {what}{f' ({facts})' if facts else ''}. {next_step}")
+
+    @property
+    def label(self) -> str:
+        return f"{super().label} {self.status}" if self.status else super().label

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,7 +31,10 @@ CompactionMode = Literal["all", "sliding_window", "self_compact_all", "self_comp
 Order = Literal["asc", "desc"]
 OrderBy = Literal["created_at", "last_run_completion", "last_message_at"]
 Deletion = Literal["deleted", "hidden"]
+OnBusy = Literal["wait", "fail", "fork"]
+SearchMode = Literal["words", "meaning", "both"]
 Archived = Literal["no", "only", "all"]
+ServerKind = Literal["cloud", "self_hosted", "local", "app_server", "other"]
 
 
 class Noun(BaseModel):
@@ -40,7 +44,8 @@ class Noun(BaseModel):
 
 
 class Agent(Noun):
-    """`block_labels` names its memory blocks; None when the server did not tell."""
+    """`block_labels` names its memory blocks; `in_context` as in Conversation, for its default one; `context_window` in
+    tokens. None when the server did not tell."""
 
     id: str
     name: str
@@ -48,9 +53,14 @@ class Agent(Noun):
     description: str = ""
     created_at: str = ""
     block_labels: tuple[str, ...] | None = None
+    in_context: tuple[str, ...] | None = None
+    context_window: int | None = None
 
 
 class Conversation(Noun):
+    """`in_context`: the ids of the messages that the agent sees, oldest first, without the system prompt; None when the
+    server did not tell."""
+
     id: str
     agent_id: str
     summary: str = ""
@@ -63,6 +73,7 @@ class Conversation(Noun):
     archived: bool | None = None
     created_at: str = ""
     last_message_at: str = ""
+    in_context: tuple[str, ...] | None = None
 
 
 class ConversationRef(Noun):
@@ -85,6 +96,8 @@ class ToolCall(Noun):
     arguments: str = ""
     status: Literal["pending", "success", "error"] = "pending"
     result: str = ""
+    client_side: bool = False
+    """Whether only the client that offered this tool can run it; known of calls that wait for a decision."""
 
 
 class Message(Noun):
@@ -116,6 +129,8 @@ class TurnFailure(Noun):
     type: str = ""
     message: str = ""
     detail: str = ""
+    stored: bool = False
+    """Whether the user's message is kept nevertheless, and the agent sees it from then on."""
 
     @property
     def awaits_approval(self) -> bool:
@@ -126,11 +141,13 @@ class TurnFailure(Noun):
 class Turn(Noun):
     """What one message led to: the aggregate of a turn's stream.
 
-    `reply` joins everything that the agent said; `tool_calls` are all calls in order; `approvals` those of them that
-    wait for a decision; `unknown_kinds` counts the chunks of kinds that this version does not know.
+    `message` is the text that it answers, where the server tells it; `reply` joins everything that the agent said;
+    `tool_calls` are all calls in order; `approvals` those of them that wait for a decision; `unknown_kinds` counts the
+    chunks of kinds that this version does not know.
     """
 
     status: TurnStatus
+    message: str = ""
     reply: str = ""
     reasoning: str = ""
     stop_reason: str = ""
@@ -149,11 +166,27 @@ class Run(Noun):
     id: str
     status: str
     stop_reason: str = ""
+    created_at: str = ""
     failure: TurnFailure | None = None
 
     @property
     def active(self) -> bool:
         return self.status in ("created", "running")
+
+
+class Block(Noun):
+    """A piece of memory that is part of the system prompt."""
+
+    label: str
+    value: str = ""
+
+
+class ContextUse(Noun):
+    """How full the context was at the end of the newest turn, in tokens; `limit` is None when the server did not
+    tell."""
+
+    tokens: int
+    limit: int | None = None
 
 
 class Compaction(Noun):
@@ -195,6 +228,18 @@ class NewConversation(Noun):
     isolated_blocks: tuple[str, ...] = ()
 
 
+class ConversationChanges(Noun):
+    """What to change of a conversation; None leaves a thing as it is, and "" clears a text. Without a `model` of its
+    own a conversation has the agent's."""
+
+    summary: str | None = None
+    description: str | None = None
+    archived: bool | None = None
+    model: str | None = None
+    model_settings: dict[str, object] | None = None
+    context_window_limit: int | None = None
+
+
 class ConversationQuery(Noun):
     """Which conversations to list. `after` is the id of the last one on the page before."""
 
@@ -217,6 +262,41 @@ class MessageQuery(Noun):
     limit: int = 20
 
 
+class MessageSearch(Noun):
+    """What to look for: in a conversation, an agent, or everywhere. `since` and `until` bound the time, and include
+    it."""
+
+    query: str
+    conversation_id: str = ""
+    agent_id: str = ""
+    mode: SearchMode = "both"
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int = 20
+
+
+class FoundMessage(Noun):
+    """A message that a search found, and where it is."""
+
+    conversation_id: str
+    message: Message
+    agent_id: str = ""
+
+
+class Health(Noun):
+    """What answers where conversations should live. `app_server` and `other` are no place for them, as addressed.
+
+    `background`: whether the server keeps streams and locks conversations, which a self-hosted one does only with
+    Redis; None when it cannot be told, or makes no difference. `remarks` are sentences about what a person should mend.
+    """
+
+    kind: ServerKind
+    address: str
+    version: str = ""
+    background: bool | None = None
+    remarks: tuple[str, ...] = ()
+
+
 class Image(Noun):
     """An image of a message: a URL that the server fetches, or base64 data with its media type."""
 
@@ -234,3 +314,33 @@ class OutgoingMessage(Noun):
     images: tuple[Image, ...] = ()
     model: str = ""
     max_steps: int | None = None
+
+    def is_in(self, message: Message) -> bool:
+        """Whether a listed message shows that this was taken."""
+        return message.otid == self.otid
+
+
+class Decision(Noun):
+    """What is decided about one tool call. The agent is told the reason."""
+
+    tool_call_id: str
+    approve: bool
+    reason: str = ""
+
+
+class Approvals(Noun):
+    """Decisions, handed over together as a message is. `calls` are the calls that they are about."""
+
+    decisions: tuple[Decision, ...]
+    otid: str
+    calls: tuple[ToolCall, ...] = ()
+
+    def is_in(self, message: Message) -> bool:
+        """Whether a listed message shows that these were taken: their otid is not stored (seen on 0.16.8), but the
+        calls have results then, denied ones too."""
+        decided = {each.tool_call_id for each in self.decisions}
+        return any(call.status != "pending" and call.id in decided for call in message.calls)
+
+
+Outgoing = OutgoingMessage | Approvals
+"""What begins a turn."""

@@ -2,104 +2,54 @@
 
 Owns the task of every turn: it belongs to the server's task group and not to the call that began it, so a call that
 gives up, or is cancelled, leaves the turn running. One turn at a time runs in a conversation; a further message waits
-for its place in the order of arrival. Nothing is kept of a turn that has ended: Letta has it, and is asked.
-
-A message is handed over once. When the connection breaks after that, Letta is asked what became of it, by run id or by
-the message's otid, and only when that cannot be told is the status "unknown".
+for its place in the order of arrival, and for a turn that somebody else has begun. Nothing is kept of a turn that has
+ended: Letta has it, and is asked.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from copy import copy
 from dataclasses import dataclass
 
 import anyio
 from anyio.abc import TaskGroup
 
-from letta_conversations_mcp.core.backend import Backend, StreamLost
-from letta_conversations_mcp.core.errors import AwaitingApproval, Busy, ConversationError, NoReply, ServerFault
-from letta_conversations_mcp.core.model import ConversationRef, MessageQuery, OutgoingMessage, Run, Turn
-from letta_conversations_mcp.core.turn import TurnBuilder
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.delivery import RECENT_RUNS, Delivery, Pace, follow, until_ended
+from letta_conversations_mcp.core.draining import Drain
+from letta_conversations_mcp.core.errors import (
+    Busy,
+    ConversationError,
+    NoReply,
+    NotFound,
+    Overloaded,
+    ServerFault,
+    ShuttingDown,
+)
+from letta_conversations_mcp.core.flight import WITHDRAWN, Flight
+from letta_conversations_mcp.core.meter import SILENT, Meter
+from letta_conversations_mcp.core.model import ConversationRef, Outgoing, OutgoingMessage, Run, Turn
 
 logger = logging.getLogger(__name__)
 
 Report = Callable[[str], Awaitable[None]]
 """Tells the caller in words how a turn is getting on."""
 
-HANDING_OVER = "handing the message over"
-
-RECENT_RUNS = 10
-"""How many of a conversation's newest runs are looked at to find a turn again: some of them took no message."""
-
-RECENT_MESSAGES = 40
-"""How many of the newest messages are searched for a message's otid: more than one turn with its tool calls stores."""
+QUEUED = "waiting for the turn before it in this conversation"
+FULL = "waiting for one of the turns on this server to end"
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How often to look and to tell, in seconds."""
+class TurnLimits:
+    """How many turns run at the same time, how many messages may wait for that, and how many of both a caller has who
+    is known by name."""
 
-    report_at_most_every: float = 1.0
-    report_at_least_every: float = 10.0
-    poll_first: float = 0.3
-    poll_longest: float = 3.0
-
-
-class Flight:
-    """One turn in flight, as the calls that wait for it see it."""
-
-    def __init__(self, ref: ConversationRef, *, otid: str = "", run: Run | None = None) -> None:
-        self.ref = ref
-        self.otid = otid
-        self.run = run
-        """The run of a turn that this process did not send; it is asked after only while somebody waits."""
-        self.builder = TurnBuilder()
-        self.landed = anyio.Event()
-        self.begun = run is not None
-        """Whether the message is being handed over, or has been."""
-        self.withdrawn = False
-        self.waiting_for = "asking Letta for the reply" if run else HANDING_OVER
-        self._outcome: Turn | ConversationError | None = None
-        self._changed = anyio.Event()
-        if run:
-            self.builder.run_id = run.id
-
-    @property
-    def run_id(self) -> str:
-        return self.builder.run_id
-
-    @property
-    def doing(self) -> str:
-        return self.waiting_for or self.builder.doing
-
-    async def changed(self) -> None:
-        """Wait for the next news of this turn."""
-        await self._changed.wait()
-
-    def note(self) -> None:
-        """Tell those who wait that there is news."""
-        self._changed.set()
-        self._changed = anyio.Event()
-
-    def withdraw(self) -> bool:
-        """Take the message back if it has not been handed over; whether that was so."""
-        self.withdrawn = not self.begun
-        return self.withdrawn
-
-    def land(self, outcome: Turn | ConversationError) -> None:
-        self._outcome = outcome
-        self.landed.set()
-        self.note()
-
-    def result(self) -> Turn:
-        """The turn as it stands: final once landed, else "running". Raises what the send raised."""
-        if isinstance(self._outcome, ConversationError):
-            raise self._outcome
-        if self._outcome is not None:
-            return self._outcome
-        return self.builder.build().model_copy(update={"status": "running"})
+    running: int = 100
+    queued: int = 200
+    per_caller: int = 300
 
 
 class _Lane:
@@ -113,27 +63,98 @@ class _Lane:
 class Sender:
     """Sends messages and follows their turns. Made by `open_sender`, which gives it the task group it works in."""
 
-    def __init__(self, backend: Backend, tasks: TaskGroup, pace: Pace) -> None:
+    def __init__(
+        self, backend: Backend, tasks: TaskGroup, pace: Pace, *, limits: TurnLimits, meter: Meter, drain: Drain
+    ) -> None:
         self._backend = backend
         self._tasks = tasks
         self._pace = pace
+        self._limits = limits
+        self._places = anyio.Semaphore(limits.running)
+        self._meter = meter
+        self._drain = drain
         self._lanes: dict[ConversationRef, _Lane] = {}
+        self._hands_over = False
+        self._caller = ""
 
-    def send(self, ref: ConversationRef, message: OutgoingMessage) -> Flight:
-        """Start a turn and return at once."""
-        flight = Flight(ref, otid=message.otid)
+    def handing_over(self) -> Sender:
+        """The same turns, for a caller who waits by other means as soon as there is a run to ask for: `wait` ends
+        then, though not before a first report would be due."""
+        own = copy(self)
+        own._hands_over = True
+        return own
+
+    def on_behalf_of(self, caller: str, backend: Backend) -> Sender:
+        """The same turns in the same order, as a caller sends and asks for them: through a backend of their own, and
+        counted as theirs."""
+        own = copy(self)
+        own._backend = backend
+        own._caller = caller
+        return own
+
+    def send(self, ref: ConversationRef, message: Outgoing, *, wait_if_busy: bool = True) -> Flight:
+        """Start a turn and return at once.
+
+        Raises:
+            Busy: another turn of this process runs in the conversation, and it shall not be waited for.
+            Overloaded: there are too many turns.
+        """
+        if self.is_busy(ref) and not wait_if_busy:
+            raise Busy(ref.conversation_id, self._lanes[ref].flights[0].run_id)
+        self._check_room()
         lane = self._lanes.setdefault(ref, _Lane())
-        if lane.flights:
-            flight.waiting_for = "waiting for the turn before it in this conversation"
+        flight = Flight(ref, message=message, waits_if_busy=wait_if_busy, caller=self._caller)
         lane.flights.append(flight)
         self._tasks.start_soon(self._fly, lane, flight, message)
         return flight
+
+    def _check_room(self) -> None:
+        flights = [flight for lane in self._lanes.values() for flight in lane.flights]
+        if len(flights) >= self._limits.running + self._limits.queued:
+            raise Overloaded(f"{len(flights)} turns are running or waiting on this server")
+        own = sum(flight.caller == self._caller for flight in flights)
+        if self._caller and own >= self._limits.per_caller:
+            raise Overloaded(f"{own} of your turns are running or waiting")
 
     def in_flight(self, ref: ConversationRef, run_id: str = "") -> Flight | None:
         """The turn that this process runs in a conversation: that of the run, or the one sent last."""
         lane = self._lanes.get(ref)
         flights = [each for each in lane.flights if each.begun and run_id in ("", each.run_id)] if lane else []
         return flights[-1] if flights else None
+
+    def is_busy(self, ref: ConversationRef) -> bool:
+        """Whether this process has a message for a conversation, sent or queued, whose turn has not ended."""
+        return ref in self._lanes
+
+    def messages_to(self, agent_id: str, conversation_id: str = "") -> list[str]:
+        """The texts of the messages that an agent is answering now through this process."""
+        flights = [flight for lane in self._lanes.values() for flight in lane.flights if flight.begun]
+        return [
+            flight.message.text
+            for flight in flights
+            if isinstance(flight.message, OutgoingMessage)
+            and flight.ref.agent_id == agent_id
+            and conversation_id in ("", flight.ref.conversation_id)
+        ]
+
+    def withdraw_queued(self, ref: ConversationRef) -> int:
+        """Take back every message that waits for its place in a conversation; how many there were."""
+        lane = self._lanes.get(ref)
+        taken_back = [each for each in lane.flights if each.withdraw()] if lane else []
+        for flight in taken_back:
+            flight.land_stopped(WITHDRAWN)
+        return len(taken_back)
+
+    async def tell_stopped(self, ref: ConversationRef, run_ids: Collection[str], seconds: float) -> None:
+        """Answer those who wait for runs that were stopped, and wait a while for the streams to end: Letta stores what
+        the model was saying when its call ends."""
+        lane = self._lanes.get(ref)
+        stopped = [each for each in lane.flights if each.begun and each.run_id in run_ids] if lane else []
+        for flight in stopped:
+            flight.land_stopped("cancelled")
+        with anyio.move_on_after(seconds):
+            for flight in stopped:
+                await flight.ended.wait()
 
     async def find(self, ref: ConversationRef, run_id: str = "") -> Flight:
         """The turn of a run, or the newest turn of a conversation: here, or wherever it was started, running or ended.
@@ -144,39 +165,57 @@ class Sender:
         """
         if flight := self.in_flight(ref, run_id):
             return flight
-        if run_id:
-            run = await self._backend.get_run(ref, run_id)
-        else:
-            runs = await self._backend.list_runs(ref, limit=RECENT_RUNS)
-            if not runs:
-                raise NoReply(str(ref))
-            taken = [each for each in runs if not (each.failure and each.failure.awaits_approval)]
-            run = next((each for each in taken if each.active), (taken or runs)[0])
+        run = await self._backend.get_run(ref, run_id) if run_id else await self._newest_run(ref)
         return Flight(ref, run=run)
 
+    async def _newest_run(self, ref: ConversationRef) -> Run:
+        """The active run, or else the newest. Looked for a second time when none is active: Letta shows a run only a
+        moment after its message came in, and who asks after a lost connection asks at once."""
+        newest: Run | None = None
+        for pause in (self._pace.unseen, 0):
+            runs = await self._backend.list_runs(ref, limit=RECENT_RUNS)
+            taken = [each for each in runs if not (each.failure and each.failure.awaits_approval)]
+            if active := next((each for each in taken if each.active), None):
+                return active
+            newest = next(iter(taken or runs), newest)
+            await anyio.sleep(pause)
+        if newest is None:
+            raise NoReply(str(ref))
+        return newest
+
     async def send_and_wait(
-        self, ref: ConversationRef, message: OutgoingMessage, seconds: float, report: Report
+        self,
+        ref: ConversationRef,
+        message: Outgoing,
+        seconds: float,
+        report: Report,
+        *,
+        wait_if_busy: bool = True,
     ) -> Turn:
-        """Send a message and wait for its turn as `wait` does.
+        """Send a message, or decisions, and wait for its turn as `wait` does.
 
         A message whose place has not come by then, or whose caller has gone, is withdrawn: it would be lost with this
         process, and its caller would take the reply before it for its own.
 
         Raises:
-            Busy: the place did not come; nothing was sent.
+            Busy, Overloaded: the place did not come, or shall not be waited for; nothing was sent.
+            ShuttingDown: nor will it come any more; nothing was sent.
         """
-        flight = self.send(ref, message)
+        flight = self.send(ref, message, wait_if_busy=wait_if_busy)
         try:
             turn = await self.wait(flight, seconds, report)
         finally:
-            withdrawn = flight.withdraw()
+            withdrawn = not flight.landed.is_set() and flight.withdraw()
         if withdrawn:
+            if self._drain.begun:
+                raise ShuttingDown
             running = self.in_flight(ref)
-            raise Busy(ref.conversation_id, running.run_id if running else "")
+            raise flight.obstacle or Busy(ref.conversation_id, running.run_id if running else "")
         return turn
 
     async def wait(self, flight: Flight, seconds: float, report: Report) -> Turn:
-        """Wait up to `seconds` for the turn's end, reporting; then give it as it stands.
+        """Wait up to `seconds` for the turn's end, reporting; then give it as it stands. When the server goes down,
+        that is as soon as Letta has the message.
 
         Cancelling this ends the wait and nothing else.
         """
@@ -185,7 +224,7 @@ class Sender:
         await report(f"{told}, 0 s")
         if flight.run is None:
             # Most turns of a quick model end before a second report is due: no task for those.
-            with anyio.move_on_after(min(seconds, self._pace.report_at_most_every)):
+            with self._drain.patience(min(seconds, self._pace.report_at_most_every)):
                 await flight.landed.wait()
             if flight.landed.is_set():
                 return flight.result()
@@ -193,10 +232,32 @@ class Sender:
             waiting.start_soon(self._keep_reporting, flight, report, started, told)
             if flight.run is not None:
                 waiting.start_soon(self._watch, flight, flight.run)
-            with anyio.move_on_after(seconds - (anyio.current_time() - started)):
+            elif self._hands_over:
+                waiting.start_soon(self._until_known, flight, waiting.cancel_scope)
+            with self._drain.patience(seconds - (anyio.current_time() - started)):
                 await flight.landed.wait()
             waiting.cancel_scope.cancel()
+        if self._drain.begun and not await self._is_taken(flight):
+            return flight.result().model_copy(update={"status": "unknown"})
         return flight.result()
+
+    async def settle(self) -> None:
+        """Wait until Letta has every message that is being handed over, or until the server has to go down."""
+        for flight in [each for lane in self._lanes.values() for each in lane.flights]:
+            await self._is_taken(flight)
+
+    async def _is_taken(self, flight: Flight) -> bool:
+        """Whether Letta has told of the turn, so that it goes on without this process. A message that is queued is not
+        waited for: it is taken back."""
+        with anyio.move_on_after(self._drain.seconds_left):
+            while flight.begun and not flight.run_id and not flight.landed.is_set():
+                await flight.changed()
+        return bool(flight.run_id) or flight.landed.is_set() or not flight.begun
+
+    async def _until_known(self, flight: Flight, waiting: anyio.CancelScope) -> None:
+        while not flight.run_id:
+            await flight.changed()
+        waiting.cancel()
 
     async def _keep_reporting(self, flight: Flight, report: Report, started: float, told: str) -> None:
         """Report as soon as there is news, but not too often, and now and then without any."""
@@ -210,14 +271,18 @@ class Sender:
             await report(f"{told}, {anyio.current_time() - started:.0f} s")
             await anyio.sleep(self._pace.report_at_most_every)
 
-    async def _fly(self, lane: _Lane, flight: Flight, message: OutgoingMessage) -> None:
+    async def _fly(self, lane: _Lane, flight: Flight, message: Outgoing) -> None:
+        with self._meter.turn(flight):
+            await self._take_off(lane, flight, message)
+
+    async def _take_off(self, lane: _Lane, flight: Flight, message: Outgoing) -> None:
         """One turn from its place in the order to its end. The boundary at which whatever goes wrong becomes its
         outcome: an exception that left it would end every other turn in the group."""
         outcome: Turn | ConversationError = _unexplained(flight)
         try:
-            async with lane.lock:
-                if not flight.withdrawn:
-                    outcome = await self._run_turn(flight, message)
+            async with AsyncExitStack() as places:
+                if await self._has_its_turn(lane, flight, places):
+                    outcome = await self._deliver(flight, message)
         except ConversationError as error:
             outcome = error
         except Exception:
@@ -227,84 +292,60 @@ class Sender:
             if not lane.flights:
                 del self._lanes[flight.ref]
             flight.land(outcome)
+            flight.ended.set()
 
-    async def _run_turn(self, flight: Flight, message: OutgoingMessage) -> Turn:
-        flight.begun = True
-        flight.waiting_for = HANDING_OVER
-        flight.note()
+    async def _has_its_turn(self, lane: _Lane, flight: Flight, places: AsyncExitStack) -> bool:
+        """Wait for the message's place in its conversation, and then for one among the turns that may run; False when
+        it was withdrawn before."""
+        with flight.queueing(QUEUED if lane.lock.locked() else flight.waiting_for):
+            await places.enter_async_context(lane.lock)
+        if self._places.value == 0 and not flight.withdrawn:
+            with flight.queueing(FULL, Overloaded("as many turns are running on this server as may")):
+                await places.enter_async_context(self._places)
+        elif not flight.withdrawn:
+            await places.enter_async_context(self._places)
+        return not flight.withdrawn
+
+    async def _deliver(self, flight: Flight, message: Outgoing) -> Turn:
+        """Deliver the message as soon as its conversation is free, and once more when Letta could not be reached."""
+        patient = True
+        while True:
+            flight.begin()
+            try:
+                return await Delivery(self._backend, flight, message, self._pace, self._meter).run()
+            except Busy as busy:
+                if not flight.waits_if_busy:
+                    raise
+                with flight.queueing("waiting for somebody else's turn in this conversation", busy):
+                    await self._until_free(flight.ref, busy)
+            except ConversationError as error:
+                if error.try_again_after is None or not patient:
+                    raise
+                patient = False
+                with flight.queueing("Letta cannot take the message now; trying again soon", error):
+                    await anyio.sleep(error.try_again_after)
+            if flight.withdrawn:
+                return flight.builder.build()
+
+    async def _until_free(self, ref: ConversationRef, busy: Busy) -> None:
+        """Wait for the end of the turn that holds a conversation."""
         try:
-            async with self._backend.send(flight.ref, message) as chunks:
-                async for chunk in chunks:
-                    flight.waiting_for = ""
-                    flight.builder.add(chunk)
-                    flight.note()
-                if flight.builder.ended and not _awaits_approval(flight):
-                    # Before the connection is tidied up, for which nobody has to wait.
-                    flight.land(flight.builder.build())
-        except StreamLost as lost:
-            logger.warning("the stream of a turn in conversation %s was lost: %s", flight.ref, lost)
-        if _awaits_approval(flight):
-            raise AwaitingApproval(flight.ref.conversation_id)
-        if flight.builder.ended:
-            return flight.builder.build()
-        return await self._recover(flight)
-
-    async def _recover(self, flight: Flight) -> Turn:
-        """What became of a turn whose stream ended before the turn did."""
-        flight.waiting_for = "the connection was lost; asking Letta for the reply"
-        flight.note()
-        try:
-            run = await self._run_of(flight)
-            if run is None:
-                return flight.builder.build().model_copy(update={"status": "unknown"})
-            return await self._follow(flight.ref, run)
-        except ConversationError as error:
-            logger.warning("the fate of a turn in conversation %s could not be told: %s", flight.ref, error)
-            return flight.builder.build().model_copy(update={"status": "unknown"})
-
-    async def _run_of(self, flight: Flight) -> Run | None:
-        """The run that took the message: the one that the stream named, or the one that stored a message with its
-        otid."""
-        if flight.run_id:
-            return await self._backend.get_run(flight.ref, flight.run_id)
-        for run in await self._backend.list_runs(flight.ref, limit=RECENT_RUNS):
-            if run.active:
-                await self._until_ended(flight.ref, run)
-        newest = await self._backend.list_messages(flight.ref, MessageQuery(limit=RECENT_MESSAGES))
-        for message in newest.items:
-            if message.otid == flight.otid and message.run_id:
-                return await self._backend.get_run(flight.ref, message.run_id)
-        return None
+            if busy.run_id:
+                await until_ended(self._backend, ref, await self._backend.get_run(ref, busy.run_id), self._pace)
+            else:
+                for run in await self._backend.list_runs(ref, limit=RECENT_RUNS):
+                    await until_ended(self._backend, ref, run, self._pace)
+        except NotFound:
+            # A run that does not say whose it is; the next try shows whether it has ended.
+            await anyio.sleep(self._pace.poll_longest)
+        # The conversation is set free a moment after its run has ended.
+        await anyio.sleep(self._pace.poll_first)
 
     async def _watch(self, flight: Flight, run: Run) -> None:
         try:
-            flight.land(await self._follow(flight.ref, run))
+            flight.land(await follow(self._backend, flight.ref, run, self._pace))
         except ConversationError as error:
             flight.land(error)
-
-    async def _follow(self, ref: ConversationRef, run: Run) -> Turn:
-        """Wait for a run's end by asking, and build its turn from what it stored."""
-        run = await self._until_ended(ref, run)
-        builder = TurnBuilder()
-        builder.run_id = run.id
-        for chunk in await self._backend.list_run_chunks(ref, run.id):
-            builder.add(chunk)
-        builder.failure = run.failure
-        ends = {"failed": "error", "cancelled": "cancelled"}
-        builder.stop_reason = run.stop_reason or ends.get(run.status, "end_turn")
-        return builder.build()
-
-    async def _until_ended(self, ref: ConversationRef, run: Run) -> Run:
-        pause = self._pace.poll_first
-        while run.active:
-            await anyio.sleep(pause)
-            pause = min(pause * 1.5, self._pace.poll_longest)
-            run = await self._backend.get_run(ref, run.id)
-        return run
-
-
-def _awaits_approval(flight: Flight) -> bool:
-    return flight.builder.failure is not None and flight.builder.failure.awaits_approval
 
 
 def _unexplained(flight: Flight) -> ServerFault:
@@ -319,11 +360,20 @@ def _unexplained(flight: Flight) -> ServerFault:
 
 
 @asynccontextmanager
-async def open_sender(backend: Backend, pace: Pace | None = None) -> AsyncGenerator[Sender]:
+async def open_sender(
+    backend: Backend,
+    pace: Pace | None = None,
+    *,
+    limits: TurnLimits | None = None,
+    meter: Meter = SILENT,
+    drain: Drain | None = None,
+) -> AsyncGenerator[Sender]:
     """A sender whose turns live as long as this context. Leaving it ends the waiting for them, not the turns
     themselves."""
     async with anyio.create_task_group() as tasks:
         try:
-            yield Sender(backend, tasks, pace or Pace())
+            yield Sender(
+                backend, tasks, pace or Pace(), limits=limits or TurnLimits(), meter=meter, drain=drain or Drain()
+            )
         finally:
             tasks.cancel_scope.cancel()

@@ -75,12 +75,13 @@ def body(message: Message) -> str:
     return "\n".join(filter(None, [message.text, *map(call_line, message.calls)]))
 
 
-def heading(message: Message) -> str:
+def heading(message: Message, *, with_id: bool = False) -> str:
     at = f" · {message.at[:16].replace('T', ' ')}" if message.at else ""
     speaker = SPEAKER[message.kind] if message.kind != "other" else message.type.removesuffix("_message") or "other"
-    return f"**{speaker}**{at}"
+    return f"**{speaker}**{at}{f' · {message.id}' if with_id else ''}"
 
 
-def to_markdown(messages: Sequence[Message], texts: Sequence[str]) -> str:
+def to_markdown(messages: Sequence[Message], texts: Sequence[str], *, with_ids: bool = False) -> str:
     """A transcript: of every message who said it and when, and its text, which the caller has cut to fit."""
-    return "\n\n".join(f"{heading(message)}\n{text}" for message, text in zip(messages, texts, strict=True))
+    parts = zip(messages, texts, strict=True)
+    return "\n\n".join(f"{heading(message, with_id=with_ids)}\n{text}" for message, text in parts)

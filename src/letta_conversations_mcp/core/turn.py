@@ -11,6 +11,7 @@ to be joined.
 from __future__ import annotations
 
 from collections import Counter
+from typing import cast
 
 from letta_conversations_mcp.core.model import Chunk, ToolCall, Turn, TurnFailure, TurnStatus, Usage
 from letta_conversations_mcp.core.wire import (
@@ -37,7 +38,7 @@ FAILED_STOPS = frozenset(
 )
 """The stop reasons after which a turn has no proper end. All that letta-client 1.12 lists, but for the proper ones."""
 
-SILENT_KINDS = frozenset({"ping", "user_message", "system_message", "event_message", "approval_response_message"})
+SILENT_KINDS = frozenset({"ping", "system_message", "event_message", "approval_response_message"})
 """Kinds that belong to a turn and say nothing about its outcome."""
 
 
@@ -71,6 +72,9 @@ class TurnBuilder:
         self.run_id = ""
         self.stop_reason = ""
         self.failure: TurnFailure | None = None
+        self.last_seq = 0
+        """The number of the last chunk of a stream that numbers them, to go on from."""
+        self._message = ""
         self._replies: dict[str, list[str]] = {}
         self._reasonings: dict[str, list[str]] = {}
         self._calls: list[_Call] = []
@@ -79,7 +83,6 @@ class TurnBuilder:
         self._usage: Usage | None = None
         self._compacted = False
         self._unknown: Counter[str] = Counter()
-        self._last_seq = 0
         self._last_kind = ""
 
     def add(self, chunk: Chunk) -> None:
@@ -110,10 +113,14 @@ class TurnBuilder:
                 self._usage = _read_usage(chunk)
             case "error_message":
                 self.failure = read_failure(chunk)
+            case "retry":
+                self._forget(chunk.get("pieces"))
             case "summary_message":
                 self._compacted = True
+            case "user_message" if compaction_summary(chunk) is not None:
+                self._compacted = True
             case "user_message":
-                self._compacted = self._compacted or compaction_summary(chunk) is not None
+                self._message = self._message or text_of(chunk.get("content"))
             case _ if kind in SILENT_KINDS:
                 pass
             case _:
@@ -138,6 +145,7 @@ class TurnBuilder:
         waiting = self._calls_awaiting_decision()
         return Turn(
             status=self._status(reply, waiting),
+            message=self._message,
             reply=reply,
             reasoning=_paragraphs(self._reasonings),
             stop_reason=self.stop_reason,
@@ -155,10 +163,16 @@ class TurnBuilder:
         seq = int_field(chunk, "seq_id")
         if seq == 0:
             return False
-        if seq <= self._last_seq:
+        if seq <= self.last_seq:
             return True
-        self._last_seq = seq
+        self.last_seq = seq
         return False
+
+    def _forget(self, pieces: object) -> None:
+        """Drop what a step wrote before it failed and was tried again."""
+        for piece in cast("list[str]", pieces) if isinstance(pieces, list) else ():
+            self._replies.pop(piece, None)
+            self._reasonings.pop(piece, None)
 
     def _add_calls(self, piece: str, chunk: Chunk, *, needs_approval: bool) -> None:
         for fragment in calls_of(chunk):

@@ -121,7 +121,10 @@ def compaction_summary(chunk: Chunk) -> str | None:
 def read_failure(data: Mapping[str, object]) -> TurnFailure:
     """The error of a stream's error event, or of a failed run's metadata."""
     return TurnFailure(
-        type=text_field(data, "error_type"), message=text_field(data, "message"), detail=text_field(data, "detail")
+        type=text_field(data, "error_type"),
+        message=text_field(data, "message"),
+        detail=text_field(data, "detail"),
+        stored=data.get("stored") is True,
     )
 
 

@@ -1,0 +1,84 @@
+"""Forking a conversation, and telling what the server made of it: 0.16.8 ignores where to fork, and whether to hide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
+from letta_conversations_mcp.core.model import (
+    DEFAULT_CONVERSATION,
+    Conversation,
+    ConversationChanges,
+    ConversationRef,
+)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A forked conversation. `shared` counts the messages that it begins with, None when the server did not tell;
+    `notes` are sentences about what is not as it was asked for."""
+
+    conversation: Conversation
+    shared: int | None
+    notes: tuple[str, ...] = ()
+
+
+async def fork(
+    backend: Backend, ref: ConversationRef, *, at_message: str = "", summary: str = "", hidden: bool = False
+) -> Branch:
+    """Fork, at a message if one is given, and name the branch.
+
+    Raises:
+        InvalidArgument: the agent does not see `at_message` in this conversation; nothing was done.
+        NotFound: there is no such conversation.
+    """
+    context, isolated = await _context(backend, ref)
+    if at_message and context is not None and at_message not in context:
+        raise InvalidArgument(
+            "at_message",
+            f"{at_message} is not in the context of this conversation: it was compacted away, or is in another one. "
+            "list_messages and search_messages give ids.",
+        )
+    made = await backend.fork(ref, at_message=at_message, hidden=hidden)
+    notes: list[str] = []
+    shared = None if made.in_context is None else len(made.in_context)
+    if at_message:
+        notes.append(_where(at_message, context, shared))
+    if hidden and not made.hidden:
+        notes.append("This Letta server ignored hidden: the branch is listed like any other.")
+    if isolated and not made.isolated_block_ids:
+        notes.append("The branch sees the agent's own memory blocks, not the isolated ones of its source.")
+    if summary:
+        made, problem = await _name(backend, made, summary)
+        notes.append(problem)
+    return Branch(conversation=made, shared=shared, notes=tuple(filter(None, notes)))
+
+
+async def _context(backend: Backend, ref: ConversationRef) -> tuple[tuple[str, ...] | None, bool]:
+    """The messages in context, and whether blocks are isolated."""
+    if ref.conversation_id == DEFAULT_CONVERSATION:
+        return (await backend.get_agent(ref.agent_id)).in_context, False
+    source = await backend.get_conversation(ref.conversation_id)
+    return source.in_context, bool(source.isolated_block_ids)
+
+
+def _where(at_message: str, context: tuple[str, ...] | None, shared: int | None) -> str:
+    """Whether the branch ends at the message. By counting: a server may copy messages under new ids."""
+    if context is None or shared is None:
+        return "This server does not tell where the branch ends: look at its newest messages with list_messages."
+    newer = shared - context.index(at_message) - 1
+    if newer <= 0:
+        return ""
+    return (
+        f"This Letta server ignored at_message: the branch holds {newer} newer messages too. "
+        "Delete it if that is not wanted."
+    )
+
+
+async def _name(backend: Backend, made: Conversation, summary: str) -> tuple[Conversation, str]:
+    try:
+        named = await backend.update_conversation(made.id, ConversationChanges(summary=summary))
+    except ConversationError:
+        return made, "The branch is there, but could not be given its summary; update does that."
+    return named, ""

@@ -1,0 +1,85 @@
+"""The frozen copy of an agent's memory in a conversation's system prompt: how old it is, and what a new one changes.
+
+Pure, but for `recompile`. The prompt is made when a conversation is opened and does not follow the memory; it is
+compiled anew on request (seen on 0.16.8).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Block, ConversationRef
+
+_COMPILED_AT = re.compile(r"System prompt last recompiled: ([0-9-]{10} [0-9:]{5,8}(?: [AP]M)?)")
+_BLOCKS = re.compile(r"<memory_blocks>\n(.*)\n</memory_blocks>", re.DOTALL)
+_BLOCK = re.compile(r"^<(\w[\w./-]*)>\n(.*?)\n</\1>$", re.DOTALL | re.MULTILINE)
+# What is different in every prompt and says nothing about the memory.
+_VOLATILE = re.compile(
+    r"- (?:System prompt last recompiled|CONVERSATION_ID|AGENT_ID):|- \d+ previous messages between|- chars_current="
+)
+
+
+@dataclass(frozen=True)
+class Recompilation:
+    """`changes` tells what is different in the new prompt, "" when nothing is, and None when the old one is unknown.
+    `shared` names the isolated blocks of which the new prompt holds the agent's value."""
+
+    prompt: str
+    changes: str | None
+    shared: tuple[str, ...] = ()
+
+
+async def recompile(backend: Backend, ref: ConversationRef, *, dry_run: bool) -> Recompilation:
+    """Refresh the copy, or only see what that would change. Raises NotFound."""
+    isolated: Sequence[Block] = ()
+    if ref.conversation_id != DEFAULT_CONVERSATION:
+        isolated = await backend.list_isolated_blocks(await backend.get_conversation(ref.conversation_id))
+    before = await backend.get_prompt(ref)
+    prompt = await backend.recompile(ref, dry_run=dry_run)
+    return Recompilation(
+        prompt=prompt,
+        changes=memory_changes(before, prompt) if before else None,
+        shared=tuple(block.label for block in isolated if block.value.strip() not in prompt),
+    )
+
+
+def compiled_at(prompt: str) -> str:
+    """When a prompt was compiled, in the server's words and in the agent's time zone; "" when it does not say."""
+    found = _COMPILED_AT.search(prompt)
+    return found[1] if found else ""
+
+
+def memory_changes(before: str, after: str) -> str:
+    """What is different, line by line: `-` gone, `+` new, under the label of the block that it is in. Block by block,
+    because their order changes with every edit (seen on 0.16.8)."""
+    old, new = _sections(before), _sections(after)
+    parts: list[str] = []
+    for label in sorted(old | new):
+        if different := _differences(old.get(label, []), new.get(label, [])):
+            parts += [f"<{label}>"] if label else []
+            parts += different
+    return "\n".join(parts)
+
+
+def _sections(prompt: str) -> dict[str, list[str]]:
+    """The lines of every block by its label, and under "" those outside of blocks."""
+    found = _BLOCKS.search(prompt)
+    blocks = _BLOCK.findall(found[1]) if found else []
+    rest = prompt[: found.start()] + prompt[found.end() :] if found else prompt
+    return {"": _lines(rest)} | {label: _lines(text) for label, text in blocks}
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip() and not _VOLATILE.match(line)]
+
+
+def _differences(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    lines: list[str] = []
+    for kind, old_from, old_to, new_from, new_to in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind != "equal":
+            lines += [f"- {line}" for line in old[old_from:old_to]] + [f"+ {line}" for line in new[new_from:new_to]]
+    return lines
