@@ -10,14 +10,15 @@ from importlib.util import find_spec
 from letta_conversations_mcp.backends.api import ApiBackend, ApiOptions
 from letta_conversations_mcp.backends.api.client import CLOUD_URL
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.core.meter import SILENT, Meter
+from letta_conversations_mcp.settings import BackendSettings
 
 
 class NoBackend(Exception):
     """The settings name no place where conversations could live. Its text is for the person who starts the server."""
 
 
-def check_backend(settings: Settings) -> None:
+def check_backend(settings: BackendSettings) -> None:
     """Raises NoBackend when `open_backend` would have nowhere to go; called at the start, before anything is served."""
     if not settings.uses_local:
         return
@@ -37,7 +38,7 @@ def check_backend(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def open_backend(settings: Settings) -> AsyncGenerator[Backend]:
+async def open_backend(settings: BackendSettings, meter: Meter = SILENT) -> AsyncGenerator[Backend]:
     """The backend, for as long as the context lasts."""
     if settings.uses_local:
         async with _open_local(settings) as backend:
@@ -49,15 +50,16 @@ async def open_backend(settings: Settings) -> AsyncGenerator[Backend]:
         project=settings.project,
         connect_seconds=settings.connect_timeout,
         request_seconds=settings.request_timeout,
+        first_byte_seconds=settings.first_byte_timeout,
         silence_seconds=settings.silence_timeout,
         compact_seconds=settings.compact_timeout,
     )
-    async with ApiBackend(options) as backend:
+    async with ApiBackend(options, meter) as backend:
         yield backend
 
 
 @asynccontextmanager
-async def _open_local(settings: Settings) -> AsyncGenerator[Backend]:
+async def _open_local(settings: BackendSettings) -> AsyncGenerator[Backend]:
     # Late: what the local backend needs is an extra that not everyone has installed.
     from platformdirs import user_data_path
 

@@ -1,96 +1,71 @@
 """The verbs of a conversation, spoken to a Letta REST server through letta-client.
 
 Every method asks for the SDK's raw response and reads the JSON itself (see `reading`). Nothing that changes something
-is ever retried by the SDK. Owns the HTTP connections; they are bound to the event loop in which the backend was
-opened.
+is ever retried by the SDK.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Sequence
 
 import anyio
 import anyio.to_thread
 
-from letta_conversations_mcp.backends.api.client import ApiOptions, Client
+from letta_conversations_mcp.backends.api.approvals import ApiApprovals
+from letta_conversations_mcp.backends.api.base import AFTER_READING
+from letta_conversations_mcp.backends.api.cancelling import cancel_runs
+from letta_conversations_mcp.backends.api.conversations import ApiConversations
 from letta_conversations_mcp.backends.api.model_settings import check_model_settings
 from letta_conversations_mcp.backends.api.reading import (
     Json,
-    conversation_body,
-    message_body,
     objects,
     read_agent,
-    read_conversation,
+    read_context_use,
+    read_found,
     read_run,
+    search_body,
 )
-from letta_conversations_mcp.core.errors import NotFound
+from letta_conversations_mcp.core.backend import NoSearch
+from letta_conversations_mcp.core.errors import NotFound, Refused
 from letta_conversations_mcp.core.model import (
     DEFAULT_CONVERSATION,
     Agent,
     Chunk,
     Compaction,
     CompactionMode,
-    Conversation,
-    ConversationQuery,
+    ContextUse,
     ConversationRef,
     Deletion,
+    FoundMessage,
+    Health,
     Message,
     MessageQuery,
+    MessageSearch,
     NewAgent,
-    NewConversation,
-    OutgoingMessage,
     Page,
     Run,
 )
 from letta_conversations_mcp.core.wire import int_field, read_message, text_field
 
-REMEMBERED = 10_000
-"""Conversations of which is remembered what never changes, to save requests; about 3 MB when full."""
-
 RUN_MESSAGES = 1000
 """Messages read of one run, the newest; a turn has two for every step, and 50 steps by Letta's default."""
 
-_AFTER_READING = "Nothing was changed; the same call can be made again."
+RUNS_WITHOUT_STEPS = 5
+"""Newest runs looked at for how full the context is: a failed one has no tokens to tell."""
 
 
-@dataclass
-class _Known:
-    """What never changes about a conversation; `is_fork` is None until somebody asked."""
-
-    agent_id: str
-    is_fork: bool | None = None
-
-
-class ApiBackend:
+class ApiBackend(ApiConversations, ApiApprovals):
     """A Letta REST server. `async with` it; the SDK is loaded and connections are opened at the first request."""
 
     name = "api"
     deletion: Deletion = "deleted"
     without_models = "The Letta server offers no model. A person has to connect a model provider to it."
 
-    def __init__(self, options: ApiOptions) -> None:
-        self._options = options
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._loading = anyio.Lock()
-        self._client: Client | None = None
+    async def check(self) -> Health:
+        client = await self._open()
+        from letta_conversations_mcp.backends.api.health import read_health
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._client is not None:
-            await self._client.once.close()
-
-    async def _open(self) -> Client:
-        async with self._loading:
-            if self._client is None:
-                # In a thread: the import takes half a second, in which other calls must go on.
-                self._client = await anyio.to_thread.run_sync(Client, self._options)
-            return self._client
+        return await read_health(client, self._options.base_url)
 
     # Agents
 
@@ -100,7 +75,7 @@ class ApiBackend:
             # The server takes an unknown cursor for none, and would begin again.
             await self.get_agent(after)
         filters: Json = {"name": name, "query_text": search, "after": after}
-        with client.asking.to("list the agents", after=_AFTER_READING):
+        with client.asking.to("list the agents", after=AFTER_READING):
             data = await client.json(
                 client.retrying.agents.with_raw_response.list(
                     limit=limit, extra_query={key: value for key, value in filters.items() if value}
@@ -111,7 +86,7 @@ class ApiBackend:
 
     async def get_agent(self, agent_id: str) -> Agent:
         client = await self._open()
-        with client.asking.to("find the agent", after=_AFTER_READING, missing=NotFound.agent(agent_id)):
+        with client.asking.to("find the agent", after=AFTER_READING, missing=NotFound.agent(agent_id)):
             data = await client.json(
                 client.retrying.agents.with_raw_response.retrieve(agent_id, include=["agent.blocks"])
             )
@@ -131,70 +106,9 @@ class ApiBackend:
 
     async def list_models(self) -> Sequence[str]:
         client = await self._open()
-        with client.asking.to("list the models", after=_AFTER_READING):
+        with client.asking.to("list the models", after=AFTER_READING):
             data = await client.json(client.retrying.models.with_raw_response.list())
         return [text_field(each, "handle") for each in objects(data)]
-
-    # Conversations
-
-    async def create_conversation(self, new: NewConversation) -> Conversation:
-        client = await self._open()
-        if new.model_settings:
-            await anyio.to_thread.run_sync(check_model_settings, new.model_settings)
-        with client.asking.to(
-            "create a conversation",
-            after="It may have been created: look with list_conversations before creating another.",
-            missing=NotFound.agent(new.agent_id),
-        ):
-            data = await client.json(
-                client.once.conversations.with_raw_response.create(
-                    agent_id=new.agent_id, extra_body=conversation_body(new)
-                )
-            )
-        return self._remember(read_conversation(client.object(data)))
-
-    async def get_conversation(self, conversation_id: str) -> Conversation:
-        client = await self._open()
-        missing = NotFound.conversation(conversation_id)
-        with client.asking.to("find the conversation", after=_AFTER_READING, missing=missing):
-            data = await client.json(client.retrying.conversations.with_raw_response.retrieve(conversation_id))
-        return self._remember(read_conversation(client.object(data)))
-
-    async def owner_of(self, conversation_id: str) -> str:
-        if conversation_id not in self._known:
-            return (await self.get_conversation(conversation_id)).agent_id
-        self._known.move_to_end(conversation_id)
-        return self._known[conversation_id].agent_id
-
-    async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
-        client = await self._open()
-        filters: Json = {
-            "agent_id": query.agent_id,
-            "summary_search": query.search,
-            "after": query.after,
-            "order": query.order,
-            "order_by": query.order_by,
-            "archive_status": {"no": "unarchived", "only": "archived", "all": "all"}[query.archived],
-        }
-        missing = NotFound.conversation(query.after)
-        with client.asking.to("list the conversations", after=_AFTER_READING, missing=missing if query.after else None):
-            data = await client.json(
-                client.retrying.conversations.with_raw_response.list(
-                    limit=query.limit, extra_query={key: value for key, value in filters.items() if value}
-                )
-            )
-        conversations = tuple(self._remember(read_conversation(item)) for item in objects(data))
-        return Page(items=conversations, more=len(conversations) >= query.limit)
-
-    async def delete_conversation(self, conversation_id: str) -> None:
-        client = await self._open()
-        with client.asking.to(
-            "delete the conversation",
-            after="It may be deleted: the same call can be made again, and says so.",
-            missing=NotFound.conversation(conversation_id),
-        ):
-            await client.once.conversations.with_raw_response.delete(conversation_id)
-        self._known.pop(conversation_id, None)
 
     # Messages
 
@@ -214,12 +128,35 @@ class ApiBackend:
             more = _stored(items) >= query.limit
         return Page(items=tuple(map(read_message, items)), more=more)
 
+    async def get_prompt(self, ref: ConversationRef) -> str:
+        """The first message of every conversation, a fork's too."""
+        first = [read_message(each) for each in await self._list_of_agent(ref, MessageQuery(order="asc", limit=1))]
+        return first[0].text if first and first[0].kind == "system" else ""
+
+    async def search_messages(self, search: MessageSearch) -> Sequence[FoundMessage]:
+        """Letta Cloud has it; 0.16.8 answers 400, as does a server without its search engine (seen)."""
+        client = await self._open()
+        try:
+            with client.asking.to("search the messages", after=AFTER_READING):
+                data = await client.json(
+                    client.retrying.messages.with_raw_response.search(
+                        query=search.query, extra_body=search_body(search)
+                    )
+                )
+        except Refused as error:
+            if "search requires" in error.reason:
+                raise NoSearch from error
+            raise
+        found = map(read_found, objects(data))
+        default = search.conversation_id == DEFAULT_CONVERSATION
+        return [each for each in found if not default or each.conversation_id == DEFAULT_CONVERSATION]
+
     async def _list_of_agent(self, ref: ConversationRef, query: MessageQuery) -> list[Json]:
         """A page in the order of time, whatever the query's order."""
         client = await self._open()
         cursors = {key: value for key, value in (("before", query.before), ("after", query.after)) if value}
         missing = NotFound.message(next(iter(cursors.values()))) if cursors else NotFound.agent(ref.agent_id)
-        with client.asking.to("list the messages", after=_AFTER_READING, missing=missing):
+        with client.asking.to("list the messages", after=AFTER_READING, missing=missing):
             data = await client.json(
                 client.retrying.agents.messages.with_raw_response.list(
                     ref.agent_id,
@@ -235,7 +172,7 @@ class ApiBackend:
         client = await self._open()
         cursors = {key: value for key, value in (("before", query.before), ("after", query.after)) if value}
         missing = NotFound.conversation(ref.conversation_id)
-        with client.asking.to("list the messages", after=_AFTER_READING, missing=missing):
+        with client.asking.to("list the messages", after=AFTER_READING, missing=missing):
             data = await client.json(
                 client.retrying.conversations.messages.with_raw_response.list(
                     ref.conversation_id, order=query.order, limit=query.limit, extra_query=cursors
@@ -301,31 +238,6 @@ class ApiBackend:
             summary=text_field(data, "summary"),
         )
 
-    @asynccontextmanager
-    async def send(self, ref: ConversationRef, message: OutgoingMessage) -> AsyncGenerator[AsyncIterator[Chunk]]:
-        client = await self._open()
-        from letta_conversations_mcp.backends.api.stream import post_message, read_stream
-
-        body: Json = {
-            "messages": [message_body(message)],
-            "streaming": True,
-            # Whole steps, not tokens: only these tell an answer that was cut off or empty, and a cancelled one stays in
-            # the history (seen on 0.16.8).
-            "stream_tokens": False,
-            "include_pings": True,
-        }
-        if ref.conversation_id == DEFAULT_CONVERSATION:
-            body["agent_id"] = ref.agent_id
-        if message.model:
-            body["override_model"] = message.model
-        if message.max_steps is not None:
-            body["max_steps"] = message.max_steps
-        request = client.once.conversations.messages.with_streaming_response.create(
-            ref.conversation_id, extra_body=body, timeout=client.timeout(self._options.silence_seconds)
-        )
-        async with post_message(request, client.asking, ref) as response, read_stream(response) as chunks:
-            yield chunks
-
     # Runs
 
     async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:
@@ -333,7 +245,7 @@ class ApiBackend:
         client = await self._open()
         default = ref.conversation_id == DEFAULT_CONVERSATION
         filters: Json = {"agent_id": ref.agent_id} if default else {"conversation_id": ref.conversation_id}
-        with client.asking.to("look for the running turn", after=_AFTER_READING):
+        with client.asking.to("look for the running turn", after=AFTER_READING):
             data = await client.json(
                 client.retrying.runs.with_raw_response.list(
                     limit=50 if default else limit, order="desc", extra_query=filters
@@ -342,26 +254,41 @@ class ApiBackend:
         runs = [read_run(each) for each in objects(data) if not default or not text_field(each, "conversation_id")]
         return runs[:limit]
 
+    async def get_context_use(self, ref: ConversationRef) -> ContextUse | None:
+        """From the newest step of the newest turn that has ended."""
+        client = await self._open()
+        for run in await self.list_runs(ref, limit=RUNS_WITHOUT_STEPS):
+            if run.active:
+                continue
+            with client.asking.to("read the run's steps", after=AFTER_READING, missing=NotFound.run(run.id)):
+                data = await client.json(
+                    client.retrying.runs.steps.with_raw_response.list(run.id, limit=1, order="desc")
+                )
+            if uses := [use for use in map(read_context_use, objects(data)) if use.tokens]:
+                return uses[0]
+        return None
+
     async def get_run(self, ref: ConversationRef, run_id: str) -> Run:
         client = await self._open()
-        with client.asking.to("look at the run", after=_AFTER_READING, missing=NotFound.run(run_id)):
-            return read_run(client.object(await client.json(client.retrying.runs.with_raw_response.retrieve(run_id))))
+        with client.asking.to("look at the run", after=AFTER_READING, missing=NotFound.run(run_id)):
+            data = client.object(await client.json(client.retrying.runs.with_raw_response.retrieve(run_id)))
+        default = ref.conversation_id == DEFAULT_CONVERSATION
+        place = (text_field(data, "agent_id"), text_field(data, "conversation_id"))
+        if place != (ref.agent_id, "" if default else ref.conversation_id):
+            raise NotFound.run(run_id)
+        return read_run(data)
+
+    async def cancel(self, ref: ConversationRef, run_id: str = "") -> Sequence[str]:
+        return await cancel_runs(self, await self._open(), ref, run_id)
 
     async def list_run_chunks(self, ref: ConversationRef, run_id: str) -> Sequence[Chunk]:
         client = await self._open()
-        with client.asking.to("read the run's messages", after=_AFTER_READING, missing=NotFound.run(run_id)):
+        with client.asking.to("read the run's messages", after=AFTER_READING, missing=NotFound.run(run_id)):
             data = await client.json(
                 client.retrying.runs.messages.with_raw_response.list(run_id, order="asc", limit=RUN_MESSAGES)
             )
             usage = client.object(await client.json(client.retrying.runs.usage.with_raw_response.retrieve(run_id)))
         return [*objects(data), {**usage, "message_type": "usage_statistics"}]
-
-    def _remember(self, conversation: Conversation) -> Conversation:
-        self._known.setdefault(conversation.id, _Known(conversation.agent_id))
-        self._known.move_to_end(conversation.id)
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        return conversation
 
 
 def _stored(items: Sequence[Json]) -> int:

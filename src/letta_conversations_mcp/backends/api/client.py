@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from letta_conversations_mcp.backends.api.reading import Json
 from letta_conversations_mcp.core.errors import Unreachable
+from letta_conversations_mcp.core.meter import SILENT, Meter
 
 if TYPE_CHECKING:
     import httpx
@@ -29,7 +30,8 @@ CLOUD_URL = "https://api.letta.com"
 class ApiOptions:
     """Where and how to ask. All durations in seconds.
 
-    `silence_seconds` bounds the silence within a turn's stream, in which Letta sends a ping every 20 seconds.
+    `first_byte_seconds` bounds the wait for the beginning of a turn's stream, `silence_seconds` the silence within it,
+    in which Letta sends a ping every 20 seconds.
     """
 
     base_url: str = CLOUD_URL
@@ -37,6 +39,7 @@ class ApiOptions:
     project: str = ""
     connect_seconds: float = 5.0
     request_seconds: float = 60.0
+    first_byte_seconds: float = 60.0
     silence_seconds: float = 120.0
     compact_seconds: float = 300.0
 
@@ -48,14 +51,15 @@ class Client:
     retrying: AsyncLetta
     asking: Asking
 
-    def __init__(self, options: ApiOptions) -> None:
+    def __init__(self, options: ApiOptions, meter: Meter = SILENT) -> None:
         import httpx
         import letta_client
 
         # The SDK imports its resources when they are first touched: here, in the thread, and not in the event loop.
-        for resource in ("agents", "conversations", "models", "runs"):
+        for resource in ("agents", "blocks", "conversations", "messages", "models", "runs"):
             import_module(f"letta_client.resources.{resource}")
 
+        from letta_conversations_mcp.backends.api.counting import CountingClient
         from letta_conversations_mcp.backends.api.translation import Asking
 
         self._httpx = httpx
@@ -71,9 +75,10 @@ class Client:
             max_retries=0,
             timeout=self.timeout(options.request_seconds),
             default_headers=cast("dict[str, str]", headers),
-            http_client=letta_client.DefaultAsyncHttpxClient(
+            http_client=CountingClient(
+                meter,
                 # A stream holds its connection for as long as a turn takes, and there may be hundreds.
-                limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100)
+                limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100),
             ),
         )
         self.retrying = self.once.with_options(max_retries=2)

@@ -9,10 +9,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from letta_conversations_mcp.core.model import Agent, Conversation, NewConversation, OutgoingMessage, Run
-from letta_conversations_mcp.core.wire import mapping_field, mappings, read_failure, text_field
+from letta_conversations_mcp.core.model import (
+    DEFAULT_CONVERSATION,
+    Agent,
+    Approvals,
+    ContextUse,
+    Conversation,
+    ConversationChanges,
+    FoundMessage,
+    MessageSearch,
+    NewConversation,
+    Outgoing,
+    Run,
+    SearchMode,
+)
+from letta_conversations_mcp.core.wire import (
+    int_field,
+    mapping_field,
+    mappings,
+    read_failure,
+    read_message,
+    text_field,
+)
 
 Json = dict[str, object]
+
+SEARCH_MODES: dict[SearchMode, str] = {"words": "fts", "meaning": "vector", "both": "hybrid"}
 
 
 def objects(data: object) -> list[Json]:
@@ -34,6 +56,8 @@ def read_agent(data: Mapping[str, object], *, with_blocks: bool = False) -> Agen
         description=text_field(data, "description"),
         created_at=text_field(data, "created_at"),
         block_labels=labels if with_blocks else None,
+        in_context=_context(data.get("message_ids")),
+        context_window=int_field(mapping_field(data, "llm_config"), "context_window") or None,
     )
 
 
@@ -53,7 +77,15 @@ def read_conversation(data: Mapping[str, object]) -> Conversation:
         archived=_flag(data, "archived"),
         created_at=text_field(data, "created_at"),
         last_message_at=text_field(data, "last_message_at"),
+        in_context=_context(data.get("in_context_message_ids")),
     )
+
+
+def _context(ids: object) -> tuple[str, ...] | None:
+    """The ids of the messages in context without the first, which is the system prompt. An empty list says nothing:
+    0.16.8 fills it in only where one conversation is asked for."""
+    every = cast("list[object]", ids) if isinstance(ids, list) else []
+    return tuple(map(str, every[1:])) if every else None
 
 
 def _flag(data: Mapping[str, object], name: str) -> bool | None:
@@ -68,8 +100,42 @@ def read_run(data: Mapping[str, object]) -> Run:
         id=text_field(data, "id"),
         status=text_field(data, "status"),
         stop_reason=text_field(data, "stop_reason"),
+        created_at=text_field(data, "created_at"),
         failure=read_failure(error) if error else None,
     )
+
+
+def read_context_use(step: Mapping[str, object]) -> ContextUse:
+    """What a model was asked with and answered is what its next context begins with."""
+    return ContextUse(
+        tokens=int_field(step, "prompt_tokens") + int_field(step, "completion_tokens"),
+        limit=int_field(step, "context_window_limit") or None,
+    )
+
+
+def read_found(data: Mapping[str, object]) -> FoundMessage:
+    """A result of the server's search has its own names for a message's id and time; one outside of any conversation
+    has none to name (read in the source of 0.16.8)."""
+    fields = {**data, "id": data.get("message_id"), "date": data.get("created_at")}
+    return FoundMessage(
+        conversation_id=text_field(data, "conversation_id") or DEFAULT_CONVERSATION,
+        agent_id=text_field(data, "agent_id"),
+        message=read_message(fields),
+    )
+
+
+def search_body(search: MessageSearch) -> Json:
+    default = search.conversation_id == DEFAULT_CONVERSATION
+    body: Json = {
+        "query": search.query,
+        "search_mode": SEARCH_MODES[search.mode],
+        "agent_id": search.agent_id,
+        "conversation_id": "" if default else search.conversation_id,
+        "start_date": search.since.isoformat() if search.since else "",
+        "end_date": search.until.isoformat() if search.until else "",
+        "limit": search.limit,
+    }
+    return {name: value for name, value in body.items() if value != ""}
 
 
 def conversation_body(new: NewConversation) -> Json:
@@ -87,8 +153,14 @@ def conversation_body(new: NewConversation) -> Json:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def message_body(message: OutgoingMessage) -> Json:
-    """One user message: plain text, or text and images as content parts."""
+def changes_body(changes: ConversationChanges) -> Json:
+    return changes.model_dump(exclude_none=True)
+
+
+def message_body(message: Outgoing) -> Json:
+    """One user message, plain text or text and images as content parts; or decisions about tool calls."""
+    if isinstance(message, Approvals):
+        return _approvals_body(message)
     if not message.images:
         return {"role": "user", "content": message.text, "otid": message.otid}
     parts: list[Json] = [{"type": "text", "text": message.text}] if message.text else []
@@ -100,3 +172,16 @@ def message_body(message: OutgoingMessage) -> Json:
         )
         parts.append({"type": "image", "source": source})
     return {"role": "user", "content": parts, "otid": message.otid}
+
+
+def _approvals_body(approvals: Approvals) -> Json:
+    decisions: list[Json] = [
+        {
+            "type": "approval",
+            "approve": each.approve,
+            "tool_call_id": each.tool_call_id,
+            "reason": each.reason or None,
+        }
+        for each in approvals.decisions
+    ]
+    return {"type": "approval", "approvals": decisions, "otid": approvals.otid}

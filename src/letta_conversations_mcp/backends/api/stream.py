@@ -6,7 +6,7 @@ left this machine is `StreamLost`, because the turn may be running.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +16,7 @@ import httpx_sse
 import letta_client
 from pydantic_core import from_json
 
-from letta_conversations_mcp.backends.api.translation import Asking, was_never_sent
+from letta_conversations_mcp.backends.api.translation import Asking, waited_seconds, was_never_sent
 from letta_conversations_mcp.core.backend import StreamLost
 from letta_conversations_mcp.core.errors import NotFound, Unreachable
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Chunk, ConversationRef
@@ -24,35 +24,69 @@ from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Chunk, Conv
 if TYPE_CHECKING:
     from letta_client._response import AsyncAPIResponse
 
-PERHAPS_TAKEN = frozenset({502, 503, 504})
-"""What a proxy answers when the server behind it did not: the message may have reached it."""
-
 END_OF_STREAM = "[DONE]"
 
 DRAIN_SECONDS = 1.0
 """For the end of a response after its last event: it is there already, or the connection is not worth waiting for."""
 
+_FOREGROUND = "not created in background mode"
+"""How Letta refuses the stream of a run that it does not keep one of."""
+
+
+class KeepsNoStreams(Exception):
+    """The server has no Redis, or not the stream of this run. Nothing was sent."""
+
+
+def means_no_streams(error: letta_client.APIStatusError) -> bool:
+    words = str(error.body)
+    return (error.status_code == 503 and "Redis" in words) or (error.status_code == 400 and _FOREGROUND in words)
+
+
+async def post(request: Awaitable[object]) -> letta_client.APIStatusError | None:
+    """Make a request that Letta is expected to refuse, and give the refusal; None when it could not be asked."""
+    try:
+        await request
+    except letta_client.APIStatusError as error:
+        return error
+    except letta_client.APIConnectionError:
+        return None
+    return None
+
 
 @asynccontextmanager
-async def post_message(
-    request: AbstractAsyncContextManager[AsyncAPIResponse[Any]], asking: Asking, ref: ConversationRef
+async def open_response(
+    request: AbstractAsyncContextManager[AsyncAPIResponse[Any]],
+    asking: Asking,
+    ref: ConversationRef,
+    first_byte_seconds: float,
 ) -> AsyncGenerator[httpx.Response]:
-    """Send the request once and give its streaming response.
+    """Make a request for a turn's stream once and give its response.
 
     Raises:
         ConversationError: nothing was sent, or Letta refused the message.
         StreamLost: it is not sure whether Letta has it.
+        KeepsNoStreams: nothing was sent, and this server cannot do what was asked.
     """
     missing = NotFound.agent(ref.agent_id) if ref.conversation_id == DEFAULT_CONVERSATION else None
     try:
-        response = await request.__aenter__()
+        with anyio.fail_after(first_byte_seconds):
+            response = await request.__aenter__()
+    except TimeoutError as error:
+        raise StreamLost(f"no answer for {first_byte_seconds:g} s") from error
     except letta_client.APIConnectionError as error:
         if was_never_sent(error):
             raise Unreachable.nothing_answers(asking.base_url) from error
-        raise StreamLost(f"no answer to the request ({type(error.__cause__ or error).__name__})") from error
+        timed_out = isinstance(error, letta_client.APITimeoutError)
+        words = (
+            f"no answer for {waited_seconds(error):g} s" if timed_out else "the connection broke before an answer came"
+        )
+        raise StreamLost(words) from error
     except letta_client.APIStatusError as error:
-        if error.status_code in PERHAPS_TAKEN:
-            raise StreamLost(f"HTTP {error.status_code} instead of a stream") from error
+        if means_no_streams(error):
+            raise KeepsNoStreams from error
+        if error.status_code >= 500:
+            # From a proxy or from Letta itself: the message may have been taken all the same.
+            raise StreamLost(f"HTTP {error.status_code}", error.status_code) from error
         raise asking.translate_status(
             error,
             "take the message",
@@ -70,17 +104,17 @@ async def post_message(
 
 
 @asynccontextmanager
-async def read_stream(response: httpx.Response) -> AsyncGenerator[AsyncIterator[Chunk]]:
+async def read_stream(response: httpx.Response, silence_seconds: float) -> AsyncGenerator[AsyncIterator[Chunk]]:
     """The chunks of a response. What follows the last of them is read on leaving, when nobody waits for it any more."""
     events = httpx_sse.EventSource(response).aiter_sse()
-    yield read_chunks(events)
+    yield read_chunks(events, silence_seconds)
     # Read to the end, or the connection could not serve the next request.
     with suppress(httpx.HTTPError, httpx.StreamError, httpx_sse.SSEError), anyio.move_on_after(DRAIN_SECONDS):
         async for _ in events:
             pass
 
 
-async def read_chunks(events: AsyncIterator[httpx_sse.ServerSentEvent]) -> AsyncIterator[Chunk]:
+async def read_chunks(events: AsyncIterator[httpx_sse.ServerSentEvent], silence_seconds: float) -> AsyncIterator[Chunk]:
     """The events of a stream as JSON objects, to the end mark or to the end of the stream.
 
     An event that is no JSON object is passed on as a chunk without a kind, to be counted. Raises StreamLost.
@@ -90,8 +124,10 @@ async def read_chunks(events: AsyncIterator[httpx_sse.ServerSentEvent]) -> Async
             if event.data == END_OF_STREAM:
                 return
             yield _read_event(event.data)
+    except httpx.ReadTimeout as error:
+        raise StreamLost(f"no sign of life for {silence_seconds:g} s") from error
     except (httpx.HTTPError, httpx.StreamError, httpx_sse.SSEError) as error:
-        raise StreamLost(type(error).__name__) from error
+        raise StreamLost(f"the connection broke ({type(error).__name__})") from error
 
 
 def _read_event(data: str) -> Chunk:

@@ -20,6 +20,7 @@ from letta_conversations_mcp.core.errors import (
     Refused,
     ServerFault,
     TimedOut,
+    TooManyRequests,
     Unauthorized,
     Unreachable,
     quote,
@@ -62,7 +63,7 @@ class Asking:
         except letta_client.APITimeoutError as error:
             if was_never_sent(error):
                 raise Unreachable.nothing_answers(self.base_url) from error
-            raise TimedOut(what, _seconds(error), after) from error
+            raise TimedOut(what, waited_seconds(error), after) from error
         except letta_client.APIConnectionError as error:
             if was_never_sent(error):
                 raise Unreachable.nothing_answers(self.base_url) from error
@@ -116,10 +117,7 @@ class Asking:
                 return Refused(what, quote(_validation_words(detail)), "Correct the arguments and call again.")
             case 429:
                 wait = error.response.headers.get("retry-after", "")
-                pause = f"{wait} seconds" if wait.isdecimal() else "a little"
-                return ServerFault(
-                    what, status, "too many requests", f"Wait {pause}; then the same call can be made again."
-                )
+                return TooManyRequests(what, float(wait) if wait.isdecimal() else None)
             case _ if 200 <= status < 400:
                 return Unreachable.no_letta_server(self.base_url)
             case _:
@@ -155,7 +153,8 @@ def _validation_words(detail: str) -> str:
     return "; ".join(messages) or detail
 
 
-def _seconds(error: letta_client.APIConnectionError) -> float:
+def waited_seconds(error: letta_client.APIConnectionError) -> float:
+    """How long an answer was waited for."""
     timeout = error.request.extensions.get("timeout")
     seconds = cast("Mapping[str, object]", timeout).get("read") if isinstance(timeout, Mapping) else None
     return float(seconds) if isinstance(seconds, int | float) else 0.0

@@ -1,9 +1,8 @@
 """A connection to an App Server: requests and their answers, and the frames of a conversation for whoever listens.
 
-Speaks the App Server's WebSocket protocol, version 1 (tested with Letta Code 0.34.12). Two sockets make one link: the
-worker, over which everything is asked, and the sentinel, which only subscribes to the same conversations. A turn whose
-last subscribed socket closes is stopped and leaves its conversation unusable until the server restarts (measured), so
-one of them may drop.
+Speaks the App Server's WebSocket protocol, version 1 (tested with Letta Code 0.34.12). Everything is asked over one
+socket; a guard, a process of its own, subscribes to the same conversations, because a turn whose last subscribed socket
+closes is stopped, and leaves its conversation unusable until the server restarts (measured).
 
 Frames and commands that are not known are ignored, by the server too: it never answers a command that it does not know.
 Every request therefore has a bound.
@@ -15,7 +14,7 @@ import math
 import uuid
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, cast
+from typing import cast
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -23,6 +22,9 @@ from pydantic_core import from_json, to_json
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
+from letta_conversations_mcp.backends.local.failures import next_step
+from letta_conversations_mcp.backends.local.guarded import Guarded
+from letta_conversations_mcp.backends.local.process import AppServer
 from letta_conversations_mcp.core.errors import (
     ConversationError,
     Refused,
@@ -59,15 +61,19 @@ class LinkBroken(ServerFault):
 class Link:
     """One connection while it lasts. Made by `open_link`."""
 
-    def __init__(self, url: str, worker: ClientConnection, sentinel: ClientConnection, request_seconds: float) -> None:
+    def __init__(self, url: str, socket: ClientConnection, guarded: Guarded, request_seconds: float) -> None:
         self.url = url
-        self._worker = worker
-        self._sentinel = sentinel
+        self._socket = socket
+        self._guarded = guarded
         self._request_seconds = request_seconds
         self._waiting: dict[str, _Answer] = {}
         self._listeners: dict[tuple[str, str], list[MemoryObjectSendStream[Frame]]] = {}
         self._subscribed: set[tuple[str, str]] = set()
-        self.closed = False
+        self.ended = anyio.Event()
+
+    @property
+    def closed(self) -> bool:
+        return self.ended.is_set()
 
     async def request(self, command: str, *, what: str, seconds: float | None = None, **fields: object) -> Frame:
         """Send a command and give its answer.
@@ -81,27 +87,35 @@ class Link:
             TimedOut: it did not answer, as to a command that it does not know.
             LinkBroken: the connection broke.
         """
-        answer = await self._exchange(self._worker, command, what, seconds, fields)
+        answer = await self._exchange(command, what, seconds, fields)
         if answer.get("success") is False or answer.get("accepted") is False:
-            raise Refused(what, quote(text_field(answer, "error") or "no reason given"))
+            reason = text_field(answer, "error") or "no reason given"
+            raise Refused(what, quote(reason), next_step(reason))
         return answer
 
     async def subscribe(self, ref: ConversationRef, mode: str) -> None:
-        """Subscribe both sockets to a conversation, and set how its tools are allowed."""
+        """Subscribe to a conversation, and have it guarded; set how its tools are allowed."""
         key = (ref.agent_id, ref.conversation_id)
         if key in self._subscribed:
             return
-        fields: dict[str, object] = {
-            "agent_id": ref.agent_id,
-            "conversation_id": ref.conversation_id,
-            "mode": mode,
-            "wait_for_replay": True,
-            "client_info": {"name": "letta-conversations-mcp"},
-        }
-        for socket in (self._worker, self._sentinel):
-            answer = await self._exchange(socket, "runtime_start", "open the conversation", None, fields)
-            if answer.get("success") is not True:
-                raise Refused("open the conversation", quote(text_field(answer, "error")))
+        failure: ConversationError | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._guarded.watch, ref, mode)
+            try:
+                await self.request(
+                    "runtime_start",
+                    what="open the conversation",
+                    agent_id=ref.agent_id,
+                    conversation_id=ref.conversation_id,
+                    mode=mode,
+                    wait_for_replay=True,
+                    client_info={"name": "letta-conversations-mcp"},
+                )
+            except ConversationError as error:
+                # Raised below: leaving the task group with it would wrap it in an ExceptionGroup.
+                failure = error
+        if failure is not None:
+            raise failure
         self._subscribed.add(key)
 
     @contextmanager
@@ -117,14 +131,12 @@ class Link:
             send.close()
             receive.close()
 
-    async def _exchange(
-        self, socket: ClientConnection, command: str, what: str, seconds: float | None, fields: Mapping[str, object]
-    ) -> Frame:
+    async def _exchange(self, command: str, what: str, seconds: float | None, fields: Mapping[str, object]) -> Frame:
         request_id = str(uuid.uuid4())
         answer = self._waiting[request_id] = _Answer()
         bound = self._request_seconds if seconds is None else seconds
         try:
-            await socket.send(to_json({"type": command, "request_id": request_id, **fields}).decode())
+            await self._socket.send(to_json({"type": command, "request_id": request_id, **fields}).decode())
             with anyio.fail_after(bound):
                 await answer.arrived.wait()
         except ConnectionClosed as error:
@@ -137,37 +149,37 @@ class Link:
             raise LinkBroken(what)
         return answer.frame
 
-    def _broken(self, what: str) -> ServerFault:
-        return ServerFault(
-            what, 0, "the connection broke", "The next call opens a new one; look before repeating this."
-        )
-
-    async def read(self, socket: ClientConnection, *, deliver: bool) -> None:
-        """Take the frames of one socket until it closes. Only the worker's are delivered to listeners."""
+    async def read(self) -> None:
+        """Take the server's frames until it closes the socket."""
         try:
-            async for data in socket:
+            async for data in self._socket:
                 try:
                     frame = from_json(data)
                 except ValueError:
                     continue
                 if isinstance(frame, dict):
-                    self._take(cast("Frame", frame), deliver=deliver)
+                    self._take(cast("Frame", frame))
         except ConnectionClosed:
             pass
 
-    def _take(self, frame: Frame, *, deliver: bool) -> None:
+    def _take(self, frame: Frame) -> None:
         waiting = self._waiting.get(text_field(frame, "request_id"))
         if waiting is not None and frame.get("type") != "control_request":
             waiting.set(frame)
             return
         runtime = mapping_field(frame, "runtime") or frame
         key = (text_field(runtime, "agent_id"), text_field(runtime, "conversation_id"))
-        for listener in self._listeners.get(key, ()) if deliver else ():
+        for listener in self._listeners.get(key, ()):
             listener.send_nowait(frame)
+
+    def abandon(self) -> None:
+        """Give up a connection over which nothing comes any more: the next call opens a new one."""
+        self._socket.transport.abort()
 
     def close(self) -> None:
         """Tell everybody who waits that nothing more will come."""
-        self.closed = True
+        self.ended.set()
+        self._guarded.close()
         for answer in self._waiting.values():
             answer.set(None)
         for listeners in self._listeners.values():
@@ -186,21 +198,21 @@ class _Answer:
 
 
 @asynccontextmanager
-async def open_link(url: str, token: str, *, connect_seconds: float, request_seconds: float) -> AsyncGenerator[Link]:
-    """Connect, check the protocol, and keep the link until the body ends or a socket closes, which cancels the body.
+async def open_link(server: AppServer, *, connect_seconds: float, request_seconds: float) -> AsyncGenerator[Link]:
+    """Connect, check the protocol, and keep the link until the body ends or the socket closes, which cancels the body.
 
     Raises:
         Unreachable, Unauthorized: nothing answers there, no App Server does, or it does not accept the token.
     """
-    options: dict[str, Any] = {
-        "additional_headers": {"Authorization": f"Bearer {token}"} if token else {},
-        "open_timeout": connect_seconds,
-        "max_size": FRAME_BYTES,
-        "proxy": None,
-    }
+    url, token = server.url, server.token
     try:
-        worker = await connect(url, **options)
-        sentinel = await connect(url, **options)
+        socket = await connect(
+            url,
+            additional_headers={"Authorization": f"Bearer {token}"} if token else {},
+            open_timeout=connect_seconds,
+            max_size=FRAME_BYTES,
+            proxy=None,
+        )
     except InvalidHandshake as error:
         status = getattr(getattr(error, "response", None), "status_code", 0)
         if status == 401:
@@ -208,18 +220,17 @@ async def open_link(url: str, token: str, *, connect_seconds: float, request_sec
         raise Unreachable(url, "What answers there is no App Server", setting=SETTING) from error
     except (OSError, TimeoutError, InvalidURI) as error:
         raise Unreachable(url, "The App Server cannot be reached", setting=SETTING) from error
-    link = Link(url, worker, sentinel, request_seconds)
+    link = Link(url, socket, Guarded(url, token, server.in_use), request_seconds)
     failure: Exception | None = None
     try:
         async with anyio.create_task_group() as tasks:
 
-            async def read(socket: ClientConnection, deliver: bool) -> None:
-                await link.read(socket, deliver=deliver)
+            async def read() -> None:
+                await link.read()
                 link.close()
                 tasks.cancel_scope.cancel()
 
-            tasks.start_soon(read, worker, True)
-            tasks.start_soon(read, sentinel, False)
+            tasks.start_soon(read)
             try:
                 await _check_protocol(link)
                 yield link
@@ -230,8 +241,9 @@ async def open_link(url: str, token: str, *, connect_seconds: float, request_sec
     finally:
         link.close()
         with anyio.move_on_after(1, shield=True):
-            await worker.close()
-            await sentinel.close()
+            await socket.close()
+        # A server that is ending itself may not answer in time.
+        socket.transport.abort()
     if failure is not None:
         raise failure
 

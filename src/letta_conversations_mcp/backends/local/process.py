@@ -44,6 +44,10 @@ FORK_SECONDS = 20
 FULL_BYTES = 16_384
 """A disk with less room is full: not even the server's own files fit."""
 
+TOKEN_BYTES = 32
+TOKEN_CHARS = 43
+"""How those are written."""
+
 _FOLDERS = ("home", "backend", "temporary", "work")
 _NOT_PASSED = ("LETTA_", "GIT_", "XDG_", "PYTHON")
 """Beginnings of variables that would lead the server to other folders or servers than its own, or hold our secrets."""
@@ -68,10 +72,12 @@ class LocalOptions:
 
 @dataclass(frozen=True)
 class AppServer:
-    """A running server: where its WebSocket is, and the bearer token that it asks for."""
+    """A running server: where its WebSocket is, the bearer token that it asks for, and, for one of ours, the file whose
+    shared lock keeps it running."""
 
     url: str
     token: str = field(repr=False)
+    in_use: Path | None = None
 
 
 class LocalServerProblem(ConversationError):
@@ -109,6 +115,18 @@ async def app_server(options: LocalOptions) -> AsyncGenerator[AppServer]:
     finally:
         if in_use is not None:
             keeper.unlock(in_use)
+
+
+async def until_stopped(folder: Path) -> None:
+    """Wait until no server runs, starts or ends in a state folder, so that it can be removed. Without a bound."""
+    if sys.platform == "win32":
+        return  # there is none that was started here
+    descriptor = keeper.open_lock(folder / keeper.KEEPER)
+    try:
+        while not keeper.lock(descriptor):  # noqa: ASYNC110 - a lock of the kernel's, not the loop's
+            await anyio.sleep(keeper.POLL_SECONDS)
+    finally:
+        os.close(descriptor)
 
 
 class _Start:
@@ -174,7 +192,7 @@ class _Start:
             (self.folder / keeper.ADDRESS).unlink(missing_ok=True)
             (self.folder / keeper.TOKEN).unlink(missing_ok=True)
             with open(self.folder / keeper.TOKEN, "x", opener=_private) as token:
-                token.write(secrets.token_urlsafe(32))
+                token.write(secrets.token_urlsafe(TOKEN_BYTES))
             (self.folder / LOG).unlink(missing_ok=True)
             with open(self.folder / LOG, "ab", opener=_private) as output:
                 subprocess.run(
@@ -221,13 +239,25 @@ class _Start:
                 return None
         except FileNotFoundError:
             return None
-        data = json.loads(written)
+        try:
+            data = json.loads(written)
+        except ValueError:
+            raise self._broken(address) from None
+        if len(token) != TOKEN_CHARS:
+            raise self._broken(self.folder / keeper.TOKEN)
         if data["version"] != keeper.ADDRESS_VERSION:
             raise LocalServerProblem(
                 f"another release of letta-conversations-mcp runs the one in {self.folder}",
                 "A person has to end those who use it, or use another folder.",
             )
-        return AppServer(url=data["url"], token=token)
+        return AppServer(url=data["url"], token=token, in_use=self.folder / keeper.IN_USE)
+
+    def _broken(self, path: Path) -> LocalServerProblem:
+        return LocalServerProblem(
+            f"the file {path}, which says how to reach it, is broken",
+            "Once nobody uses it any more it ends, and the next call starts another: a person has to close the other "
+            "programs that use it.",
+        )
 
     @contextmanager
     def problems(self) -> Generator[None]:
@@ -256,10 +286,28 @@ class _Start:
     def _ended(self) -> ConversationError:
         if shutil.disk_usage(self.folder).free < FULL_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if broken := self._broken_records():
+            return LocalServerProblem(
+                f"it does not start, because these files are broken: {', '.join(broken)}",
+                "A person has to restore them from a backup, or to move them away, and with them what is in them; "
+                "then the same call can be made again.",
+            )
         return LocalServerProblem(
             f"it ended instead of starting{self._last_words()}",
             f"A person has to look at its log, {self.folder / LOG}; {self._program} must be Letta Code ({INSTALL}).",
         )
+
+    def _broken_records(self) -> list[str]:
+        """The files without which the server does not start, that it cannot read and does not name: of agents, one
+        that was made on a full disk is empty (seen with 0.34.12)."""
+        backend = self.folder / "backend"
+        broken: list[str] = []
+        for path in (*sorted(backend.glob("agents/*.json")), *backend.glob("providers/auth.json")):
+            try:
+                json.loads(path.read_bytes())
+            except (OSError, ValueError):
+                broken.append(str(path))
+        return broken
 
     def _last_words(self) -> str:
         try:

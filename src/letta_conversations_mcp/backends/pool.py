@@ -1,0 +1,87 @@
+"""A backend for every further Letta key, for callers who have a key of their own. Opened when first used."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+from pydantic import SecretStr
+
+from letta_conversations_mcp.backends.open import open_backend
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.errors import Overloaded
+from letta_conversations_mcp.settings import BackendSettings
+
+MOST = 200
+"""Backends that are open at the same time. One takes a few MB when it has been used."""
+
+GRACE_SECONDS = 600
+"""How much longer than a turn can last a backend must have been out of use before it is closed for another one."""
+
+
+@dataclass
+class _Open:
+    backend: Backend
+    closing: AsyncExitStack
+    used_at: float
+
+
+class BackendPool:
+    """Made by `open_pool`."""
+
+    def __init__(
+        self, open_with: Callable[[str], AbstractAsyncContextManager[Backend]], most: int, idle_seconds: float
+    ) -> None:
+        self._open_with = open_with
+        self._most = most
+        self._idle_seconds = idle_seconds
+        self._opening = anyio.Lock()
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+
+    async def backend_of(self, key: str) -> Backend:
+        """Raises Overloaded when there is no place for another one."""
+        async with self._opening:
+            if key not in self._open:
+                await self._make_room()
+                closing = AsyncExitStack()
+                backend = await closing.enter_async_context(self._open_with(key))
+                self._open[key] = _Open(backend, closing, 0)
+            entry = self._open[key]
+            entry.used_at = anyio.current_time()
+            self._open.move_to_end(key)
+            return entry.backend
+
+    async def _make_room(self) -> None:
+        if len(self._open) < self._most:
+            return
+        key, oldest = next(iter(self._open.items()))
+        if anyio.current_time() - oldest.used_at < self._idle_seconds:
+            raise Overloaded(f"{len(self._open)} Letta keys are in use on this server")
+        del self._open[key]
+        await oldest.closing.aclose()
+
+    async def close(self) -> None:
+        while self._open:
+            _, entry = self._open.popitem()
+            await entry.closing.aclose()
+
+
+@asynccontextmanager
+async def open_pool(
+    settings: BackendSettings, most: int = MOST, idle_seconds: float | None = None
+) -> AsyncGenerator[BackendPool]:
+    """Backends that are like the server's own but for the key, until the end of the context. One that was out of use
+    for longer than a turn can last makes room for another."""
+
+    def open_with(key: str) -> AbstractAsyncContextManager[Backend]:
+        return open_backend(settings.model_copy(update={"api_key": SecretStr(key)}))
+
+    idle = settings.turn_timeout + GRACE_SECONDS if idle_seconds is None else idle_seconds
+    pool = BackendPool(open_with, most, idle)
+    try:
+        yield pool
+    finally:
+        await pool.close()
