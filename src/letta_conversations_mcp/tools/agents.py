@@ -10,7 +10,7 @@ from letta_conversations_mcp.core.addressing import check_agent_id
 from letta_conversations_mcp.core.errors import Refused
 from letta_conversations_mcp.core.model import Agent, NewAgent
 from letta_conversations_mcp.core.transcript import cut
-from letta_conversations_mcp.tools.tool import Result, ToolContext, ToolSpec
+from letta_conversations_mcp.tools.tool import Result, ToolContext, ToolSpec, services_of
 
 DESCRIPTION_CHARS = 200
 """An agent's description in a list: enough to tell agents apart."""
@@ -49,11 +49,11 @@ async def list_agents(
     ctx: ToolContext,
     search: Annotated[str, Field(description="part of the name, such as 'support'; empty for all")] = "",
     limit: Annotated[int, Field(ge=1, le=100)] = 20,
-    after: Annotated[str, Field(description="cursor: the id of the last agent on the page before")] = "",
+    after: Annotated[str, Field(description="cursor: the last id on the page before")] = "",
 ) -> AgentList:
     """Find Letta agents, newest first: id, name, model and description. Use it when the user names an agent that you do
     not know, or asks who is there. Changes nothing. Then send_message(agent=…) or list_conversations(agent=…)."""
-    services = ctx.request_context.lifespan_context
+    services = services_of(ctx)
     cursor = check_agent_id(after) if after.strip() else ""
     page = await services.backend.list_agents(search=search.strip(), after=cursor, limit=limit)
     rows = tuple(map(AgentRow.of, page.items))
@@ -87,7 +87,7 @@ async def list_models(
 ) -> ModelList:
     """List the models that an agent or a conversation can have here, as handles provider/model. Use one as model of
     create_agent, create_conversation or send_message. Changes nothing."""
-    services = ctx.request_context.lifespan_context
+    services = services_of(ctx)
     every = await services.backend.list_models()
     found = [handle for handle in every if search.strip().lower() in handle.lower()]
     if not every:
@@ -109,7 +109,7 @@ async def create_agent(
 ) -> AgentCreated:
     """Create a Letta agent, which keeps what it learns from then on. Use it when the user has no agent yet or asks for
     another one; each call makes a new one. Then send_message(agent=…)."""
-    backend = ctx.request_context.lifespan_context.backend
+    backend = services_of(ctx).backend
     handle = model.strip()
     if not handle:
         models = await backend.list_models()

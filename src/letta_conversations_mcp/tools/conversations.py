@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from letta_conversations_mcp.core.addressing import check_conversation_id, find_agent, locate
 from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.changing import check_text
 from letta_conversations_mcp.core.errors import InvalidArgument, NotConfirmed, Refused
+from letta_conversations_mcp.core.finding import check_blocks, conversations_with_summary
+from letta_conversations_mcp.core.keys import check_key, one_at_a_time, open_with_key
 from letta_conversations_mcp.core.model import (
-    Agent,
     Archived,
     CompactionMode,
     Conversation,
@@ -25,18 +25,15 @@ from letta_conversations_mcp.core.model import (
 from letta_conversations_mcp.core.transcript import cut, length
 from letta_conversations_mcp.tools.progress import heartbeat
 from letta_conversations_mcp.tools.tool import (
+    SUMMARY_CHARS,
     AgentArgument,
     ConversationArgument,
+    DefaultAgentArgument,
     Result,
     ToolContext,
     ToolSpec,
+    services_of,
 )
-
-PAGE = 100
-"""Conversations asked for at a time when all have to be looked through."""
-
-SUMMARY_CHARS = 200
-"""A summary in a list; the rest is in the conversation's resource."""
 
 
 class ConversationRow(Result):
@@ -151,24 +148,22 @@ async def create_conversation(
     context_window_limit: Annotated[
         int | None, Field(ge=1, le=10_000_000, description="tokens; left out: the agent's")
     ] = None,
-    hidden: Annotated[bool, Field(description="keep it out of people's lists")] = False,
-    isolated_blocks: Annotated[
-        list[str], Field(description="labels of memory blocks that this conversation gets its own copy of")
-    ] = [],
-    reuse: Annotated[
-        bool, Field(description="return the agent's conversation with exactly this summary, if there is one")
-    ] = False,
+    hidden: Annotated[bool, Field(description="keep it out of lists")] = False,
+    isolated_blocks: Annotated[list[str], Field(description="labels of memory blocks to have an own copy of")] = [],
+    reuse: Annotated[bool, Field(description="find the one with exactly this summary first")] = False,
+    key: Annotated[str, Field(description="e.g. 'user:4711': one conversation per key, found again by it")] = "",
 ) -> Created:
-    """Open a new conversation with a Letta agent: a message thread of its own. All conversations of an agent share its
-    memory blocks, except isolated ones; messages are not shared. Not needed before a first message: send_message with
-    an agent alone opens one too. Each call makes another conversation unless reuse=true. Returns conversation_id, for
-    send_message."""
-    backend = ctx.request_context.lifespan_context.backend
-    if reuse and not summary.strip():
+    """Open a conversation with a Letta agent: a message thread of its own. An agent's conversations share its memory
+    blocks, except isolated ones, but no messages. send_message with an agent alone opens one too. Each call makes
+    another unless reuse or key finds one. Returns conversation_id, for send_message."""
+    backend = services_of(ctx).backend
+    check_text("summary", summary)
+    check_text("description", description)
+    if reuse and not key and not summary.strip():
         raise InvalidArgument("summary", "reuse=true finds a conversation by its summary, so one is needed.")
     owner = await find_agent(backend, agent)
     if isolated_blocks:
-        await _check_blocks(backend, owner, isolated_blocks)
+        await check_blocks(backend, owner, isolated_blocks)
     wanted = NewConversation(
         agent_id=owner.id,
         summary=summary,
@@ -179,53 +174,40 @@ async def create_conversation(
         hidden=hidden,
         isolated_blocks=tuple(isolated_blocks),
     )
-    found = await _with_summary(backend, owner.id, summary) if reuse else None
-    conversation = found or await backend.create_conversation(wanted)
+    conversation, found = await _open(backend, wanted, check_key(key) if key else "", reuse=reuse)
     return Created(
         conversation_id=conversation.id,
         agent_id=owner.id,
         agent_name=owner.name,
-        summary=conversation.summary,
-        reused=found is not None,
+        summary=cut(conversation.summary, SUMMARY_CHARS),
+        reused=found,
         isolated_block_ids=conversation.isolated_block_ids,
         note="It was there before; nothing of it was changed." if found else _ignored(wanted, conversation),
         next=f"Talk in it with send_message(conversation_id={conversation.id!r}, message=…).",
     )
 
 
-async def _check_blocks(backend: Backend, owner: Agent, wanted: Sequence[str]) -> None:
-    """Raises InvalidArgument for a label that the agent lacks: 0.16.8 would refuse it and leave a broken one behind."""
-    labels = owner.block_labels
-    if labels is None:
-        labels = (await backend.get_agent(owner.id)).block_labels
-    if labels is None:
-        return
-    if unknown := [label for label in wanted if label not in labels]:
-        has = ", ".join(labels) or "none"
-        raise InvalidArgument("isolated_blocks", f"agent {owner.name!r} has no block {unknown[0]!r}; it has: {has}.")
+async def _open(backend: Backend, wanted: NewConversation, key: str, *, reuse: bool) -> tuple[Conversation, bool]:
+    """The conversation, and whether it was there before."""
+    if key:
+        return await open_with_key(backend, wanted, key)
+    if not reuse:
+        return await backend.create_conversation(wanted), False
+    async with one_at_a_time(wanted.agent_id, wanted.summary):
+        found = await _only_with_summary(backend, wanted.agent_id, wanted.summary)
+        return found or await backend.create_conversation(wanted), found is not None
 
 
-async def _with_summary(backend: Backend, agent_id: str, summary: str) -> Conversation | None:
+async def _only_with_summary(backend: Backend, agent_id: str, summary: str) -> Conversation | None:
     """The agent's only conversation with exactly this summary. Raises Refused when there are several."""
-    # The server takes the search for an SQL LIKE pattern, so it gets the longest part that has no special characters.
-    search = max(re.split(r"[\\%_]", summary), key=len)
-    query = ConversationQuery(agent_id=agent_id, search=search, archived="all", limit=PAGE)
-    matches: dict[str, Conversation] = {}
-    seen: set[str] = set()
-    while True:
-        page = await backend.list_conversations(query)
-        matches |= {each.id: each for each in page.items if each.summary == summary}
-        if not page.more or page.items[-1].id in seen or len(matches) > 1:
-            break
-        seen |= {each.id for each in page.items}
-        query = query.model_copy(update={"after": page.items[-1].id})
+    matches = await conversations_with_summary(backend, agent_id, summary)
     if len(matches) > 1:
         raise Refused(
             "reuse a conversation",
             f"the agent has several with the summary {summary[:80]!r}",
-            f"Nothing was created. Use one of them: {', '.join(matches)}.",
+            f"Nothing was created. Use one of them: {', '.join(each.id for each in matches)}.",
         )
-    return next(iter(matches.values()), None)
+    return matches[0] if matches else None
 
 
 def _ignored(wanted: NewConversation, made: Conversation) -> str:
@@ -250,17 +232,16 @@ def _ignored(wanted: NewConversation, made: Conversation) -> str:
 async def list_conversations(
     ctx: ToolContext,
     agent: Annotated[str, Field(description="agent id or exact name; empty: of all agents")] = "",
-    search: Annotated[str, Field(description="part of the summary; upper and lower case may matter")] = "",
+    search: Annotated[str, Field(description="part of the summary; case may matter")] = "",
     archived: Annotated[Archived, Field(description="leave archived ones out, list only them, or all")] = "no",
     order: Annotated[Order, Field(description="desc: newest first")] = "desc",
     order_by: OrderBy = "created_at",
     limit: Annotated[int, Field(ge=1, le=100)] = 20,
-    after: Annotated[str, Field(description="cursor: the id of the last conversation on the page before")] = "",
+    after: Annotated[str, Field(description="cursor: the last id on the page before")] = "",
 ) -> ConversationList:
-    """List the conversations of one agent, or of all: id, summary and time of the last message. Use it to find a
-    conversation to continue. The agent's history outside of conversations is not listed: it is
-    conversation_id='default'. Changes nothing. Then send_message or list_messages with a conversation_id."""
-    backend = ctx.request_context.lifespan_context.backend
+    """List the conversations of one agent, or of all: id, summary and time of the last message. Use it to find one to
+    continue. An agent's history outside of them is not listed: it is conversation_id='default'. Changes nothing."""
+    backend = services_of(ctx).backend
     owner = await find_agent(backend, agent) if agent.strip() else None
     query = ConversationQuery(
         agent_id=owner.id if owner else "",
@@ -281,7 +262,7 @@ async def list_conversations(
             next=f"No conversations{scope} {'on this page' if after else 'match'}. create_conversation or "
             "send_message(agent=…) opens one."
         )
-    budget = ctx.request_context.lifespan_context.settings.max_output_chars
+    budget = services_of(ctx).settings.max_output_chars
     rows = [ConversationRow.of(each, with_agent=owner is None) for each in page.items]
     while len(rows) > 1 and sum(length(row.model_dump_json(exclude_defaults=True)) for row in rows) > budget - 1000:
         rows.pop()
@@ -300,23 +281,22 @@ async def list_conversations(
 async def compact(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
-    agent: Annotated[str, Field(description="agent id or name; only for 'default'")] = "",
+    agent: DefaultAgentArgument = "",
     mode: Annotated[
         CompactionMode | None, Field(description="what is summarised and by whom; left out: the server's")
     ] = None,
     model: Annotated[str, Field(description="provider/model that writes the summary")] = "",
     model_settings: Annotated[dict[str, Any], Field(description="as in create_conversation, for that model")] = {},
     prompt: Annotated[str, Field(description="instructions for the summary", max_length=50_000)] = "",
-    clip_chars: Annotated[int | None, Field(ge=1, le=1_000_000, description="longest summary, in characters")] = None,
+    clip_chars: Annotated[int | None, Field(ge=1, le=1_000_000, description="longest summary")] = None,
     sliding_window_percentage: Annotated[
         float | None, Field(gt=0, lt=1, description="share of the context to keep, in sliding modes")
     ] = None,
 ) -> Compacted:
-    """Replace the older messages in a conversation's context by a summary, to make room. Use it when a conversation is
-    long and the agent slow or forgetful; Letta also does it by itself when the context is full. The agent no longer
-    sees the details; this cannot be undone. A model writes the summary, which takes some seconds. Returns how many
-    messages were in context before and after, and the summary."""
-    services = ctx.request_context.lifespan_context
+    """Replace the older messages in a conversation's context by a summary, to make room; Letta also does it when
+    the context is full. The agent no longer sees the details, which cannot be undone. Returns the number of messages
+    before and after, and the summary."""
+    services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
     async with heartbeat(ctx, "writing the summary"):
         done = await services.backend.compact(
@@ -347,7 +327,7 @@ async def delete(
 ) -> Deleted:
     """Delete a conversation with all its messages, for everybody and for good; its isolated memory blocks are destroyed
     with it. The agent and its shared memory stay. Only when the user asked for it; needs confirm=true."""
-    backend = ctx.request_context.lifespan_context.backend
+    backend = services_of(ctx).backend
     conversation = await backend.get_conversation(check_conversation_id(conversation_id))
     named = f" ({conversation.summary[:80]!r})" if conversation.summary else ""
     count = len(conversation.isolated_block_ids)
@@ -373,5 +353,5 @@ CONVERSATION_TOOLS = (
     ToolSpec(create_conversation, title="Open a conversation"),
     ToolSpec(list_conversations, title="List conversations", read_only=True),
     ToolSpec(compact, title="Compact a conversation", destructive=True),
-    ToolSpec(delete, title="Delete a conversation", destructive=True, idempotent=True),
+    ToolSpec(delete, title="Delete a conversation", destructive=True, idempotent=True, deletes=True),
 )

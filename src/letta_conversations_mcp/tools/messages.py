@@ -8,38 +8,47 @@ from typing import Annotated
 
 from pydantic import Field
 
+from letta_conversations_mcp.core import branching
 from letta_conversations_mcp.core.addressing import check_message_id, check_run_id, find_agent, locate
-from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
+from letta_conversations_mcp.core.errors import Busy, ConversationError, InvalidArgument
 from letta_conversations_mcp.core.history import DEFAULT_KINDS, HistoryPage, read_history
 from letta_conversations_mcp.core.images import read_image
+from letta_conversations_mcp.core.introduction import find_speaker, introduce, next_hop
 from letta_conversations_mcp.core.model import (
     ConversationRef,
     MessageKind,
     MessageQuery,
     NewConversation,
+    OnBusy,
     Order,
     OutgoingMessage,
 )
 from letta_conversations_mcp.core.transcript import body, shorten, to_markdown
+from letta_conversations_mcp.tools.approvals import question_of, resume, settle
 from letta_conversations_mcp.tools.progress import reporter
 from letta_conversations_mcp.tools.replies import Reply, ReplyKind
 from letta_conversations_mcp.tools.tool import (
+    RESERVED_CHARS,
     ConversationArgument,
+    DefaultAgentArgument,
     Result,
+    Services,
     ToolContext,
     ToolSpec,
     WaitArgument,
+    services_of,
 )
-
-RESERVED_CHARS = 1_000
-"""Of an answer's budget, what ids, cursors and notes need."""
 
 MESSAGE_CHARS = 60
 """What a message costs beside its text, in either form of the answer."""
 
+ID_CHARS = 60
+"""What its id adds to that."""
+
 
 class MessageRow(Result):
     kind: MessageKind
+    id: str = ""
     at: str = ""
     text: str = ""
 
@@ -80,16 +89,26 @@ async def send_message(
     ] = [],
     model: Annotated[str, Field(description="provider/model for this message only")] = "",
     max_steps: Annotated[int | None, Field(ge=1, le=1000, description="most steps (model calls) of the agent")] = None,
+    on_busy: Annotated[
+        OnBusy, Field(description="if another turn runs there: wait for it, fail at once, or fork: a branch answers")
+    ] = "wait",
     kinds: Annotated[
         list[ReplyKind],
-        Field(description="what comes back beside the reply: its thinking; arguments and results of its tools"),
+        Field(description="also wanted: its thinking; arguments and results of its tools"),
     ] = [],
+    sender: Annotated[
+        str, Field(description="who speaks, if an agent does: conv-… or agent-… id, or a name", max_length=200)
+    ] = "",
 ) -> Reply:
     """Send one message to a Letta agent and wait for its reply. Continue a conversation by conversation_id; with agent
     alone a new one is opened, whose id comes back. The agent remembers what is said, may run its tools, and may change
     memory that all its conversations share. Status running means that the reply takes longer: call wait_for_reply,
-    and do NOT send the message again."""
-    services = ctx.request_context.lifespan_context
+    do NOT send it again."""
+    services = services_of(ctx)
+    seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
+    if asked := question_of(ctx):
+        # The message was sent in the round before; this one brings the person's answer about a tool call.
+        return Reply.of(await resume(ctx, asked, seconds), asked.ref, kinds, services.settings.max_output_chars)
     if not message.strip() and not images:
         raise InvalidArgument("message", "a text or an image is needed.")
     outgoing = OutgoingMessage(
@@ -99,20 +118,40 @@ async def send_message(
         model=model.strip(),
         max_steps=max_steps,
     )
+    speaker, hop, most = None, 0, services.settings.max_depth
+    if sender.strip():
+        speaker = await find_speaker(services.backend, sender)
+        hop = await next_hop(services.backend, services.sender, speaker, message, most)
     opens = not conversation_id.strip()
     ref = await _open(ctx, agent) if opens else await locate(services.backend, conversation_id, agent)
-    seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
+    branch_of = ""
     try:
-        turn = await services.sender.send_and_wait(ref, outgoing, seconds, reporter(ctx))
+        if speaker:
+            outgoing = outgoing.model_copy(update={"text": introduce(speaker, ref, message, hop, most)})
+        try:
+            turn = await services.sender.send_and_wait(
+                ref, outgoing, seconds, reporter(ctx), wait_if_busy=on_busy == "wait"
+            )
+        except Busy:
+            if on_busy != "fork":
+                raise
+            branch_of, ref = str(ref), await _branch(services, ref)
+            turn = await services.sender.send_and_wait(ref, outgoing, seconds, reporter(ctx))
     except ConversationError as error:
-        if opens:
-            error.add(f"The new conversation {ref.conversation_id} is there, without a message.")
+        if opens or branch_of:
+            error.add(f"The new conversation {ref.conversation_id} is there.")
         raise
-    return Reply.of(turn, ref, kinds, services.settings.max_output_chars)
+    turn = await settle(ctx, ref, turn, seconds)
+    return Reply.of(turn, ref, kinds, services.settings.max_output_chars, branch_of=branch_of)
+
+
+async def _branch(services: Services, ref: ConversationRef) -> ConversationRef:
+    branch = await branching.fork(services.backend, ref)
+    return ConversationRef(conversation_id=branch.conversation.id, agent_id=ref.agent_id)
 
 
 async def _open(ctx: ToolContext, agent: str) -> ConversationRef:
-    backend = ctx.request_context.lifespan_context.backend
+    backend = services_of(ctx).backend
     if not agent.strip():
         raise InvalidArgument(
             "conversation_id", "give a conversation_id to continue, or an agent to open a new conversation."
@@ -125,7 +164,7 @@ async def _open(ctx: ToolContext, agent: str) -> ConversationRef:
 async def wait_for_reply(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
-    agent: Annotated[str, Field(description="agent id or name; only for 'default'")] = "",
+    agent: DefaultAgentArgument = "",
     run_id: Annotated[str, Field(description="run-… id from send_message; left out: the latest turn")] = "",
     wait_seconds: WaitArgument = None,
     kinds: Annotated[list[ReplyKind], Field(description="as in send_message")] = [],
@@ -133,34 +172,34 @@ async def wait_for_reply(
     """Go on waiting for a reply, or fetch it again, without sending anything. Use it after send_message answered
     running or unknown, after a time-out or a lost connection; it works after a restart, and for turns that others
     started. Answers like send_message."""
-    services = ctx.request_context.lifespan_context
+    services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
     flight = await services.sender.find(ref, check_run_id(run_id))
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
     turn = await services.sender.wait(flight, seconds, reporter(ctx))
+    if isinstance(flight.message, OutgoingMessage):
+        turn = turn.model_copy(update={"message": flight.message.text})
     return Reply.of(turn, ref, kinds, services.settings.max_output_chars)
 
 
 async def list_messages(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
-    agent: Annotated[str, Field(description="agent id or name; only for 'default'")] = "",
+    agent: DefaultAgentArgument = "",
     limit: Annotated[int, Field(ge=1, le=100)] = 20,
     before: Annotated[str, Field(description="cursor: only messages older than this message-… id")] = "",
     after: Annotated[str, Field(description="cursor: only messages newer than this message-… id")] = "",
     order: Annotated[
         Order | None,
-        Field(description="the end to take them from: desc newest, asc oldest; left out: asc with after, else desc"),
+        Field(description="take the newest (desc) or the oldest; left out: asc with after, else desc"),
     ] = None,
     kinds: Annotated[list[MessageKind], Field(description="only these; left out: all but reasoning and system")] = [],
-    skip_chars: Annotated[
-        int, Field(ge=0, description="start this far into each message, to read on in one that was cut")
-    ] = 0,
+    skip_chars: Annotated[int, Field(ge=0, description="start this far into each, to read on in one that was cut")] = 0,
+    ids: Annotated[bool, Field(description="show their ids, for fork")] = False,
 ) -> MessageList:
-    """Read a conversation back: one page of messages, always shown oldest to newest, with cursors to older and newer
-    ones. conversation_id='default' with agent is the agent's history outside of conversations. Long messages are cut
-    to fit, none is left out. Changes nothing."""
-    services = ctx.request_context.lifespan_context
+    """Read a conversation back: one page of messages, oldest to newest, with cursors to older and newer ones. Long
+    messages are cut to fit, none is left out. Changes nothing."""
+    services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
     query = MessageQuery(
         before=check_message_id("before", before),
@@ -170,19 +209,19 @@ async def list_messages(
     )
     page = await read_history(services.backend, ref, query, frozenset(kinds) or DEFAULT_KINDS)
     bodies = [body(each)[skip_chars:] for each in page.messages]
-    room = services.settings.max_output_chars - RESERVED_CHARS - MESSAGE_CHARS * len(bodies)
+    room = services.settings.max_output_chars - RESERVED_CHARS - (MESSAGE_CHARS + ID_CHARS * ids) * len(bodies)
     shown = shorten(bodies, room)
     return MessageList(
         conversation_id=ref.conversation_id,
         agent_id=ref.agent_id,
         messages=tuple(
-            MessageRow(kind=each.kind, at=each.at[:16], text=text)
+            MessageRow(kind=each.kind, id=each.id if ids else "", at=each.at[:16], text=text)
             for each, text in zip(page.messages, shown, strict=True)
         ),
         older=page.older,
         newer=page.newer,
         note=_note(query, page, bodies, shown, skip_chars),
-        transcript=to_markdown(page.messages, shown),
+        transcript=to_markdown(page.messages, shown, with_ids=ids),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from letta_conversations_mcp.core.errors import quote
+from letta_conversations_mcp.core.flight import WITHDRAWN
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, ConversationRef, ToolCall, Turn, TurnStatus, Usage
 from letta_conversations_mcp.core.transcript import cut, fair_share, length
 from letta_conversations_mcp.tools.tool import Result
@@ -14,6 +15,9 @@ ReplyKind = Literal["reasoning", "tool"]
 
 RESERVED_CHARS = 1_500
 """Of an answer's budget, what ids, notes and the JSON around them need."""
+
+ANSWERS_CHARS = 120
+"""Of the message that a reply answers: enough to know it again."""
 
 CALL_CHARS = 150
 """What a tool call costs beside its arguments and result."""
@@ -62,6 +66,7 @@ class Reply(Result):
     status: TurnStatus
     conversation_id: str
     agent_id: str
+    answers: str = ""
     reply: str = ""
     reasoning: str = ""
     stop_reason: str = ""
@@ -73,8 +78,11 @@ class Reply(Result):
     next: str = ""
 
     @classmethod
-    def of(cls, turn: Turn, ref: ConversationRef, kinds: Collection[ReplyKind], budget: int) -> Reply:
-        """The turn within `budget` characters. Its tool calls are named always, and shown in full when wanted."""
+    def of(
+        cls, turn: Turn, ref: ConversationRef, kinds: Collection[ReplyKind], budget: int, *, branch_of: str = ""
+    ) -> Reply:
+        """The turn within `budget` characters. Its tool calls are named always, and shown in full when wanted. With
+        `branch_of`, that conversation was busy and this branch of it answered."""
         most_calls = max((budget - RESERVED_CHARS) // (2 * CALL_CHARS), 1)
         calls = [_call_row(call, in_full="tool" in kinds) for call in turn.tool_calls[:most_calls]]
         left_out = len(turn.tool_calls) - len(calls)
@@ -89,6 +97,7 @@ class Reply(Result):
             status=turn.status,
             conversation_id=ref.conversation_id,
             agent_id=ref.agent_id,
+            answers=cut(" ".join(turn.message.split()), ANSWERS_CHARS),
             reply=reply,
             reasoning=reasoning,
             stop_reason=turn.stop_reason,
@@ -96,7 +105,12 @@ class Reply(Result):
             tool_calls=tuple(_shortened(row, share) for row in calls),
             approvals=tuple(row.model_copy(update={"arguments": cut(row.arguments, share)}) for row in approvals),
             usage=UsageRow.of(turn.usage) if turn.usage else None,
-            note=" ".join(_notes(turn, ref, is_cut=any(length(text) > share for text in texts), left_out=left_out)),
+            note=" ".join(
+                [
+                    *([_branch_note(branch_of, ref)] if branch_of else []),
+                    *_notes(turn, ref, is_cut=any(length(text) > share for text in texts), left_out=left_out),
+                ]
+            ),
             next=_next_step(turn, ref),
         )
 
@@ -104,6 +118,7 @@ class Reply(Result):
         head = [self.status, self.conversation_id, self.agent_id, self.run_id, self.stop_reason]
         parts = [
             f"[{' · '.join(filter(None, head))}]",
+            f"(to: {self.answers})" if self.answers else "",
             f"(thinking: {self.reasoning})" if self.reasoning else "",
             self.reply,
             "\n".join(f"Tool {call.to_text()}" for call in self.tool_calls),
@@ -124,9 +139,25 @@ def _shortened(row: CallRow, share: int) -> CallRow:
     return row.model_copy(update={"arguments": cut(row.arguments, share), "result": cut(row.result, share)})
 
 
+def describe_failure(turn: Turn) -> str:
+    """Why a turn failed, in a sentence; "" when it did not."""
+    if turn.status != "failed":
+        return ""
+    said = ": ".join(filter(None, [turn.failure.message.rstrip("."), turn.failure.detail])) if turn.failure else ""
+    reason = f" ({turn.stop_reason})" if turn.stop_reason else ""
+    return f"The turn failed: {quote(said)}" if said else f"The turn failed{reason}."
+
+
+def _branch_note(branch_of: str, ref: ConversationRef) -> str:
+    return (
+        f"{branch_of} was busy, so a branch of it answered: {ref.conversation_id}. It goes on by that id; {branch_of} "
+        "does not have this exchange."
+    )
+
+
 def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool, left_out: int) -> list[str]:
     """What the reader should know of this turn beside its reply."""
-    place = _arguments(ref)
+    place = place_of(ref)
     notes: list[str] = []
     if is_cut:
         notes.append(
@@ -135,9 +166,7 @@ def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool, left_out: int) -> 
     if left_out:
         notes.append(f"{left_out} more tool calls are not shown.")
     if turn.status == "failed":
-        said = ": ".join(filter(None, [turn.failure.message.rstrip("."), turn.failure.detail])) if turn.failure else ""
-        reason = f" ({turn.stop_reason})" if turn.stop_reason else ""
-        notes.append(f"The turn failed: {quote(said)}" if said else f"The turn failed{reason}.")
+        notes.append(describe_failure(turn))
     if turn.status == "empty" and turn.stop_reason != "max_steps":
         ran = " after running its tools" if turn.tool_calls else ""
         notes.append(f"The agent ended its turn{ran} without saying anything.")
@@ -154,20 +183,25 @@ def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool, left_out: int) -> 
 
 
 def _next_step(turn: Turn, ref: ConversationRef) -> str:
-    place = _arguments(ref)
+    place = place_of(ref)
     match turn.status:
         case "running":
             run = f", run_id={turn.run_id!r}" if turn.run_id else ""
             return f"Still running. Call wait_for_reply({place}{run}). Do not send the message again."
         case "needs_approval":
             return (
-                "The agent waits for a person to approve or deny this in Letta, and takes no message before that; "
-                f"then wait_for_reply({place}) has the reply."
+                "The agent waits for a decision about this, and takes no message before it. Ask your user, then call "
+                f"respond_to_approval({place}, approve=true|false)."
             )
         case "unknown":
             return (
                 "The connection broke after the message was handed over, and Letta could not tell whether it took it. "
                 f"Look with list_messages({place}) before sending it again."
+            )
+        case "failed" if turn.failure and turn.failure.stored:
+            return (
+                "The message is stored, and the agent sees it from now on: once the cause is mended, do not repeat it, "
+                "but send a short one such as 'Please answer.'"
             )
         case "failed" if turn.tool_calls or turn.reply:
             return f"Part of the turn may be stored: look with list_messages({place}) before sending the message again."
@@ -176,13 +210,18 @@ def _next_step(turn: Turn, ref: ConversationRef) -> str:
                 "Letta keeps nothing of a turn that fails at its first step: once the cause is mended, "
                 "it is safe to send the message again."
             )
+        case "cancelled" if turn.stop_reason == WITHDRAWN:
+            return "cancel took this message back before it was handed over: Letta never had it."
         case "cancelled":
-            return "Somebody stopped this turn. A new message can be sent."
+            return (
+                "Somebody stopped this turn. The message may be in the history: look with "
+                f"list_messages({place}) before sending it again."
+            )
         case _:
             return ""
 
 
-def _arguments(ref: ConversationRef) -> str:
+def place_of(ref: ConversationRef) -> str:
     """How another tool is told of the same place."""
     if ref.conversation_id == DEFAULT_CONVERSATION:
         return f"conversation_id='default', agent={ref.agent_id!r}"

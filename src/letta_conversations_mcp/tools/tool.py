@@ -10,33 +10,55 @@ from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 import mcp_types
+from anyio.abc import TaskGroup
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, TextContent, ToolAnnotations
+from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from letta_conversations_mcp.core.access import Scope
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError
 from letta_conversations_mcp.core.sending import Sender
+from letta_conversations_mcp.core.watching import Watcher
 from letta_conversations_mcp.settings import Settings
 
 
 @dataclass(frozen=True)
 class Services:
-    """What the tools and resources work with, for as long as the server runs."""
+    """What the tools and resources work with: the server's, for as long as it runs, and for each call its caller's
+    view of that."""
 
     backend: Backend
     sender: Sender
     settings: Settings
+    backend_of: Callable[[str], Awaitable[Backend]]
+    """Letta as it is with another key; for callers who have one of their own. Raises Overloaded."""
+    watcher: Watcher
+    background: TaskGroup
+    """For what goes on when its call has been answered. What is started in it raises nothing."""
 
 
 ToolContext = Context[Services, Any]
 
+
+def services_of(ctx: ToolContext) -> Services:
+    """What this call works with: the view of its caller, which `callers.see_as_caller` has put there."""
+    return ctx.request_context.lifespan_context
+
+
 AgentArgument = Annotated[str, Field(description="agent id (agent-…) or exact name")]
 ConversationArgument = Annotated[str, Field(description="conv-… id, or 'default' with agent")]
-WaitArgument = Annotated[float | None, Field(ge=0, le=3600, description="longest wait; left out: the server's default")]
+DefaultAgentArgument = Annotated[str, Field(description="agent id or name, for 'default'")]
+WaitArgument = Annotated[float | None, Field(ge=0, le=3600, description="longest wait; default: the server's")]
+
+RESERVED_CHARS = 1_000
+"""Of an answer's budget, what ids, cursors and notes need."""
+
+SUMMARY_CHARS = 200
+"""A conversation's summary in a list or beside other facts; the rest is in its resource."""
 
 
 class Result(BaseModel):
@@ -57,6 +79,14 @@ class Result(BaseModel):
         )
 
 
+class PersonAsked(Exception):
+    """The call cannot be answered yet: its client asks the person first, and then calls once more with the answer."""
+
+    def __init__(self, result: InputRequiredResult) -> None:
+        self.result = result
+        super().__init__("the person is asked")
+
+
 class ConversationTool(Tool):
     """A tool whose arguments are checked strictly, and whose errors are sentences for the model."""
 
@@ -67,6 +97,8 @@ class ConversationTool(Tool):
             raise ToolError(self._explain(error)) from error
         try:
             result = await self.fn(**checked, **{cast("str", self.context_kwarg): context})
+        except PersonAsked as asked:
+            return asked.result
         except ConversationError as error:
             raise ToolError(str(error)) from error
         except (MCPError, ToolError):
@@ -113,6 +145,18 @@ class ToolSpec:
     destructive: bool = False
     idempotent: bool = False
     open_world: bool = False
+    deletes: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.fn.__name__
+
+    @property
+    def scope(self) -> Scope:
+        """What a caller needs to use it."""
+        if self.read_only:
+            return "read"
+        return "delete" if self.deletes else "write"
 
     def build(self) -> ConversationTool:
         """The tool with its schemas, which take some milliseconds to derive."""
@@ -160,6 +204,9 @@ def _compact(argument: dict[str, Any]) -> dict[str, Any]:
     alternatives = [each for each in argument.get("anyOf", []) if each != {"type": "null"}]
     merged = {**argument, **alternatives[0]} if len(alternatives) == 1 else dict(argument)
     left_out = {"title"} | ({"anyOf"} if len(alternatives) == 1 else set[str]())
-    if merged.get("default", ...) is None:
+    if not merged.get("default", ...):
+        # An empty default says no more than that the argument may be left out.
         left_out.add("default")
+    if merged.get("additionalProperties") is True:
+        left_out.add("additionalProperties")
     return {key: value for key, value in merged.items() if key not in left_out}

@@ -1,0 +1,200 @@
+"""Decisions about tool calls: taken from the caller (`respond_to_approval`), or from the person whom the client asks.
+
+With the setting `approvals=elicit` a turn that stops for a decision is put to the person at once, where the client can
+ask: older clients are asked in the middle of the call, newer ones answer by calling again. What is asked is in the
+question and the answer is for exactly that. A refusal, and an answer that cannot be understood, is a denial; no answer
+is none, and the turn comes back as it stands. Nothing is ever approved without a yes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import anyio
+from mcp.server.elicitation import AcceptedElicitation, DeclinedElicitation, render_elicitation_schema
+from mcp.shared.exceptions import MCPError
+from mcp_types import ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
+from mcp_types.version import is_version_at_least
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from letta_conversations_mcp.core.addressing import locate
+from letta_conversations_mcp.core.approvals import decide
+from letta_conversations_mcp.core.errors import NothingPending, quote
+from letta_conversations_mcp.core.model import Approvals, ConversationRef, ToolCall, Turn
+from letta_conversations_mcp.tools.progress import reporter
+from letta_conversations_mcp.tools.replies import Reply, ReplyKind
+from letta_conversations_mcp.tools.tool import (
+    ConversationArgument,
+    DefaultAgentArgument,
+    PersonAsked,
+    ToolContext,
+    ToolSpec,
+    WaitArgument,
+    services_of,
+)
+
+WITHOUT_QUESTIONS = "2026-07-28"
+"""The first protocol version without questions in the middle of a call."""
+
+QUESTION = "approval"
+"""The key of the question; a call asks one at a time."""
+
+ARGUMENT_CHARS = 2_000
+"""How much of a call's arguments the person is shown: what is longer cannot be judged in a dialog."""
+
+NOT_UNDERSTOOD = "The answer to the question whether it may run could not be understood."
+DECLINED = "The user declined."
+
+
+class Verdict(BaseModel):
+    """What the person is asked for."""
+
+    model_config = ConfigDict(strict=True)
+
+    approve: Annotated[bool, Field(title="Let it run")]
+    reason: Annotated[str, Field(title="Why (optional; the agent is told)")] = ""
+
+
+class Question(BaseModel):
+    """What a person was asked in an earlier round of a call: where, and about which calls. The client keeps it for us
+    and sends it back sealed: the SDK refuses what is not ours."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ref: ConversationRef
+    calls: tuple[ToolCall, ...]
+
+
+async def respond_to_approval(
+    ctx: ToolContext,
+    conversation_id: ConversationArgument,
+    approve: bool,
+    agent: DefaultAgentArgument = "",
+    tool_call_ids: Annotated[list[str], Field(description="let only these run; left out: all")] = [],
+    reason: Annotated[str, Field(description="told to the agent")] = "",
+    wait_seconds: WaitArgument = None,
+    kinds: list[ReplyKind] = [],
+) -> Reply:
+    """Approve or deny the tool calls that a turn (status needs_approval) waits for, and wait for its end. Approve only
+    what your user agreed to: the tools really run."""
+    services = services_of(ctx)
+    seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
+    if asked := question_of(ctx):
+        return Reply.of(await resume(ctx, asked, seconds), asked.ref, kinds, services.settings.max_output_chars)
+    ref = await locate(services.backend, conversation_id, agent)
+    pending = await services.backend.list_approvals(ref)
+    approvals = decide(ref.conversation_id, pending, approve=approve, reason=reason, call_ids=tool_call_ids)
+    turn = await services.sender.send_and_wait(ref, approvals, seconds, reporter(ctx))
+    return Reply.of(await settle(ctx, ref, turn, seconds), ref, kinds, services.settings.max_output_chars)
+
+
+async def settle(ctx: ToolContext, ref: ConversationRef, turn: Turn, seconds: float) -> Turn:
+    """The turn, after the person was asked about every tool call that it stopped at; as it stands when that is not
+    wanted, or not possible.
+
+    Raises:
+        PersonAsked: the client answers with another call, which `question_of` and `resume` take up.
+    """
+    while turn.status == "needs_approval" and _can_ask(ctx):
+        calls = await services_of(ctx).backend.list_approvals(ref)
+        if not calls or any(call.client_side for call in calls):
+            return turn
+        if _answers_by_calling_again(ctx):
+            raise PersonAsked(_as_result(ref, calls))
+        approvals = await _ask(ctx, ref, calls, seconds)
+        if approvals is None:
+            return turn
+        turn = await _hand_over(ctx, ref, approvals, seconds)
+    return turn
+
+
+def question_of(ctx: ToolContext) -> Question | None:
+    """What the person was asked in the round before, when this call brings the answer."""
+    return None if ctx.request_state is None else Question.model_validate_json(ctx.request_state)
+
+
+async def resume(ctx: ToolContext, question: Question, seconds: float) -> Turn:
+    """Hand over what the person decided, and give the rest of the turn; or the turn as it stands, without a
+    decision."""
+    answer = (ctx.input_responses or {}).get(QUESTION)
+    if answer is None or (isinstance(answer, ElicitResult) and answer.action == "cancel"):
+        return await _latest(ctx, question.ref, seconds)
+    approve, reason = _verdict(answer)
+    approvals = decide(question.ref.conversation_id, question.calls, approve=approve, reason=reason)
+    return await settle(ctx, question.ref, await _hand_over(ctx, question.ref, approvals, seconds), seconds)
+
+
+async def _hand_over(ctx: ToolContext, ref: ConversationRef, approvals: Approvals, seconds: float) -> Turn:
+    """The rest of the turn after a decision; how it went on without, when somebody else was quicker."""
+    try:
+        return await services_of(ctx).sender.send_and_wait(ref, approvals, seconds, reporter(ctx))
+    except NothingPending:
+        return await _latest(ctx, ref, seconds)
+
+
+async def _latest(ctx: ToolContext, ref: ConversationRef, seconds: float) -> Turn:
+    sender = services_of(ctx).sender
+    return await sender.wait(await sender.find(ref), seconds, reporter(ctx))
+
+
+def _answers_by_calling_again(ctx: ToolContext) -> bool:
+    return is_version_at_least(ctx.protocol_version or "", WITHOUT_QUESTIONS)
+
+
+def _can_ask(ctx: ToolContext) -> bool:
+    """Whether the person is to be asked, and the client has said that it can show a form."""
+    if services_of(ctx).settings.approvals != "elicit":
+        return False
+    capabilities = ctx.client_capabilities
+    elicitation = capabilities.elicitation if capabilities else None
+    # A bare capability, from before there were kinds of it, means forms.
+    if elicitation is None or (elicitation.form is None and elicitation.url is not None):
+        return False
+    return _answers_by_calling_again(ctx) or ctx.request_context.session.can_send_request
+
+
+async def _ask(ctx: ToolContext, ref: ConversationRef, calls: Sequence[ToolCall], seconds: float) -> Approvals | None:
+    """Ask in the middle of the call. None when no answer came in time, or the person closed the question."""
+    with anyio.move_on_after(seconds):
+        try:
+            answer = await ctx.elicit(_question(ref, calls), Verdict)
+        except ValueError:
+            return decide(ref.conversation_id, calls, approve=False, reason=NOT_UNDERSTOOD)
+        except MCPError:
+            return None
+        if isinstance(answer, AcceptedElicitation):
+            verdict = answer.data
+            return decide(ref.conversation_id, calls, approve=verdict.approve, reason=verdict.reason)
+        if isinstance(answer, DeclinedElicitation):
+            return decide(ref.conversation_id, calls, approve=False, reason=DECLINED)
+    return None
+
+
+def _as_result(ref: ConversationRef, calls: Sequence[ToolCall]) -> InputRequiredResult:
+    schema = render_elicitation_schema(Verdict)
+    form = ElicitRequestFormParams(message=_question(ref, calls), requested_schema=schema)
+    return InputRequiredResult(
+        input_requests={QUESTION: ElicitRequest(params=form)},
+        request_state=Question(ref=ref, calls=tuple(calls)).model_dump_json(),
+    )
+
+
+def _verdict(answer: object) -> tuple[bool, str]:
+    if isinstance(answer, ElicitResult) and answer.action == "decline":
+        return False, DECLINED
+    try:
+        given = Verdict.model_validate(answer.content if isinstance(answer, ElicitResult) else None)
+    except ValidationError:
+        return False, NOT_UNDERSTOOD
+    return given.approve, given.reason
+
+
+def _question(ref: ConversationRef, calls: Sequence[ToolCall]) -> str:
+    listed = "\n".join(f"{quote(call.name, 80)}({quote(call.arguments, ARGUMENT_CHARS)})" for call in calls)
+    return f"The Letta agent {ref.agent_id} wants to run, in conversation {ref.conversation_id}:\n{listed}\nMay it?"
+
+
+APPROVAL_TOOLS = (
+    ToolSpec(respond_to_approval, title="Approve or deny a tool call", destructive=True, open_world=True),
+)

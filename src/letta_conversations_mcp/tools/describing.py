@@ -1,0 +1,152 @@
+"""The tool that tells all about one conversation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+from pydantic_core import to_json
+
+from letta_conversations_mcp.core import describing
+from letta_conversations_mcp.core.addressing import locate
+from letta_conversations_mcp.core.describing import Description
+from letta_conversations_mcp.core.model import ToolCall
+from letta_conversations_mcp.core.transcript import cut, length
+from letta_conversations_mcp.tools.tool import (
+    RESERVED_CHARS,
+    ConversationArgument,
+    DefaultAgentArgument,
+    Result,
+    ToolContext,
+    ToolSpec,
+    services_of,
+)
+
+
+class PendingCall(Result):
+    tool_call_id: str = ""
+    tool: str = ""
+    arguments: str = ""
+
+    @classmethod
+    def of(cls, call: ToolCall, size: int) -> PendingCall:
+        return cls(tool_call_id=call.id, tool=call.name, arguments=cut(call.arguments, size))
+
+    def to_text(self) -> str:
+        return f"Waits for a decision: {self.tool}({self.arguments}) · {self.tool_call_id}"
+
+
+class Described(Result):
+    conversation_id: str
+    agent_id: str
+    agent_name: str = ""
+    summary: str = ""
+    description: str = ""
+    model: str = ""
+    model_is_own: bool = False
+    model_settings: dict[str, Any] = Field(default_factory=dict)
+    archived: bool = False
+    hidden: bool = False
+    created_at: str = ""
+    last_message_at: str = ""
+    context_tokens: int | None = None
+    context_limit: int | None = None
+    messages_in_context: int | None = None
+    messages: int | None = None
+    at_least: bool = False
+    isolated_blocks: tuple[str, ...] = ()
+    memory_as_of: str = ""
+    run_id: str = ""
+    approvals: tuple[PendingCall, ...] = ()
+    unknown: tuple[str, ...] = ()
+    note: str = ""
+    next: str = ""
+
+    def to_text(self) -> str:
+        name = f" ({self.summary!r})" if self.summary else ""
+        agent = f"agent {self.agent_name!r} ({self.agent_id})" if self.agent_name else self.agent_id
+        marks = [mark for mark, on in (("archived", self.archived), ("hidden", self.hidden)) if on]
+        settings = f", settings {to_json(self.model_settings).decode()}" if self.model_settings else ""
+        whose = "its own" if self.model_is_own else "the agent's"
+        lines = [
+            f"{self.conversation_id}{name} of {agent}" + "".join(f" · {mark}" for mark in marks),
+            f"Description: {self.description}" if self.description else "",
+            f"Model: {self.model} ({whose}){settings}" if self.model else "",
+            self._times(),
+            self._context(),
+            f"Isolated blocks: {', '.join(self.isolated_blocks)}" if self.isolated_blocks else "",
+            f"Its copy of the memory is of {self.memory_as_of}; recompile refreshes it." if self.memory_as_of else "",
+            f"A turn is running: {self.run_id}" if self.run_id else "",
+            *(call.to_text() for call in self.approvals),
+            f"Could not be asked: {', '.join(self.unknown)}." if self.unknown else "",
+            self.note,
+            self.next,
+        ]
+        return "\n".join(filter(None, lines))
+
+    def _times(self) -> str:
+        parts = [
+            f"created {self.created_at}" if self.created_at else "",
+            f"last message {self.last_message_at}" if self.last_message_at else "",
+        ]
+        return ", ".join(filter(None, parts)).replace("T", " ").capitalize()
+
+    def _context(self) -> str:
+        used = "" if self.context_tokens is None else f"{self.context_tokens} tokens after the last turn"
+        limit = f"at most {self.context_limit} tokens" if self.context_limit else ""
+        count = "" if self.messages_in_context is None else f"{self.messages_in_context} messages"
+        total = "" if self.messages is None else f"{'at least ' if self.at_least else ''}{self.messages} in all"
+        context = ", ".join(filter(None, [count, used, limit]))
+        return "; ".join(
+            filter(None, [f"Context: {context}" if context else "", f"messages: {total}" if total else ""])
+        )
+
+
+async def describe(
+    ctx: ToolContext, conversation_id: ConversationArgument, agent: DefaultAgentArgument = ""
+) -> Described:
+    """All about one conversation: model, how full its context is, number of messages, isolated memory blocks, age of
+    its copy of the memory, a running turn, a tool call that waits for approval. Changes nothing."""
+    services = services_of(ctx)
+    ref = await locate(services.backend, conversation_id, agent)
+    told = await describing.describe(services.backend, ref)
+    return _result(told, services.settings.max_output_chars - RESERVED_CHARS)
+
+
+def _result(told: Description, room: int) -> Described:
+    own = told.conversation
+    here = f"conversation_id={told.ref.conversation_id!r}"
+    if told.ref.conversation_id == "default":
+        here += f", agent={told.ref.agent_id!r}"
+    waits = bool(told.run or told.approvals)
+    settings = own.model_settings if own else {}
+    fits = length(to_json(settings).decode()) <= room // 8
+    return Described(
+        conversation_id=told.ref.conversation_id,
+        agent_id=told.ref.agent_id,
+        agent_name=told.agent.name if told.agent else "",
+        summary=cut(own.summary, room // 8) if own else "",
+        description=cut(own.description, room // 8) if own else "",
+        model=told.model,
+        model_is_own=bool(own and own.model),
+        model_settings=settings if fits else {},
+        archived=bool(own and own.archived),
+        hidden=bool(own and own.hidden),
+        created_at=own.created_at[:16] if own else "",
+        last_message_at=own.last_message_at[:16] if own else "",
+        context_tokens=told.context.tokens if told.context else None,
+        context_limit=told.context_limit,
+        messages_in_context=told.in_context,
+        messages=told.messages,
+        at_least=told.more_messages,
+        isolated_blocks=tuple(block.label for block in told.isolated),
+        memory_as_of=told.memory_as_of,
+        run_id=told.run.id if told.run else "",
+        approvals=tuple(PendingCall.of(call, room // 4 // len(told.approvals)) for call in told.approvals),
+        unknown=tuple(told.unknown),
+        note="" if fits else "Its model settings are too long for this answer; its resource has them.",
+        next=f"wait_for_reply({here}) shows what it waits for." if waits else f"list_messages({here}) reads it.",
+    )
+
+
+DESCRIBING_TOOLS = (ToolSpec(describe, title="Describe a conversation", read_only=True),)
