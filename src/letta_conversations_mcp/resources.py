@@ -4,7 +4,7 @@ the list that a client shows to a person. Read-only, and each within the budget 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mcp.server import MCPServer, ServerRequestContext
@@ -26,12 +26,13 @@ from mcp_types import (
 )
 from pydantic_core import to_json
 
+from letta_conversations_mcp.completion import complete_argument
 from letta_conversations_mcp.core.addressing import check_conversation_id, check_message_id, locate
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, NotFound
 from letta_conversations_mcp.core.history import HistoryPage, read_history
 from letta_conversations_mcp.core.model import CONVERSATION_ID, Conversation, ConversationQuery, MessageQuery
 from letta_conversations_mcp.core.transcript import body, shorten, to_markdown
-from letta_conversations_mcp.tools.tool import Services, ToolContext
+from letta_conversations_mcp.tools.tool import Services, ToolContext, services_of
 
 CONVERSATION_URI = "letta://conversations/{conversation_id}"
 TRANSCRIPT_URI = "letta://conversations/{conversation_id}/transcript{?before,limit}"
@@ -39,9 +40,6 @@ TRANSCRIPT_JSON_URI = "letta://conversations/{conversation_id}/transcript.json{?
 
 RECENT = 50
 """Conversations on one page of the list: a person chooses from it in a menu."""
-
-COMPLETIONS = 100
-"""The most that MCP lets a completion hold."""
 
 TRANSCRIPT_LIMIT = 50
 """Messages on one page of a transcript, unless the URI says."""
@@ -51,7 +49,7 @@ MESSAGE_CHARS = 80
 
 
 def add_resources(server: MCPServer[Services]) -> None:
-    """Register the templates, their completion, and the list of recent conversations."""
+    """Register the templates, completion, and the list of recent conversations."""
 
     @server.resource(
         CONVERSATION_URI,
@@ -61,7 +59,7 @@ def add_resources(server: MCPServer[Services]) -> None:
         mime_type="application/json",
     )
     async def conversation(conversation_id: str, ctx: ToolContext) -> str:
-        return await _read(lambda: _describe(ctx.request_context.lifespan_context, conversation_id))
+        return await _read(lambda: _describe(services_of(ctx), conversation_id))
 
     @server.resource(
         TRANSCRIPT_URI,
@@ -72,7 +70,7 @@ def add_resources(server: MCPServer[Services]) -> None:
         annotations=Annotations(audience=["user", "assistant"]),
     )
     async def transcript(conversation_id: str, ctx: ToolContext, before: str = "", limit: str = "") -> str:
-        services = ctx.request_context.lifespan_context
+        services = services_of(ctx)
         return await _read(lambda: _markdown(services, conversation_id, before, limit))
 
     @server.resource(
@@ -83,7 +81,7 @@ def add_resources(server: MCPServer[Services]) -> None:
         mime_type="application/json",
     )
     async def transcript_json(conversation_id: str, ctx: ToolContext, before: str = "", limit: str = "") -> str:
-        services = ctx.request_context.lifespan_context
+        services = services_of(ctx)
         return await _read(lambda: _json(services, conversation_id, before, limit))
 
     @server.completion()
@@ -109,7 +107,7 @@ async def _read(reading: Callable[[], Coroutine[Any, Any, str]]) -> str:
 
 async def _describe(services: Services, conversation_id: str) -> str:
     conversation = await services.backend.get_conversation(check_conversation_id(conversation_id))
-    return to_json(conversation.model_dump(exclude_defaults=True)).decode()
+    return to_json(conversation.model_dump(exclude_defaults=True, exclude={"in_context"})).decode()
 
 
 async def _page(services: Services, conversation_id: str, before: str, limit: str) -> HistoryPage:
@@ -163,16 +161,6 @@ def _cut_note(page: HistoryPage, texts: list[str]) -> str:
     return f"(Cut to fit: {count} of these messages. The tool list_messages reads on in them.)" if count else ""
 
 
-async def complete_conversation_id(services: Services, typed: str) -> Completion:
-    """The recent conversations whose id begins with what was typed, or whose summary contains it."""
-    page = await services.backend.list_conversations(
-        ConversationQuery(limit=COMPLETIONS, order_by="last_message_at", archived="all")
-    )
-    wanted = typed.strip().lower()
-    values = [each.id for each in page.items if each.id.startswith(wanted) or wanted in each.summary.lower()]
-    return Completion(values=values, has_more=page.more)
-
-
 def _as_resource(conversation: Conversation) -> Resource:
     when = (conversation.last_message_at or conversation.created_at)[:16].replace("T", " ")
     title = conversation.summary[:80] or f"Conversation of {when}"
@@ -196,11 +184,6 @@ async def _recent(services: Services, cursor: object) -> ListResourcesResult:
     )
 
 
-def _completes_conversations(params: Mapping[str, Any]) -> bool:
-    of_ours = str(params["ref"].get("uri", "")).startswith("letta://conversations/")
-    return of_ours and params["argument"]["name"] == "conversation_id"
-
-
 async def ask_letta(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
     """Answers `resources/list` and completions from the backend.
 
@@ -214,9 +197,8 @@ async def ask_letta(ctx: ServerRequestContext[Services, Any], call_next: CallNex
     try:
         if ctx.method == "resources/list":
             return await _recent(ctx.lifespan_context, params.get("cursor"))
-        if ctx.method == "completion/complete" and _completes_conversations(params):
-            completion = await complete_conversation_id(ctx.lifespan_context, params["argument"]["value"])
-            return CompleteResult(completion=completion)
+        if ctx.method == "completion/complete":
+            return CompleteResult(completion=await complete_argument(ctx.lifespan_context, params))
     except (NotFound, InvalidArgument) as error:
         raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
     except ConversationError as error:

@@ -2,25 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any
 
-from mcp.server import CacheHint, MCPServer
+import anyio
+from anyio.abc import TaskGroup
+from mcp.server import CacheHint, MCPServer, ServerRequestContext
+from mcp.server.mcpserver import Context, RequestStateSecurity
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, Tool
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolResult,
+    GetPromptResult,
+    Icon,
+    InputRequiredResult,
+    Prompt,
+    SubscribeRequestParams,
+    Tool,
+    UnsubscribeRequestParams,
+)
 
 from letta_conversations_mcp import __version__
 from letta_conversations_mcp.backends.open import open_backend
-from letta_conversations_mcp.core.sending import open_sender
+from letta_conversations_mcp.backends.pool import open_pool
+from letta_conversations_mcp.callers import Callers
+from letta_conversations_mcp.core.access import Access, Scope
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.changes import announcing
+from letta_conversations_mcp.core.delivery import Pace
+from letta_conversations_mcp.core.draining import Drain
+from letta_conversations_mcp.core.errors import Forbidden
+from letta_conversations_mcp.core.sending import TurnLimits, open_sender
+from letta_conversations_mcp.observability.calls import UNKNOWN, CallWatch, counted
+from letta_conversations_mcp.observability.watch import Watch
+from letta_conversations_mcp.prompts import PROMPTS, PromptSpec
+from letta_conversations_mcp.replicas import open_changes
 from letta_conversations_mcp.resources import add_resources
 from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.subscriptions import Subscriptions, open_telling
+from letta_conversations_mcp.tasked import TASKED, Tasked
+from letta_conversations_mcp.tasks import Tasks
 from letta_conversations_mcp.tools.agents import AGENT_TOOLS, CREATE_AGENT
+from letta_conversations_mcp.tools.approvals import APPROVAL_TOOLS
+from letta_conversations_mcp.tools.asking import ASKING_TOOLS
+from letta_conversations_mcp.tools.branches import BRANCH_TOOLS
+from letta_conversations_mcp.tools.cancelling import CANCEL_TOOLS
+from letta_conversations_mcp.tools.changing import CHANGING_TOOLS
 from letta_conversations_mcp.tools.conversations import CONVERSATION_TOOLS
+from letta_conversations_mcp.tools.describing import DESCRIBING_TOOLS
 from letta_conversations_mcp.tools.messages import MESSAGE_TOOLS
-from letta_conversations_mcp.tools.tool import ConversationTool, Services, ToolContext, ToolSpec
+from letta_conversations_mcp.tools.searching import SEARCHING_TOOLS
+from letta_conversations_mcp.tools.tool import ConversationTool, Services, ToolContext, ToolSpec, services_of
 
 INSTRUCTIONS = (
     "Talk with Letta agents, which remember for months. An agent has many conversations: separate message threads that "
@@ -29,71 +67,187 @@ INSTRUCTIONS = (
     "running: call wait_for_reply and never send the same message again."
 )
 
-TOOLS: tuple[ToolSpec, ...] = (*CONVERSATION_TOOLS, *MESSAGE_TOOLS, *AGENT_TOOLS)
+TOOLS: tuple[ToolSpec, ...] = (
+    *CONVERSATION_TOOLS,
+    *DESCRIBING_TOOLS,
+    *CHANGING_TOOLS,
+    *BRANCH_TOOLS,
+    *MESSAGE_TOOLS,
+    *APPROVAL_TOOLS,
+    *CANCEL_TOOLS,
+    *ASKING_TOOLS,
+    *SEARCHING_TOOLS,
+    *AGENT_TOOLS,
+)
 
-HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+
+ICON = Icon(
+    src="data:image/svg+xml;base64,"
+    + b64encode(
+        b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24"><path fill="#36c" d="M3 4h13v9H8l-5 4z"/>'
+        b'<path fill="#f93" d="M18 8h3v13l-4-3H9v-3h9z"/></svg>'
+    ).decode(),
+    mime_type="image/svg+xml",
+    sizes=["any"],
+)
+"""Two speech bubbles. Small, because the newer protocol repeats it in every answer."""
 
 
 class ConversationServer(MCPServer[Services]):
     """An MCP server with our tools, built when they are first asked for: deriving their schemas takes longer than
     everything else of ours at a start, and a client asks for them a moment after its first answer.
+
+    `services` are there while it runs. `watch` is told what happens, `drain` when the server goes down. Everybody who
+    reaches it may do everything, until `callers.required` says that they must be known.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tasked: Mapping[str, Tasked] = TASKED) -> None:
+        self.services: Services | None = None
+        self.callers = Callers()
+        self.drain = Drain()
+        self.watch = Watch()
+        self.specs = {spec.name: spec for spec in TOOLS if _is_offered(spec, settings)}
+        limits = TurnLimits(running=settings.max_turns, queued=settings.max_queued, per_caller=settings.max_per_caller)
+
         @asynccontextmanager
         async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
-            async with open_backend(settings) as backend, open_sender(backend) as sender:
-                yield Services(backend, sender, settings)
+            pace = Pace(turn=settings.turn_timeout)
+            async with (
+                open_backend(settings, self.watch) as opened,
+                open_pool(settings) as pool,
+                open_changes(settings) as changes,
+                _open_background() as background,
+                open_telling(changes, events, background, every=settings.watch_interval) as watcher,
+            ):
+                backend = announcing(opened, changes)
 
+                async def backend_of(key: str) -> Backend:
+                    return announcing(await pool.backend_of(key), changes)
+
+                async with open_sender(backend, pace, limits=limits, meter=self.watch, drain=self.drain) as sender:
+                    self.services = Services(backend, sender, settings, backend_of, watcher, background)
+                    yield self.services
+                    self.services = None
+
+        events = InMemorySubscriptionBus()
+        tasks = Tasks(settings, self._cancel, tasked)
+        # What a caller may use changes with the token.
+        listed = CacheHint(MINUTE_MS, "private") if settings.knows_callers else CacheHint(HOUR_MS, "public")
+        keys = [key.get_secret_value() for key in settings.request_state_keys]
         super().__init__(
             "letta-conversations",
             title="Letta conversations",
             description="Conversations with Letta agents",
             instructions=INSTRUCTIONS,
             version=__version__,
+            icons=[ICON],
             lifespan=lifespan,
+            subscriptions=events,
+            extensions=[tasks],
+            middleware=[
+                self.callers,
+                CallWatch(frozenset(self.specs), self.drain, with_texts=settings.log_messages),
+                tasks.check,
+            ],
             log_level=settings.log_level,
+            request_state_security=RequestStateSecurity(keys=keys) if keys else None,
             cache_hints={
+                # What is said in conversations, and which there are, is its reader's alone, and may change at any time.
+                "resources/list": CacheHint(ttl_ms=0, scope="private"),
+                "resources/read": CacheHint(ttl_ms=0, scope="private"),
                 "server/discover": CacheHint(ttl_ms=HOUR_MS, scope="public"),
-                "tools/list": CacheHint(ttl_ms=HOUR_MS, scope="public"),
-                "resources/templates/list": CacheHint(ttl_ms=HOUR_MS, scope="public"),
-                "prompts/list": CacheHint(ttl_ms=HOUR_MS, scope="public"),
+                "tools/list": listed,
+                "resources/templates/list": listed,
+                "prompts/list": listed,
             },
         )
-        self._specs = [spec for spec in TOOLS if _is_offered(spec, settings)]
+        self._prompts = [prompt for prompt in PROMPTS if not (prompt.writes and settings.read_only)]
         add_resources(self)
+        subscriptions = Subscriptions(events)
+        self.middleware.append(subscriptions)
+        # MCPServer has no public way to serve these two.
+        add_handler = self._lowlevel_server.add_request_handler
+        add_handler("resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
+        add_handler("resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
 
     @cached_property
     def tools(self) -> dict[str, ConversationTool]:
         """The tools by name, in the order in which they are listed."""
-        return {tool.name: tool for tool in (spec.build() for spec in self._specs)}
+        return {name: spec.build() for name, spec in self.specs.items()}
+
+    def scope_of(self, tool: str) -> Scope | None:
+        """What a caller needs to use a tool; None when there is no such tool."""
+        spec = self.specs.get(tool)
+        return spec.scope if spec else None
 
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: ToolContext | None = None
     ) -> GetPromptResult | InputRequiredResult:
-        # The SDK answers an unknown prompt with an internal error and a traceback in the log.
-        if name not in {prompt.name for prompt in await self.list_prompts()}:
+        prompt = next((each for each in self._usable_prompts() if each.name == name), None)
+        if prompt is None or context is None:
             raise MCPError(code=INVALID_PARAMS, message=f"There is no prompt {name[:80]!r}.")
-        return await super().get_prompt(name, arguments, context)
+        return await prompt.get(services_of(context), arguments or {})
+
+    async def list_prompts(self) -> list[Prompt]:
+        return [prompt.listed() for prompt in self._usable_prompts()]
+
+    async def _cancel(self, ctx: ServerRequestContext[Services, Any], arguments: Mapping[str, str]) -> None:
+        """What the tool `cancel` does, for the caller of another request."""
+        if "cancel" not in self.tools:
+            return
+        try:
+            await self.call_tool("cancel", dict(arguments), Context(request_context=ctx, mcp_server=self))
+        except ToolError as error:
+            raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
 
     async def list_tools(self) -> list[Tool]:
-        return [tool.listed() for tool in self.tools.values()]
+        return [self.tools[name].listed() for name in self._usable()]
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: ToolContext | None = None
     ) -> CallToolResult | InputRequiredResult:
-        tool = self.tools.get(name)
-        if tool is None:
-            raise ToolError(f"There is no tool {name[:80]!r}. There are: {', '.join(self.tools)}.")
-        if context is None:
-            raise ToolError("A tool is called by a client of this server.")
-        return await tool.run(arguments, context, convert_result=True)
+        scope = self.scope_of(name)
+        usable = self._usable()
+        with counted(self.watch, name if name in self.specs else UNKNOWN):
+            if scope and not self.callers.access().may(scope):
+                raise ToolError(str(Forbidden(name, scope)))
+            if name not in usable:
+                raise ToolError(f"There is no tool {name[:80]!r}. There are: {', '.join(usable)}.")
+            if context is None:
+                raise ToolError("A tool is called by a client of this server.")
+            return await self.tools[name].run(arguments, context, convert_result=True)
+
+    def _usable_prompts(self) -> list[PromptSpec]:
+        """The prompts whose tools the present caller may use."""
+        access = self.callers.access()
+        return [prompt for prompt in self._prompts if access.may("write") or not prompt.writes]
+
+    def _usable(self) -> list[str]:
+        """The tools that the present caller may use."""
+        access = self.callers.access()
+        return [name for name, spec in self.specs.items() if _may_use(access, spec)]
 
 
 def _is_offered(spec: ToolSpec, settings: Settings) -> bool:
     if spec is CREATE_AGENT and not (settings.uses_local or settings.create_agents):
         return False
     return spec.read_only or not settings.read_only
+
+
+def _may_use(access: Access, spec: ToolSpec) -> bool:
+    # Whoever has a list of agents would not see the one that they made.
+    return access.may(spec.scope) and not (spec is CREATE_AGENT and access.agents is not None)
+
+
+@asynccontextmanager
+async def _open_background() -> AsyncGenerator[TaskGroup]:
+    async with anyio.create_task_group() as tasks:
+        try:
+            yield tasks
+        finally:
+            tasks.cancel_scope.cancel()
 
 
 def build_server(settings: Settings) -> ConversationServer:

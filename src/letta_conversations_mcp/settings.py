@@ -1,4 +1,4 @@
-"""Every option in one class: its environment variable, its flag, its default and its meaning.
+"""Every option in one place: its environment variable, its flag, its default and its meaning.
 
 A flag wins over a variable, a variable over the default. Built once, in `cli`, and handed down: nothing else reads the
 environment. Contradictions fail here, naming both options.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -19,8 +20,9 @@ _UNSET_PLACEHOLDER = re.compile(r"\$\{.*\}")
 """Some clients hand over the text `${LETTA_API_KEY}` itself when the variable is not set."""
 
 
-class Settings(BaseSettings):
-    """The options of the server. All durations in seconds."""
+class BackendSettings(BaseSettings):
+    """Where the conversations live and how long to wait for that place: what every command needs. All durations in
+    seconds."""
 
     model_config = SettingsConfigDict(
         env_prefix="LETTA_MCP_", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
@@ -52,10 +54,71 @@ class Settings(BaseSettings):
         description="a running Letta Code App Server to use instead of starting one, such as ws://127.0.0.1:4500/ws",
     )
     app_server_token: SecretStr = Field(default=SecretStr(""), description="its token")
-    local_tools: bool = Field(
-        default=False,
-        description="let the agents of this machine run shell commands and change files here, without being asked",
+    local_tools: Literal["off", "ask", "on"] = Field(
+        default="off",
+        description="the tools of this machine's agents, which run shell commands and change files here: off; ask, "
+        "each call waits until it is approved; or on, without being asked",
     )
+    connect_timeout: float = Field(default=5, gt=0, le=600, description="for the connection to Letta")
+    request_timeout: float = Field(
+        default=60, gt=0, le=3600, description="for Letta's answer to anything but a message or a compaction"
+    )
+    first_byte_timeout: float = Field(
+        default=60, gt=0, le=3600, description="for the first sign of Letta after a message was handed over"
+    )
+    silence_timeout: float = Field(
+        default=120, gt=0, le=3600, description="for silence within a turn; Letta sends a sign of life every 20 seconds"
+    )
+    turn_timeout: float = Field(
+        default=3600,
+        gt=0,
+        le=86_400,
+        description="for a whole turn; after that it is not followed any more, but goes on",
+    )
+    compact_timeout: float = Field(
+        default=300, gt=0, le=3600, description="for a compaction, in which a model writes a summary"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="WARNING", description="what is written to stderr"
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="how it is written: one line an event")
+    log_messages: bool = Field(
+        default=False,
+        description="let the texts of messages into the log, and what other libraries log below WARNING, which has "
+        "them too",
+    )
+
+    @field_validator("api_key", "base_url", "project", "app_server_token", mode="before")
+    @classmethod
+    def _unset(cls, value: object) -> object:
+        return strip_unset(value)
+
+    @field_validator("base_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if value:
+            try:
+                TypeAdapter(HttpUrl).validate_python(value)
+            except ValidationError as error:
+                raise ValueError("a URL is needed, such as http://localhost:8283") from error
+        return value.rstrip("/")
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _level(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @property
+    def uses_local(self) -> bool:
+        """Whether the agents of this machine are meant."""
+        if self.backend == "auto":
+            return not (self.api_key.get_secret_value() or self.base_url)
+        return self.backend == "local"
+
+
+class Settings(BackendSettings):
+    """The options of the server. All durations in seconds."""
+
     create_agents: bool = Field(
         default=False, description="offer create_agent on the api backend too; on local it always is"
     )
@@ -70,15 +133,22 @@ class Settings(BaseSettings):
     max_output_chars: int = Field(
         default=30_000, ge=2_000, le=500_000, description="no answer is longer than this; what is cut says so"
     )
-    connect_timeout: float = Field(default=5, gt=0, le=600, description="for the connection to Letta")
-    request_timeout: float = Field(
-        default=60, gt=0, le=3600, description="for Letta's answer to anything but a message or a compaction"
+    approvals: Literal["return", "elicit"] = Field(
+        default="return",
+        description="a tool call that waits for approval: return it to the client's model, "
+        "or elicit a decision from the person, where the client can",
     )
-    silence_timeout: float = Field(
-        default=120, gt=0, le=3600, description="for silence within a turn; Letta sends a sign of life every 20 seconds"
+    max_depth: int = Field(
+        default=5,
+        ge=1,
+        le=100,
+        description="most messages in a chain of agents that send to each other with sender, before one is refused",
     )
-    compact_timeout: float = Field(
-        default=300, gt=0, le=3600, description="for a compaction, in which a model writes a summary"
+    watch_interval: float = Field(
+        default=5,
+        gt=0,
+        le=3600,
+        description="how often a conversation that a client subscribed to is looked at, for changes made by others",
     )
     host: str = Field(
         default="127.0.0.1",
@@ -87,7 +157,51 @@ class Settings(BaseSettings):
     port: int = Field(
         default=8000, ge=0, le=65535, description="the port that serve --http listens on; 0 takes a free one"
     )
-    token: SecretStr = Field(default=SecretStr(""), description="what an HTTP client must send as its bearer token")
+    token: SecretStr = Field(
+        default=SecretStr(""),
+        description="what an HTTP client must send as its bearer token; it opens everything to everybody who has it",
+    )
+    tokens_file: Path | None = Field(
+        default=None,
+        description="the file with a token for every caller, each with scopes and agents; the command token writes "
+        "its lines. Read again when it changes",
+    )
+    public_url: str = Field(
+        default="", description="the URL of /mcp as clients know it, such as https://letta.example.org/mcp"
+    )
+    oidc_issuer: str = Field(
+        default="", description="the OpenID provider whose access tokens are accepted, as its tokens name it in iss"
+    )
+    oidc_audience: str = Field(default="", description="what those tokens have as aud; without it, the public URL")
+    oidc_jwks_url: str = Field(
+        default="", description="where the provider's keys are; without it, where its discovery document says"
+    )
+    oidc_agents_claim: str = Field(
+        default="",
+        description="the claim that lists the ids of the agents for a caller; without it, all agents are for everybody",
+    )
+    metrics_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="what Prometheus must send as its bearer token to GET /metrics; without it, there are metrics only "
+        "where calls need no token either",
+    )
+    traces: bool = Field(
+        default=False,
+        description="send OpenTelemetry traces to where the OTEL_EXPORTER_OTLP_… variables say; needs the extra otel",
+    )
+    drain_seconds: float = Field(
+        default=10, ge=0, le=3600, description="for running calls to be answered when serve --http is stopped"
+    )
+    stateless: bool | None = Field(
+        default=None,
+        description="keep no sessions of clients of the older protocol, so that any replica can answer any of their "
+        "requests; left out: with --redis-url",
+    )
+    redis_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="the Redis through which replicas tell each other what has changed, such as "
+        "redis://:password@host:6379/0; needs the extra redis",
+    )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Host headers to accept besides this machine's own, separated by commas: name or name:port",
@@ -95,52 +209,121 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Origin headers to accept besides this machine's own, separated by commas: https://name"
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="WARNING", description="what is written to stderr"
+    max_body_bytes: int = Field(
+        default=32 * 1024 * 1024, ge=1024, le=1024**3, description="the largest request over HTTP: a few images"
+    )
+    body_timeout: float = Field(
+        default=60, gt=0, le=3600, description="for a request to arrive over HTTP, and for a client to take an answer"
+    )
+    max_calls: int = Field(default=200, ge=1, le=100_000, description="calls over HTTP that are answered at a time")
+    max_per_caller: int = Field(
+        default=50, ge=1, le=100_000, description="of these, calls of one caller; and turns that one caller has"
+    )
+    max_turns: int = Field(default=100, ge=1, le=100_000, description="turns of agents that run at a time")
+    max_queued: int = Field(
+        default=200, ge=0, le=100_000, description="messages that may wait until one of those turns ends"
+    )
+    request_state_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(),
+        description="secrets of 32 characters or more, separated by commas, that replicas of this server share: what a "
+        "client carries from one to the other is sealed with the first and opened with all",
     )
 
-    @field_validator("api_key", "base_url", "project", "token", "app_server_token", mode="before")
+    @field_validator(
+        "token",
+        "metrics_token",
+        "redis_url",
+        "public_url",
+        "oidc_issuer",
+        "oidc_audience",
+        "oidc_jwks_url",
+        mode="before",
+    )
     @classmethod
-    def _unset(cls, value: object) -> object:
-        text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if isinstance(text, str):
-            return "" if _UNSET_PLACEHOLDER.fullmatch(text.strip()) else text.strip()
+    def _unset_token(cls, value: object) -> object:
+        return strip_unset(value)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("a URL is needed, such as redis://localhost:6379/0")
         return value
 
-    @field_validator("base_url")
+    @field_validator("public_url", "oidc_issuer", "oidc_jwks_url")
     @classmethod
-    def _url(cls, value: str) -> str:
-        if value:
-            try:
-                TypeAdapter(HttpUrl).validate_python(value)
-            except ValidationError as error:
-                raise ValueError("a URL is needed, such as http://localhost:8283") from error
-        return value.rstrip("/")
+    def _public(cls, value: str) -> str:
+        """OAuth allows plain http only on one machine."""
+        parts = urlsplit(value)
+        if value and (not parts.hostname or parts.query or parts.fragment or parts.username):
+            raise ValueError("a URL without query is needed, such as https://letta.example.org/mcp")
+        if value and parts.scheme != "https" and parts.hostname not in LOOPBACK_HOSTS:
+            raise ValueError("it must begin with https://")
+        return value
 
-    @field_validator("allowed_hosts", "allowed_origins", mode="before")
+    @field_validator("request_state_keys")
+    @classmethod
+    def _long_enough(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(key.get_secret_value().encode()) < 32 for key in value):
+            raise ValueError(
+                "each must have 32 characters or more: python -c 'import secrets; print(secrets.token_hex(32))'"
+            )
+        if len({key.get_secret_value() for key in value}) < len(value):
+            raise ValueError("one of them is there twice")
+        return value
+
+    @field_validator("allowed_hosts", "allowed_origins", "request_state_keys", mode="before")
     @classmethod
     def _list(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _level(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         token = self.token.get_secret_value()
         if token and not token.isascii():
             raise ValueError("token: an HTTP header carries only ASCII characters")
+        if token and self.tokens_file:
+            raise ValueError(
+                "--token and --tokens-file exclude each other: a line in the file can do what --token does"
+            )
+        if token and self.oidc_issuer:
+            raise ValueError("--token and --oidc-issuer exclude each other: give --tokens-file beside --oidc-issuer")
+        if self.oidc_issuer and not self.public_url:
+            raise ValueError("--oidc-issuer needs --public-url, which clients and the provider know this server by")
+        for name in ("oidc_audience", "oidc_jwks_url", "oidc_agents_claim"):
+            if getattr(self, name) and not self.oidc_issuer:
+                raise ValueError(f"--{name.replace('_', '-')} is of no use without --oidc-issuer")
         return self
 
     @property
-    def uses_local(self) -> bool:
-        """Whether the agents of this machine are meant."""
-        if self.backend == "auto":
-            return not (self.api_key.get_secret_value() or self.base_url)
-        return self.backend == "local"
+    def is_stateless(self) -> bool:
+        return bool(self.redis_url.get_secret_value()) if self.stateless is None else self.stateless
 
     @property
     def listens_beyond_loopback(self) -> bool:
         return self.host not in LOOPBACK_HOSTS
+
+    @property
+    def public_host(self) -> str:
+        """The host, with its port if it has one, that clients put into their Host header."""
+        return urlsplit(self.public_url).netloc
+
+    @property
+    def is_reachable_by_others(self) -> bool:
+        """Whether other machines can call, directly or through a proxy on this one."""
+        names = [urlsplit(f"//{name}").hostname for name in (*self.allowed_hosts, self.public_host) if name]
+        return self.listens_beyond_loopback or any(name not in LOOPBACK_HOSTS for name in names)
+
+    @property
+    def knows_callers(self) -> bool:
+        """Whether every call over HTTP needs a token."""
+        return bool(self.token.get_secret_value() or self.tokens_file or self.oidc_issuer)
+
+
+def strip_unset(value: object) -> object:
+    """The text of a variable, trimmed; "" for one that a client handed over without filling it in."""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if isinstance(text, str):
+        return "" if _UNSET_PLACEHOLDER.fullmatch(text.strip()) else text.strip()
+    return value

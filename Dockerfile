@@ -1,0 +1,28 @@
+# syntax=docker/dockerfile:1
+
+FROM python:3.12-slim AS build
+WORKDIR /src
+RUN python -m venv /opt/app
+ENV PATH=/opt/app/bin:$PATH
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY src src
+RUN pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[otel,redis]' \
+    && pip uninstall --yes pip
+
+
+FROM python:3.12-slim
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin app
+COPY --from=build /opt/app /opt/app
+ENV PATH=/opt/app/bin:$PATH \
+    # The modules are compiled at the build, and the file system may be read-only.
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    LETTA_MCP_HOST=0.0.0.0 \
+    LETTA_MCP_LOG_FORMAT=json \
+    LETTA_MCP_LOG_LEVEL=INFO
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
+ENTRYPOINT ["letta-conversations-mcp"]
+CMD ["serve", "--http"]

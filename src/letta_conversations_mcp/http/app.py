@@ -1,0 +1,212 @@
+"""The ASGI application of `serve --http`: MCP at /mcp behind the gate and its limits, and what an operator asks in
+front of them.
+
+Only this machine may call unless callers have tokens. The Host and Origin headers of every MCP request are checked,
+against names that the settings give: a page in somebody's browser must not reach a server on that person's machine.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+from mcp.server.auth.provider import TokenVerifier
+from mcp.server.auth.routes import build_resource_metadata_url, create_protected_resource_routes
+from mcp.server.auth.settings import AuthSettings
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from letta_conversations_mcp.core.access import SCOPES
+from letta_conversations_mcp.http.gate import EitherVerifier, Gate
+from letta_conversations_mcp.http.limits import Bounds, CloseUnread, Limits
+from letta_conversations_mcp.http.oidc import OidcOptions, OidcTokens
+from letta_conversations_mcp.http.tokens import BadTokensFile, OneToken, TokensFile
+from letta_conversations_mcp.observability.endpoints import Endpoints
+from letta_conversations_mcp.observability.metrics import PrometheusMeter
+from letta_conversations_mcp.observability.readiness import Readiness
+from letta_conversations_mcp.server import ConversationServer
+from letta_conversations_mcp.settings import Settings
+
+MCP_PATH = "/mcp"
+
+BODIES = 8
+"""How many requests of the largest size are received and worked on at a time."""
+
+SESSIONS = 2_000
+"""Sessions of clients of the older protocol, which are kept in memory: a caller has a few."""
+
+SESSION_IDLE_SECONDS = 1800
+"""How long one is kept that nobody uses."""
+
+KEEP_ALIVE_SECONDS = 620
+"""How long an idle connection is kept: longer than balancers keep theirs (nginx and AWS 60 s, Google 600 s), or they
+would now and then send a request into one that is just being closed, and it would fail."""
+
+STOP_SECONDS = 2
+"""How long connections may take to end when the server is stopped, after its calls have been answered."""
+
+
+class CannotServe(Exception):
+    """The settings do not make a server that is safe to start. Its text is for the person who starts it."""
+
+
+def open_verifier(settings: Settings) -> TokenVerifier | None:
+    """Who judges tokens; None when only this machine can call and none is asked for. Raises CannotServe."""
+    if settings.is_reachable_by_others and not settings.knows_callers:
+        cause = f"--host {settings.host}" if settings.listens_beyond_loopback else "--allowed-hosts or --public-url"
+        raise CannotServe(
+            f"{cause} lets other machines in, so a token is needed: set LETTA_MCP_TOKEN to a long random text "
+            "(python -c 'import secrets; print(secrets.token_urlsafe(32))') and give it to the clients as their bearer "
+            "token, or give each caller their own with --tokens-file or --oidc-issuer. "
+            f"Or leave {cause} out: then only this machine can call."
+        )
+    own = _own_tokens(settings)
+    if not settings.oidc_issuer:
+        return own
+    provider = OidcTokens(
+        OidcOptions(
+            issuer=settings.oidc_issuer,
+            audience=settings.oidc_audience or settings.public_url,
+            jwks_url=settings.oidc_jwks_url,
+            agents_claim=settings.oidc_agents_claim,
+        )
+    )
+    return EitherVerifier(own, provider) if own else provider
+
+
+def _own_tokens(settings: Settings) -> TokenVerifier | None:
+    if token := settings.token.get_secret_value():
+        return OneToken(token)
+    if settings.tokens_file is None:
+        return None
+    try:
+        file = TokensFile(settings.tokens_file)
+    except BadTokensFile as error:
+        raise CannotServe(str(error)) from error
+    keyed = [each.name for each in file.entries if each.letta_api_key.get_secret_value()]
+    if keyed and settings.uses_local:
+        raise CannotServe(
+            f"--tokens-file gives {keyed[0]!r} a letta_api_key, and the agents of this machine (--backend local) "
+            "need no key: take it out, or serve the agents of a Letta server."
+        )
+    return file
+
+
+def build_app(server: ConversationServer, settings: Settings) -> Starlette:
+    """The application for a server, which from then on answers only callers that came through the gate, if there is
+    one. Raises CannotServe."""
+    verifier = open_verifier(settings)
+    server.callers.required = verifier is not None
+
+    app = server.streamable_http_app(
+        streamable_http_path=MCP_PATH,
+        stateless_http=settings.is_stateless,
+        max_request_body_size=settings.max_body_bytes,
+        session_idle_timeout=SESSION_IDLE_SECONDS,
+        max_sessions=SESSIONS,
+        transport_security=_transport_security(settings),
+    )
+    bounds = Bounds(
+        calls=settings.max_calls,
+        calls_per_caller=settings.max_per_caller,
+        bodies_bytes=BODIES * settings.max_body_bytes,
+        seconds=settings.body_timeout,
+    )
+    app.user_middleware.insert(0, Middleware(Limits, path=MCP_PATH, bounds=bounds))
+    if verifier is not None:
+        open_paths, metadata_url = _publish_metadata(app, settings)
+        app.user_middleware.insert(
+            0,
+            Middleware(
+                Gate,
+                verifier=verifier,
+                open_paths=tuple(open_paths),
+                metadata_url=metadata_url,
+                scope_of=server.scope_of,
+            ),
+        )
+    app.user_middleware.insert(0, Middleware(CloseUnread))
+    app.user_middleware.insert(0, _endpoints(server, settings, calls_need_token=verifier is not None))
+    return app
+
+
+def _endpoints(server: ConversationServer, settings: Settings, *, calls_need_token: bool) -> Middleware:
+    meter = PrometheusMeter()
+    server.watch.add(meter)
+    readiness = Readiness()
+
+    async def unready() -> str:
+        return await readiness.reason(server.services.backend) if server.services else "The server is starting."
+
+    metrics_token = settings.metrics_token.get_secret_value()
+    return Middleware(
+        Endpoints,
+        mcp_path=MCP_PATH,
+        unready=unready,
+        meter=meter,
+        metrics_token=None if calls_need_token and not metrics_token else metrics_token,
+        drain=server.drain,
+    )
+
+
+def _publish_metadata(app: Starlette, settings: Settings) -> tuple[list[str], str]:
+    """Serve what tells a client where to get a token (RFC 9728): the paths, and the URL."""
+    if not settings.oidc_issuer:
+        return [], ""
+    # Validated from text, because a URL of its own would get a slash at its end, and issuers are compared as texts.
+    auth = AuthSettings.model_validate(
+        {
+            "issuer_url": settings.oidc_issuer,
+            "resource_server_url": settings.public_url,
+            # The verifier has checked the audience.
+            "validate_token_resource": False,
+        }
+    )
+    resource = auth.resource_server_url or auth.issuer_url
+    routes = create_protected_resource_routes(
+        resource_url=resource,
+        authorization_servers=[auth.issuer_url],
+        scopes_supported=list(SCOPES),
+        resource_name="Letta conversations",
+    )
+    app.router.routes.extend(routes)
+    return [route.path for route in routes], str(build_resource_metadata_url(resource))
+
+
+def _transport_security(settings: Settings) -> TransportSecuritySettings:
+    names = ["127.0.0.1", "localhost", "[::1]"]
+    if settings.listens_beyond_loopback and not ip_is_unspecified(settings.host):
+        names.append(settings.host)
+    hosts = [*names, *(f"{name}:*" for name in names), *settings.allowed_hosts]
+    origins = [f"http://{name}{port}" for name in names for port in ("", ":*")]
+    if settings.public_url:
+        hosts.append(settings.public_host)
+        origins.append(f"{urlsplit(settings.public_url).scheme}://{settings.public_host}")
+    return TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=[*origins, *settings.allowed_origins])
+
+
+def ip_is_unspecified(host: str) -> bool:
+    """Whether the host means every address of the machine, which no client names in its Host header."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A bound socket: bound before serving, so that a taken port is an error at the start and 0 has become a number."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # With the protocol named, or asyncio would leave Nagle's algorithm on, which costs 40 ms for every answer.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # Inherited by every connection: the kernel ends one whose client takes nothing of what is sent to it.
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.body_timeout * 1000))
+    try:
+        bound.bind((settings.host, settings.port))
+    except OSError:
+        bound.close()
+        raise
+    return bound

@@ -1,0 +1,141 @@
+"""Every request of a client, seen from around it: what it belongs to, how it ended, how long it took.
+
+A middleware of the MCP server. It also ends what would keep the server from going down: those who listen at once, and
+calls that are still at work when the time is nearly up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, cast
+
+import anyio
+from mcp.server import ServerRequestContext
+from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.context import CallNext, HandlerResult
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp.server.subscriptions import SUBSCRIPTION_ID_META_KEY
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, CallToolResult, SubscriptionsListenResult, TextContent
+from pydantic import BaseModel
+
+from letta_conversations_mcp.core.draining import Drain
+from letta_conversations_mcp.core.meter import Meter, Outcome
+from letta_conversations_mcp.observability.context import Subject, about, conversation_of
+from letta_conversations_mcp.observability.request_id import request_id_of
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+"""Stands for every tool that there is not, which a client may call by any name."""
+
+LISTEN = "subscriptions/listen"
+
+INTERRUPTED = (
+    "This MCP server was shut down before the call had ended. Reading again is safe. If it was to change something, it "
+    "may have been done all the same: look before you repeat it, in a few seconds."
+)
+
+
+class CallWatch:
+    """`tools` are the names that there are. `with_texts`: the log has what was said, too."""
+
+    def __init__(self, tools: Collection[str], drain: Drain, *, with_texts: bool) -> None:
+        self._tools = tools
+        self._drain = drain
+        self._with_texts = with_texts
+
+    async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        if ctx.request_id is None:
+            return await call_next(ctx)
+        params = ctx.params or {}
+        tool = self._known(params.get("name")) if ctx.method == "tools/call" else ""
+        arguments = _mapping(params.get("arguments"))
+        token = get_access_token()
+        subject = Subject(
+            request_id=request_id_of(ctx.request),
+            caller=token.client_id if token else "",
+            tool=tool,
+            conversation_id=conversation_of(arguments),
+        )
+        with about(subject):
+            started = perf_counter()
+            try:
+                result = await self._answer(ctx, call_next)
+            except MCPError as error:
+                self._tell(ctx, started, {"outcome": "error", "code": error.error.code}, arguments, {})
+                raise
+            shown = _as_sent(result)
+            self._tell(ctx, started, {"outcome": "error" if shown.get("isError") else "ok"}, arguments, shown)
+            return result
+
+    def _known(self, name: object) -> str:
+        return name if isinstance(name, str) and name in self._tools else UNKNOWN
+
+    async def _answer(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        with self._drain.patience() if ctx.method == LISTEN else self._drain.last_moment():
+            return await call_next(ctx)
+        if ctx.method == LISTEN:
+            return SubscriptionsListenResult(_meta={SUBSCRIPTION_ID_META_KEY: ctx.request_id})
+        if ctx.method == "tools/call":
+            return CallToolResult(content=[TextContent(type="text", text=INTERRUPTED)], is_error=True)
+        raise MCPError(code=INTERNAL_ERROR, message=INTERRUPTED)
+
+    def _tell(
+        self,
+        ctx: ServerRequestContext[Any, Any],
+        started: float,
+        facts: Mapping[str, object],
+        arguments: Mapping[str, object],
+        result: Mapping[str, object],
+    ) -> None:
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        found = _mapping(result.get("structuredContent"))
+        ids: dict[str, object] = {
+            name: found[name] for name in ("conversation_id", "agent_id", "run_id") if found.get(name)
+        }
+        texts: dict[str, object] = {}
+        if self._with_texts:
+            texts = {"arguments": dict(arguments), "answer": result.get("content")}
+        told: dict[str, object] = {
+            "method": ctx.method,
+            **facts,
+            "seconds": round(perf_counter() - started, 3),
+            **ids,
+            **texts,
+        }
+        words = " ".join(f"{name}={value}" for name, value in told.items() if name not in texts)
+        logger.info("answered: %s%s", words, f" {texts}" if texts else "", extra=told)
+
+
+@contextmanager
+def counted(meter: Meter, tool: str) -> Generator[None]:
+    """Tell the meter how a call of a tool ends, whose errors are still exceptions here."""
+    started = perf_counter()
+    outcome: Outcome = "ok"
+    try:
+        yield
+    except UnexpectedToolError:
+        outcome = "crash"
+        raise
+    except (ToolError, MCPError):
+        outcome = "error"
+        raise
+    except anyio.get_cancelled_exc_class():
+        outcome = "cancelled"
+        raise
+    finally:
+        meter.call(tool, outcome, perf_counter() - started)
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
+
+
+def _as_sent(result: HandlerResult) -> Mapping[str, object]:
+    """A result as it goes over the wire, which it may or may not be already."""
+    return result.model_dump(by_alias=True, mode="json") if isinstance(result, BaseModel) else _mapping(result)

@@ -1,0 +1,65 @@
+"""What a line in the log or a span belongs to: the request, its caller, the tool, the conversation and the run.
+
+Bound in the context of a call, and so known to everything that the call starts, turns in the background too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+
+from letta_conversations_mcp.core.flight import Flight
+from letta_conversations_mcp.core.model import CONVERSATION_ID
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is being worked on. "" for what there is none of."""
+
+    request_id: str = ""
+    caller: str = ""
+    tool: str = ""
+    conversation_id: str = ""
+    flight: Flight | None = None
+
+    def fields(self) -> Mapping[str, str]:
+        """The ids by name, without empty ones. A turn's run is known only after a while."""
+        flight = self.flight
+        every = {
+            "request_id": self.request_id,
+            "caller": self.caller,
+            "tool": self.tool,
+            "conversation_id": flight.ref.conversation_id if flight else self.conversation_id,
+            "run_id": flight.run_id if flight else "",
+        }
+        return {name: value for name, value in every.items() if value}
+
+
+_subject: ContextVar[Subject] = ContextVar("subject", default=Subject())  # noqa: B039  frozen, with nothing mutable in it
+
+
+def current_subject() -> Subject:
+    return _subject.get()
+
+
+@contextmanager
+def about(subject: Subject) -> Generator[None]:
+    """What is logged in here is about this."""
+    token = _subject.set(subject)
+    try:
+        yield
+    finally:
+        _subject.reset(token)
+
+
+def of_flight(flight: Flight) -> Subject:
+    """The present call, and the turn that it works on."""
+    return replace(_subject.get(), flight=flight)
+
+
+def conversation_of(arguments: Mapping[str, object]) -> str:
+    """The conversation that a tool's arguments name, when it is one; "" for anything else that stands there."""
+    given = arguments.get("conversation_id")
+    return given.strip() if isinstance(given, str) and CONVERSATION_ID.fullmatch(given.strip()) else ""

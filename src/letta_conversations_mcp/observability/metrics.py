@@ -1,0 +1,110 @@
+"""Counts and durations for Prometheus.
+
+The labels are names of tools, outcomes and statuses: a handful of values each, known beforehand. No id, no name of an
+agent and no text is ever a label, however many agents and callers there are. Gauges are taken when they are asked for,
+so that they cannot drift.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from prometheus_client import (
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    PROCESS_COLLECTOR,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+from letta_conversations_mcp import __version__
+from letta_conversations_mcp.core.flight import Flight
+from letta_conversations_mcp.core.meter import Meter, Outcome
+
+CALL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 45, 60, 120, 300, 600)
+"""From a list out of the cache to the longest waits that clients ask for."""
+
+TURN_SECONDS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)
+
+PREFIX = "letta_mcp_"
+
+
+class PrometheusMeter(Meter):
+    """Counts for one server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+            self.registry.register(collector)
+        self._flights: set[Flight] = set()
+        self._calls = self._counter("tool_calls", "Calls of tools, by how they ended.", "tool", "outcome")
+        self._call_seconds = Histogram(
+            f"{PREFIX}tool_call_seconds",
+            "How long calls of tools took, waiting for replies included.",
+            ("tool",),
+            buckets=CALL_SECONDS,
+            registry=self.registry,
+        )
+        self._turns = self._counter("turns", "Turns of agents that this server followed to their end.", "status")
+        self._turn_seconds = Histogram(
+            f"{PREFIX}turn_seconds",
+            "From a message's place in the order of its conversation to the end of its turn.",
+            buckets=TURN_SECONDS,
+            registry=self.registry,
+        )
+        self._letta = self._counter("letta_requests", "Requests to Letta, by HTTP status; none: no answer.", "status")
+        self._lost = self._counter("streams_lost", "Streams of turns that broke before the turn ended.")
+        self._resumed = self._counter("streams_resumed", "Streams that were taken up again where they broke.")
+        self._resent = self._counter("messages_resent", "Messages that never arrived and were handed over again.")
+        self._gauge("turns_in_flight", "Turns that run now.").set_function(self._count_begun)
+        self._gauge("messages_queued", "Messages that wait for a turn before them.").set_function(self._count_queued)
+        self._gauge("tasks", "Tasks of the event loop.").set_function(lambda: len(asyncio.all_tasks()))
+        info = Gauge(f"{PREFIX}info", "What runs here.", ("version",), registry=self.registry)
+        info.labels(__version__).set(1)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}{name}", meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str) -> Gauge:
+        return Gauge(f"{PREFIX}{name}", meaning, registry=self.registry)
+
+    def _count_begun(self) -> float:
+        return sum(each.begun for each in self._flights)
+
+    def _count_queued(self) -> float:
+        return sum(not each.begun for each in self._flights)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def call(self, tool: str, outcome: Outcome, seconds: float) -> None:
+        self._calls.labels(tool, outcome).inc()
+        self._call_seconds.labels(tool).observe(seconds)
+
+    @contextmanager
+    def turn(self, flight: Flight) -> Generator[None]:
+        self._flights.add(flight)
+        try:
+            with self._turn_seconds.time():
+                yield
+        finally:
+            self._flights.discard(flight)
+            self._turns.labels(flight.ending).inc()
+
+    def stream_lost(self) -> None:
+        self._lost.inc()
+
+    def stream_resumed(self) -> None:
+        self._resumed.inc()
+
+    def message_resent(self) -> None:
+        self._resent.inc()
+
+    def letta_answered(self, status: int) -> None:
+        self._letta.labels(str(status) if 100 <= status < 600 else "none").inc()

@@ -1,0 +1,47 @@
+"""Whether the server can do its work: Letta answers, and takes the key. Asked seldom, however often it is looked at."""
+
+from __future__ import annotations
+
+import anyio
+
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.errors import ConversationError, TimedOut, Unauthorized, Unreachable
+
+KEPT_SECONDS = 5.0
+"""How long an answer counts: a balancer asks once in a few seconds, and each of several of them does."""
+
+LONGEST_SECONDS = 4.0
+"""For Letta's answer: those who ask for health give up after five seconds or so."""
+
+
+class Readiness:
+    """The reason why the server is not ready, "" when it is. No address, key or words of Letta's are in it: who asks is
+    not known."""
+
+    def __init__(self, *, key_of_its_own: bool = True) -> None:
+        self._asking = anyio.Lock()
+        self._key_of_its_own = key_of_its_own
+        self._asked_at = float("-inf")
+        self._reason = ""
+
+    async def reason(self, backend: Backend) -> str:
+        """Those who ask at the same time share one question."""
+        async with self._asking:
+            if anyio.current_time() - self._asked_at > KEPT_SECONDS:
+                self._reason = await self._ask(backend)
+                self._asked_at = anyio.current_time()
+            return self._reason
+
+    async def _ask(self, backend: Backend) -> str:
+        try:
+            with anyio.fail_after(LONGEST_SECONDS):
+                await backend.list_agents(limit=1)
+        except Unauthorized:
+            return "Letta does not take the key of this server." if self._key_of_its_own else ""
+        except Unreachable:
+            return "Letta cannot be reached."
+        except (TimedOut, TimeoutError):
+            return "Letta does not answer in time."
+        except ConversationError:
+            return "Letta answers with an error."
+        return ""

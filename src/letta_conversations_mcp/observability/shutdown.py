@@ -1,0 +1,76 @@
+"""Going down in order: on SIGTERM or SIGINT nothing new begins, running calls are answered with what to call next, and
+then the process ends with status 0. A second signal ends at once what is still at work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from types import FrameType
+
+import anyio
+import uvicorn
+
+from letta_conversations_mcp.core.draining import Drain
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 1.0
+"""Of the time there is, what is kept for the answers of calls that had to be ended."""
+
+
+LINGER_SECONDS = 0.5
+"""After the last answer: its client may have to look something up before it takes the answer."""
+
+
+async def drain_server(drain: Drain, settle: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """Let running calls end, within so many seconds. `settle` waits until Letta has all messages."""
+    answers_something = drain.requests > 0
+    drain.begin(seconds)
+    with anyio.move_on_after(max(seconds - ANSWER_SECONDS, seconds / 2)), drain.last_moment():
+        await settle()
+        await drain.idle()
+    drain.end()
+    with anyio.move_on_after(drain.seconds_left):
+        await drain.idle()
+        if answers_something:
+            await anyio.sleep(LINGER_SECONDS)
+            await drain.idle()
+
+
+class DrainingServer(uvicorn.Server):
+    """Still accepts connections while it drains, so that those who ask hear that it is going down."""
+
+    def __init__(
+        self, config: uvicorn.Config, drain: Drain, settle: Callable[[], Awaitable[None]], seconds: float
+    ) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._settle = settle
+        self._seconds = seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        draining = asyncio.create_task(self._drain_when_told())
+        try:
+            await super().main_loop()
+        finally:
+            draining.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Not passed on to uvicorn, which would end the process by the signal instead of with status 0.
+        if self._loop is None:
+            self.should_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._drain.end if self._told.is_set() else self._told.set)
+
+    async def _drain_when_told(self) -> None:
+        await self._told.wait()
+        logger.info("going down: running calls are answered first")
+        try:
+            await drain_server(self._drain, self._settle, self._seconds)
+        finally:
+            self.should_exit = True

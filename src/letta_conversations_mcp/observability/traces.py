@@ -1,0 +1,85 @@
+"""OpenTelemetry traces: a span for each request, which the MCP SDK makes, and one for each turn within it.
+
+Where they go is said by OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, …). Whatever the
+SDK writes into a span, no text of a message or an error leaves: the exporter passes on ids, names and statuses only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+from opentelemetry import trace
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import Status
+
+from letta_conversations_mcp import __version__
+
+SERVICE = "letta-conversations-mcp"
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""What a tool or a prompt is called. The SDK names a span after what a client asks for, which may be anything."""
+
+_NAMES = ("gen_ai.tool.name", "gen_ai.prompt.name")
+
+
+class WithoutTexts(SpanExporter):
+    """Passes spans on to another exporter without what may quote a message: the words of errors, and their stacks."""
+
+    def __init__(self, inner: SpanExporter) -> None:
+        self._inner = inner
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return self._inner.export([_without_texts(span) for span in spans])
+
+    def shutdown(self) -> None:
+        self._inner.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._inner.force_flush(timeout_millis)
+
+
+def _without_texts(span: ReadableSpan) -> ReadableSpan:
+    attributes = dict(span.attributes or {})
+    name = span.name
+    for key in _NAMES:
+        if key in attributes and not _NAME.fullmatch(str(attributes[key])):
+            name = name.removesuffix(str(attributes.pop(key))) + "unknown"
+    return ReadableSpan(
+        name=name,
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=attributes,
+        links=span.links,
+        kind=span.kind,
+        status=Status(span.status.status_code),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+def otlp_exporter() -> SpanExporter:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    return OTLPSpanExporter()
+
+
+@contextmanager
+def tracing(exporter: SpanExporter) -> Generator[None]:
+    """Export the spans of this process, from now on; what is not sent yet is sent at the end."""
+    resource = Resource.create({SERVICE_VERSION: __version__})
+    # What is given here would win over OTEL_SERVICE_NAME.
+    if str(resource.attributes.get(SERVICE_NAME)).startswith("unknown_service"):
+        resource = resource.merge(Resource({SERVICE_NAME: SERVICE}))
+    provider = TracerProvider(resource=resource)
+    provider.add_span_processor(BatchSpanProcessor(WithoutTexts(exporter)))
+    trace.set_tracer_provider(provider)
+    try:
+        yield
+    finally:
+        provider.shutdown()
