@@ -1,0 +1,28 @@
+"""Running a command's work with the backend that its settings ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from letta_conversations_mcp.backends.open import check_backend, open_backend
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.settings import BackendSettings
+
+
+def run_with_backend(settings: BackendSettings, work: Callable[[Backend], Awaitable[int]]) -> int:
+    """The exit status that `work` gives. Raises NoBackend, and what `work` raises."""
+    check_backend(settings)
+
+    async def main() -> int:
+        failure: Exception | None = None
+        async with open_backend(settings) as backend:
+            try:
+                return await work(backend)
+            except Exception as error:
+                # Raised below: the backend's task group would wrap it in an ExceptionGroup.
+                failure = error
+        raise failure
+
+    return anyio.run(main)
