@@ -1,0 +1,67 @@
+"""`make faults`: the matrix of what can break while a message is sent, run and counted."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+
+import anyio
+
+from tests.faults.cases import app_server_cases, in_ways, is_core, known, letta_cases
+from tests.faults.cell import Case, Evil, Outcome
+from tests.faults.matrix import run_matrix
+from tests.faults.places import PLACES
+from tests.faults.table import markdown, summary, write
+from tests.rig.servers import Way
+
+CASES = {"fake": letta_cases, "app-server": app_server_cases, "live": letta_cases}
+
+
+def is_chosen(options: argparse.Namespace, way: Way, case: Case) -> bool:
+    return re.search(options.match, f"{way} {case}") is not None and (not options.core or is_core(case))
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--live", action="store_true", help="with a real Letta server too")
+    parser.add_argument("--only", choices=PLACES, action="append")
+    parser.add_argument("--core", action="store_true", help="only the cells that stand for the rest")
+    parser.add_argument("--match", default="", help="only cells whose way and description fit this expression")
+    parser.add_argument("--verbose", action="store_true", help="every cell in full")
+    parser.add_argument("--write", action="store_true", help="put the matrix into docs/faults.md")
+    parser.add_argument("--progress", action="store_true", help="every cell on stderr when it is done")
+    options = parser.parse_args()
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
+    outcomes: list[Outcome] = []
+
+    def tell(outcome: Outcome) -> None:
+        if options.progress:
+            print(f"{outcome.seconds:6.1f} s  {outcome.way}  {outcome.case}", file=sys.stderr, flush=True)
+        if outcome.evils or options.verbose:
+            expected = known(outcome.place, outcome.case)
+            print(f"{'known: ' if expected else ''}{outcome}", flush=True)
+
+    started = time.perf_counter()
+    for name in options.only or ["fake", "app-server", *(["live"] if options.live else [])]:
+        cells = [(way, case) for way, case in in_ways(CASES[name]()) if is_chosen(options, way, case)]
+        print(f"{name}: {len(cells)} cells", flush=True)
+        async with PLACES[name]() as place:
+            outcomes += await run_matrix(place, cells, tell)
+    print(f"\n{markdown(outcomes)}{summary(outcomes)} Took {time.perf_counter() - started:.0f} s.")
+    if options.write:
+        write(outcomes)
+    unexpected = [each for each in outcomes if set(each.evils) - known_evils(each)]
+    print(f"{len(unexpected)} cells are not as they should be." if unexpected else "Every cell is as it should be.")
+    return 1 if unexpected else 0
+
+
+def known_evils(outcome: Outcome) -> frozenset[Evil]:
+    expected = known(outcome.place, outcome.case)
+    return expected.evils if expected else frozenset()
+
+
+if __name__ == "__main__":
+    sys.exit(anyio.run(main))

@@ -1,0 +1,237 @@
+"""The servers that the faults stand in front of, each with a scripted model, and what the model and the server saw.
+
+`fake_letta`, `real_letta_place` and `local_app_server` run one. What is counted is asked past the proxy and past our
+server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import anyio
+from pydantic import SecretStr
+from websockets.asyncio.client import connect
+
+from letta_conversations_mcp.backends.local.process import AppServer, LocalOptions, app_server
+from letta_conversations_mcp.settings import Settings
+from tests.faults.proxy import Relay
+from tests.faults.relay_http import relay_http
+from tests.faults.relay_websocket import relay_websocket
+from tests.rig.fake_letta import FakeLetta
+from tests.rig.letta_server import Letta
+from tests.rig.model import Answer as ModelAnswer
+from tests.rig.model import CallTools, Hold, ModelCall, Say, ScriptedModel, Use
+from tests.rig.openai_model import serve_model
+from tests.rig.real_letta import real_letta
+
+MARKER = re.compile(r"marker-[0-9a-f]{12}")
+FAKE_LETTA, REAL_LETTA, APP_SERVER = "fake Letta", "Letta 0.16.8", "App Server"
+LOCAL_MODEL = "lmstudio/fake-1"
+
+START_SECONDS = 0.25
+"""As the real server has it: a message that was taken is nowhere to be seen at first."""
+
+
+def new_marker() -> str:
+    return f"marker-{uuid.uuid4().hex[:12]}"
+
+
+def answer_to(marker: str) -> str:
+    return f"The answer to {marker} is yes."
+
+
+class MarkedModel(ScriptedModel):
+    """Answers each message by the marker in it. One that is held calls a tool first, where there are any, and then
+    waits for its gate."""
+
+    def __init__(self, *, uses_tools: bool) -> None:
+        super().__init__()
+        self._uses_tools = uses_tools
+        self._gates: dict[str, anyio.Event] = {}
+        self._by_tool: set[str] = set()
+
+    def hold(self, marker: str, *, by_tool: bool) -> anyio.Event:
+        """The gate before the answer to a message; `by_tool`: after a tool call."""
+        if by_tool:
+            self._by_tool.add(marker)
+        return self._gates.setdefault(marker, anyio.Event())
+
+    def take(self, call: ModelCall) -> ModelAnswer:
+        super().take(call)
+        found = MARKER.findall(call.text)
+        if not found:
+            return Say("What do you mean?")
+        marker = found[-1]
+        gate = self._gates.get(marker)
+        if gate is None:
+            return Say(answer_to(marker))
+        if self._uses_tools and marker in self._by_tool and is_first_step(call):
+            return CallTools((Use("conversation_search", {"query": "nothing in particular"}),))
+        return Hold(Say(answer_to(marker)), gate)
+
+    def turns(self, marker: str) -> int:
+        """How many turns were begun with a message that has this marker."""
+        return sum(marker in call.text and is_first_step(call) for call in self.calls)
+
+
+def is_first_step(call: ModelCall) -> bool:
+    return call.messages[-1][0] == "user"
+
+
+class Place(Protocol):
+    """A server under the faults."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def model(self) -> MarkedModel: ...
+
+    @property
+    def address(self) -> tuple[str, int]: ...
+
+    @property
+    def relay(self) -> Relay: ...
+
+    def settings(self, address: str) -> Settings:
+        """For our server, when it is to reach this one at another address."""
+        ...
+
+    async def new_conversation(self) -> str: ...
+
+    async def stored(self, conversation_id: str, marker: str) -> int:
+        """How many messages of the user's with this marker the conversation holds."""
+        ...
+
+    async def is_idle(self, conversation_id: str) -> bool:
+        """Whether no turn runs in the conversation, as far as the server tells."""
+        ...
+
+
+class LettaPlace:
+    """A server with the REST API."""
+
+    relay = staticmethod(relay_http)
+
+    def __init__(self, name: str, letta: Letta, model: MarkedModel, agent_id: str, *, silence_seconds: float) -> None:
+        self.name = name
+        self._silence_seconds = silence_seconds
+        self.model = model
+        url = urlsplit(letta.base_url)
+        self.address = (url.hostname or "", url.port or 0)
+        self._letta = letta
+        self._agent_id = agent_id
+
+    def settings(self, address: str) -> Settings:
+        return Settings(base_url=f"http://{address}", **bounds(self._silence_seconds))
+
+    async def new_conversation(self) -> str:
+        return await self._letta.new_conversation(self._agent_id)
+
+    async def stored(self, conversation_id: str, marker: str) -> int:
+        texts = await self._letta.stored_texts(self._agent_id, conversation_id)
+        return sum(marker in text for text in texts)
+
+    async def is_idle(self, conversation_id: str) -> bool:
+        runs = await self._letta.request("GET", "/v1/runs/", params={"conversation_id": conversation_id, "limit": 20})
+        return not any(run["status"] in ("created", "running") for run in runs)
+
+
+class AppServerPlace:
+    """Letta Code's App Server."""
+
+    name = APP_SERVER
+    relay = staticmethod(relay_websocket)
+
+    def __init__(self, server: AppServer, model: MarkedModel) -> None:
+        self.model = model
+        self._server = server
+        url = urlsplit(server.url)
+        self.address = (url.hostname or "", url.port or 0)
+        self._agent_id = ""
+
+    def settings(self, address: str) -> Settings:
+        token = SecretStr(self._server.token)
+        return Settings(backend="local", app_server_url=f"ws://{address}/ws", app_server_token=token, **bounds(1.5))
+
+    async def start(self) -> None:
+        body = {"name": "sturdy", "model": LOCAL_MODEL}
+        self._agent_id = (await self._ask("agent_create", body=body))["agent"]["id"]
+
+    async def new_conversation(self) -> str:
+        created = await self._ask("conversation_create", body={"agent_id": self._agent_id})
+        return created["conversation"]["id"]
+
+    async def stored(self, conversation_id: str, marker: str) -> int:
+        query = {"agent_id": self._agent_id, "limit": 100, "order": "desc"}
+        answer = await self._ask("conversation_messages_list", conversation_id=conversation_id, query=query)
+        said = [each for each in answer["messages"] if each["message_type"] == "user_message"]
+        return sum(marker in json.dumps(each["content"]) for each in said)
+
+    async def is_idle(self, conversation_id: str) -> bool:
+        return True  # only who subscribes is told, and a subscriber would change what is tested
+
+    async def _ask(self, command: str, **fields: Any) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self._server.token}"}
+        async with connect(self._server.url, additional_headers=headers, proxy=None, max_size=None) as socket:
+            await socket.send(json.dumps({"type": command, "request_id": "1", **fields}))
+            with anyio.fail_after(20):
+                async for data in socket:
+                    answer: dict[str, Any] = json.loads(data)
+                    if answer.get("request_id") == "1":
+                        return answer
+        raise AssertionError(f"the App Server left without an answer to {command}")
+
+
+def bounds(silence_seconds: float) -> dict[str, Any]:
+    return {
+        "silence_timeout": silence_seconds,
+        "request_timeout": silence_seconds + 0.5,
+        "connect_timeout": 2.0,
+        "log_level": "ERROR",
+    }
+
+
+@asynccontextmanager
+async def fake_letta() -> AsyncGenerator[Place]:
+    model = MarkedModel(uses_tools=True)
+    async with FakeLetta(model, start_seconds=START_SECONDS).serve() as url:
+        letta = Letta(url, model)
+        agent_id, _ = await letta.new_agent()
+        yield LettaPlace(FAKE_LETTA, letta, model, agent_id, silence_seconds=1.5)
+        await letta.close()
+
+
+@asynccontextmanager
+async def real_letta_place() -> AsyncGenerator[Place]:
+    model = MarkedModel(uses_tools=True)
+    async with serve_model(model) as model_url, real_letta(model_url) as real:
+        letta = Letta(real.base_url, model)
+        agent_id, _ = await letta.new_agent()
+        yield LettaPlace(REAL_LETTA, letta, model, agent_id, silence_seconds=3)
+        await letta.close()
+
+
+@asynccontextmanager
+async def local_app_server() -> AsyncGenerator[Place]:
+    model = MarkedModel(uses_tools=False)
+    async with serve_model(model) as model_url:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            environment = {"PATH": os.environ.get("PATH", os.defpath), "LMSTUDIO_BASE_URL": model_url}
+            async with app_server(LocalOptions(Path(folder), environment=environment)) as server:
+                place = AppServerPlace(server, model)
+                await place.start()
+                yield place
+
+
+PLACES = {"fake": fake_letta, "app-server": local_app_server, "live": real_letta_place}
+NAMES = {"fake": FAKE_LETTA, "app-server": APP_SERVER, "live": REAL_LETTA}
