@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test test-live check format bench clean
+.PHONY: demo test test-live conformance check format bench clean faults faults-live
 
 # The tools of development, at the versions that were tested; made again when they change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -13,13 +13,22 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m tests.demo
+	$(BIN)/letta-conversations-mcp demo $(if $(AGENT),--agent "$$AGENT")
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 test-live: $(VENV)/.installed
 	$(BIN)/python -m pytest --live
+
+# Needs npm, with which it installs the suite and the Node.js that this needs; says so and does nothing without.
+conformance: $(VENV)/.installed
+	$(BIN)/python -m tests.conformance
+faults: $(VENV)/.installed
+	$(BIN)/python -m tests.faults --write
+
+faults-live: $(VENV)/.installed
+	$(BIN)/python -m tests.faults --live --write
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check
@@ -35,4 +44,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) build dist .coverage* .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .conformance build dist .coverage* .pytest_cache .ruff_cache .hypothesis

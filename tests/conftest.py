@@ -65,6 +65,8 @@ async def letta_server(request: pytest.FixtureRequest, scripted_model: ScriptedM
 def letta(letta_server: Letta) -> Generator[Letta]:
     """The Letta server, with nothing queued for its model; afterwards every queued answer must have been asked for."""
     letta_server.model.reset()
+    if letta_server.is_fake:
+        letta_server.fake.forget_faults()
     yield letta_server
     letta_server.model.check_used()
     if letta_server.is_fake:

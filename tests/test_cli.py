@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 
 import anyio
 import pytest
@@ -48,6 +49,29 @@ def test_a_start_without_a_place_to_go_names_the_ways(capsys: pytest.CaptureFixt
 @pytest.mark.usefixtures("without_local")
 def test_the_local_backend_has_to_be_installed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "letta-conversations-mcp[local]" in fails(["--backend", "local"], capsys)
+
+
+@pytest.mark.usefixtures("without_local")
+@pytest.mark.parametrize("arguments", [["apply", "-f", "FILE"], ["export", "default", "--agent", "a"]])
+def test_a_command_without_a_place_to_go_names_the_ways(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "fleet.yaml"
+    file.write_text("agents: []")
+
+    said = fails([str(file) if each == "FILE" else each for each in arguments], capsys)
+
+    assert "LETTA_BASE_URL" in said
+
+
+@pytest.mark.usefixtures("without_local")
+def test_the_doctor_finds_that_there_is_no_place_to_go(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 1
+
+    said = capsys.readouterr().out
+    assert "fail  server" in said
+    assert "LETTA_API_KEY=…" in said
+    assert '"LETTA_API_KEY": "your LETTA_API_KEY"' in said
 
 
 @pytest.mark.usefixtures("without_local")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from letta_conversations_mcp.cli import COMMANDS
+from letta_conversations_mcp.prompts import PROMPTS
 from letta_conversations_mcp.server import TOOLS
 from letta_conversations_mcp.settings import Settings
 
@@ -43,6 +45,16 @@ def test_every_tool_has_its_row() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", README.read_text(), re.MULTILINE)
 
     assert sorted(rows) == sorted(spec.fn.__name__ for spec in TOOLS)
+
+
+def test_every_command_and_prompt_is_told() -> None:
+    readme, page = README.read_text(), (ROOT / "docs" / "commands.md").read_text()
+
+    for command in COMMANDS:
+        assert f"letta-conversations-mcp {command.name}" in readme
+        assert command.name == "serve" or f"\n## {command.name}\n" in page
+    for prompt in PROMPTS:
+        assert f"`{prompt.name}`" in readme
 
 
 def test_the_configurations_are_json() -> None:

@@ -93,3 +93,28 @@ async def test_ten_thousand_messages_are_paged_to_the_first_one(way: Way) -> Non
 
     assert first.data["messages"][0]["text"] == "message 0"
     assert middle.data["messages"][-1]["text"] == "message 9699"
+
+
+async def test_many_and_long_findings_are_shortened(way: Way) -> None:
+    fake = FakeLetta(ScriptedModel(), cloud=True)
+    fake.add_messages(fake.add_conversation(fake.add_agent("verbose")), 60, text='{n} tea "' + '\\"😀' * 5_000)
+    async with fake.serve() as url, way.to(Settings(base_url=url, max_output_chars=LEAST)) as caller:
+        found = await caller.ok("search_messages", query="tea", limit=50)
+
+    assert fits(found)
+    assert found.data["messages"]
+    assert all("tea" in each["text"] for each in found.data["messages"])
+
+
+async def test_a_long_description_is_shortened(way: Way) -> None:
+    fake = FakeLetta(ScriptedModel(), cloud=True)
+    settings: dict[str, object] = {"provider_type": "openai", "stop": "x" * 5_000}
+    conversation_id = fake.add_conversation(
+        fake.add_agent("verbose"), "s" * 5_000, description="d" * 5_000, model_settings=settings
+    )
+    async with fake.serve() as url, way.to(Settings(base_url=url, max_output_chars=LEAST)) as caller:
+        told = await caller.ok("describe", conversation_id=conversation_id)
+
+    assert fits(told)
+    assert told.data["description"].startswith("ddd")
+    assert "model settings are too long" in told.data["note"]

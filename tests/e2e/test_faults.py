@@ -8,6 +8,7 @@ from mcp import MCPError
 from pydantic import SecretStr
 
 from letta_conversations_mcp.settings import Settings
+from tests.rig.fake_faults import RecordedRequest
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.loopback import loopback_socket
@@ -26,20 +27,20 @@ async def a_conversation(letta: Letta) -> tuple[str, str]:
     return agent_id, await letta.new_conversation(agent_id)
 
 
-def sends(letta: Letta) -> int:
-    """How often a message was handed over, by our server and by the test."""
-    return sum(each.method == "POST" and each.path.endswith("/messages") for each in letta.fake.requests)
+def sends(letta: Letta) -> list[RecordedRequest]:
+    """The requests that handed a message over."""
+    return [each for each in letta.fake.requests if each.method == "POST" and each.path.endswith("/messages")]
 
 
-async def test_a_message_is_handed_over_once_whatever_the_answer(mcp: Caller, letta: Letta) -> None:
-    for status in (429, 500, 502, 503):
-        _, conversation_id = await a_conversation(letta)
-        letta.fake.requests.clear()
-        letta.fake.fail("POST", SEND, status=status, body={"detail": "no"})
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+async def test_a_refusal_that_may_pass_is_not_seen_by_the_caller(mcp: Caller, letta: Letta, status: int) -> None:
+    agent_id, conversation_id = await a_conversation(letta)
+    letta.fake.fail("POST", SEND, status=status, body=GATEWAY_PAGE, headers={"Retry-After": "1"})
 
-        await mcp.call("send_message", conversation_id=conversation_id, message="hello")
+    answer = await mcp.ok("send_message", conversation_id=conversation_id, message="hello")
 
-        assert sends(letta) == 1, status
+    assert answer.data["reply"] == "echo: hello"
+    assert await letta.stored_texts(agent_id, conversation_id) == ["hello"]
 
 
 async def test_a_connection_that_breaks_before_the_answer_is_cleared_up_with_letta(mcp: Caller, letta: Letta) -> None:
@@ -77,17 +78,26 @@ async def test_a_broken_stream_of_a_slow_turn_is_waited_for_all_the_same(mcp: Ca
     assert reply.data["reply"] == "Still here."
 
 
-async def test_a_message_that_never_arrived_is_unknown_and_not_repeated(mcp: Caller, letta: Letta) -> None:
+async def test_a_message_that_never_arrived_is_handed_over_once_more(mcp: Caller, letta: Letta) -> None:
     agent_id, conversation_id = await a_conversation(letta)
-    letta.fake.requests.clear()
     letta.fake.drop("POST", SEND, before_request_is_handled=True)
 
-    answer = await mcp.ok("send_message", conversation_id=conversation_id, message="lost")
+    answer = await mcp.ok("send_message", conversation_id=conversation_id, message="almost lost")
 
-    assert answer.data["status"] == "unknown"
-    assert "list_messages" in answer.data["next"]
-    assert sends(letta) == 1
-    assert await letta.stored_texts(agent_id, conversation_id) == []
+    assert answer.data["reply"] == "echo: almost lost"
+    assert await letta.stored_texts(agent_id, conversation_id) == ["almost lost"]
+
+
+async def test_the_same_message_is_never_taken_twice(mcp: Caller, letta: Letta) -> None:
+    agent_id, conversation_id = await a_conversation(letta)
+    letta.fake.drop("POST", SEND, after_request_is_handled=True)
+    letta.fake.drop("POST", SEND, after_request_is_handled=True)
+
+    answer = await mcp.ok("send_message", conversation_id=conversation_id, message="once")
+
+    assert answer.data["reply"] == "echo: once"
+    assert len({each.json["messages"][0]["otid"] for each in sends(letta)}) == 1
+    assert await letta.stored_texts(agent_id, conversation_id) == ["once"]
 
 
 async def test_a_stream_that_ends_without_an_end_is_cleared_up_too(mcp: Caller, letta: Letta) -> None:
@@ -99,18 +109,22 @@ async def test_a_stream_that_ends_without_an_end_is_cleared_up_too(mcp: Caller, 
     assert answer.data["reply"] == "echo: hello"
 
 
-async def test_a_conversation_that_is_busy_elsewhere_is_said_to_be(mcp: Caller, letta: Letta) -> None:
+async def test_a_conversation_that_stays_busy_is_said_to_be(mcp: Caller, letta: Letta) -> None:
     _, conversation_id = await a_conversation(letta)
     held = Hold(Say("busy"))
     letta.model.enqueue(held)
+    mine = {"conversation_id": conversation_id, "message": "mine"}
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(letta.send, conversation_id, "somebody else's")
         await letta.model.asked()
-        refusal = await mcp.refused("send_message", conversation_id=conversation_id, message="mine")
-        assert "answering another message (run run-" in refusal
-        assert "Nothing was sent" in refusal
-        assert "wait_for_reply" in refusal
+        for refusal in (
+            await mcp.refused("send_message", **mine, wait_seconds=0.2),
+            await mcp.refused("send_message", **mine, on_busy="fail"),
+        ):
+            assert "answering another message (run run-" in refusal
+            assert "Nothing was sent" in refusal
+            assert "wait_for_reply" in refusal
         held.gate.set()
 
 
@@ -210,24 +224,24 @@ async def test_a_send_that_is_answered_with_a_page_is_no_letta_server(mcp: Calle
 
 async def test_a_new_conversation_whose_first_message_fails_is_named(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
-    letta.fake.fail("POST", SEND, status=500, body={"detail": "oops"})
+    letta.fake.fail("POST", SEND, status=402, body={"detail": "no credits"})
 
     refusal = await mcp.refused("send_message", agent=agent_id, message="hello")
 
     [conversation_id] = [each for each, kept in letta.fake.conversations.items() if kept.agent.id == agent_id]
     assert f"The new conversation {conversation_id} is there" in refusal
-    assert "may not have been taken" in refusal
+    assert "no credits" in refusal
 
 
-async def test_a_lost_turn_stays_unknown_while_letta_cannot_be_asked(mcp: Caller, letta: Letta) -> None:
-    _, conversation_id = await a_conversation(letta)
-    letta.fake.drop("POST", SEND, after_request_is_handled=True)
-    letta.fake.fail("GET", "/v1/runs/*", status=500, body={"detail": "oops"}, times=3)
+async def test_a_message_that_letta_never_takes_is_said_not_to_be_taken(mcp: Caller, letta: Letta) -> None:
+    agent_id, conversation_id = await a_conversation(letta)
+    letta.fake.fail("POST", SEND, status=500, body={"detail": "oops"}, times=100)
 
-    answer = await mcp.ok("send_message", conversation_id=conversation_id, message="hello")
+    refusal = await mcp.refused("send_message", conversation_id=conversation_id, message="hello")
 
-    assert answer.data["status"] == "unknown"
-    assert "could not tell" in answer.data["next"]
+    assert "HTTP 500" in refusal
+    assert "safe to send it again" in refusal
+    assert await letta.stored_texts(agent_id, conversation_id) == []
 
 
 async def test_a_lost_turn_is_awaited_when_only_its_run_is_known(mcp: Caller, letta: Letta) -> None:
@@ -297,7 +311,7 @@ async def test_too_many_requests_are_said_to_be(mcp: Caller, letta: Letta) -> No
     _, conversation_id = await a_conversation(letta)
     letta.fake.fail("POST", SEND, status=429, body={"detail": "slow down"}, headers={"Retry-After": "7"})
 
-    refusal = await mcp.refused("send_message", conversation_id=conversation_id, message="hello")
+    refusal = await mcp.refused("send_message", conversation_id=conversation_id, message="hello", wait_seconds=0.2)
 
     assert "too many requests" in refusal
     assert "Wait 7 seconds" in refusal

@@ -168,7 +168,7 @@ async def test_a_slow_reply_is_running_and_then_fetched(mcp: Caller, letta: Lett
     held = Hold(Say("At last."))
     letta.model.enqueue(held)
 
-    running = await mcp.ok("send_message", conversation_id=conversation_id, message="Think hard", wait_seconds=0.4)
+    running = await mcp.ok("send_message", conversation_id=conversation_id, message="Think hard", wait_seconds=1.5)
     assert running.data["status"] == "running"
     assert "wait_for_reply" in running.data["next"]
     assert "Do not send the message again" in running.text
@@ -362,3 +362,57 @@ async def test_a_message_to_a_deleted_conversation_is_not_sent(mcp: Caller, lett
 
     assert "no conversation" in refusal
     assert len(letta.model.calls) == 1
+
+
+async def test_a_message_waits_for_somebody_elses_turn(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+    held = Hold(Say("theirs"))
+    letta.model.enqueue(held, to="somebody else's")
+    answers: list[str] = []
+
+    async def mine() -> None:
+        answer = await mcp.ok("send_message", conversation_id=conversation_id, message="mine")
+        answers.append(answer.data["reply"])
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(letta.send, conversation_id, "somebody else's")
+        await letta.model.asked()
+        tasks.start_soon(mine)
+        await anyio.wait_all_tasks_blocked()
+        held.gate.set()
+
+    assert answers == ["echo: mine"]
+    assert await letta.stored_texts(agent_id, conversation_id) == ["somebody else's", "mine"]
+
+
+async def test_a_branch_answers_when_the_conversation_is_busy(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    first = await mcp.ok("send_message", agent=agent_id, message="the word is walrus")
+    conversation_id = first.data["conversation_id"]
+    held = Hold(Say("slow"))
+    letta.model.enqueue(held, to="slowly")
+
+    running = await mcp.ok("send_message", conversation_id=conversation_id, message="slowly", wait_seconds=0)
+    await letta.model.asked(2)
+    branch = await mcp.ok("send_message", conversation_id=conversation_id, message="quick", on_busy="fork")
+    held.gate.set()
+    slow = await mcp.ok("wait_for_reply", conversation_id=conversation_id)
+
+    assert running.data["status"] == "running"
+    assert branch.data["reply"] == "echo: quick"
+    assert branch.data["conversation_id"] != conversation_id
+    assert conversation_id in branch.data["note"]
+    assert "walrus" in str(letta.model.calls[-1].messages)
+    assert slow.data["reply"] == "slow"
+    assert "quick" not in await letta.stored_texts(agent_id, conversation_id)
+
+
+async def test_a_fetched_reply_says_which_message_it_answers(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    sent = await mcp.ok("send_message", agent=agent_id, message="Which one?")
+
+    fetched = await mcp.ok("wait_for_reply", conversation_id=sent.data["conversation_id"])
+
+    assert fetched.data["answers"] == "Which one?"
+    assert "(to: Which one?)" in fetched.text

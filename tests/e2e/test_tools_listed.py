@@ -19,9 +19,17 @@ EXPECTED = (
     "list_conversations",
     "compact",
     "delete",
+    "describe",
+    "update",
+    "recompile",
+    "fork",
     "send_message",
     "wait_for_reply",
     "list_messages",
+    "respond_to_approval",
+    "cancel",
+    "ask_many",
+    "search_messages",
     "list_agents",
     "list_models",
 )
@@ -78,13 +86,24 @@ async def test_hints_tell_what_a_tool_does() -> None:
 
     assert {name for name, each in hints.items() if each and each.read_only_hint} == {
         "list_conversations",
+        "describe",
         "wait_for_reply",
         "list_messages",
+        "search_messages",
         "list_agents",
         "list_models",
     }
-    assert {name for name, each in hints.items() if each and each.destructive_hint} == {"compact", "delete"}
-    assert {name for name, each in hints.items() if each and each.open_world_hint} == {"send_message"}
+    assert {name for name, each in hints.items() if each and each.destructive_hint} == {
+        "compact",
+        "delete",
+        "respond_to_approval",
+        "cancel",
+    }
+    assert {name for name, each in hints.items() if each and each.open_world_hint} == {
+        "send_message",
+        "ask_many",
+        "respond_to_approval",
+    }
 
 
 async def test_arguments_are_flat_described_and_closed() -> None:
@@ -108,7 +127,15 @@ async def test_the_same_argument_name_is_the_same_type_everywhere() -> None:
 async def test_a_read_only_server_offers_only_what_changes_nothing() -> None:
     names = {tool.name for tool in await listed_tools(Settings(base_url="http://127.0.0.1:9", read_only=True))}
 
-    assert names == {"list_conversations", "wait_for_reply", "list_messages", "list_agents", "list_models"}
+    assert names == {
+        "list_conversations",
+        "describe",
+        "wait_for_reply",
+        "list_messages",
+        "search_messages",
+        "list_agents",
+        "list_models",
+    }
 
 
 async def test_what_a_read_only_server_does_not_offer_it_does_not_do() -> None:

@@ -189,3 +189,28 @@ async def test_five_conversations_are_answered_side_by_side(mcp: Caller, agent: 
             hold.gate.set()
 
     assert replies == {name: f"answer to {name}" for name in names}
+
+
+async def test_an_image_reaches_the_model(mcp: Caller, agent: str, model: ScriptedModel) -> None:
+    model.enqueue(Say("A dot."))
+    data = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+    sent = await mcp.ok("send_message", agent=agent, message="what is this?", images=[f"data:image/png;base64,{data}"])
+    page = await mcp.ok("list_messages", conversation_id=sent.data["conversation_id"])
+
+    assert sent.data["reply"] == "A dot."
+    assert texts(page.data)[0].startswith("what is this?")
+
+
+async def test_cursors_that_are_unknown_are_refused(mcp: Caller, agent: str) -> None:
+    assert "no conversation" in await mcp.refused("list_conversations", agent=agent, after="local-conv-999999")
+    assert "no agent" in await mcp.refused("list_agents", after="agent-local-00000000-0000-4000-8000-000000000000")
+
+
+async def test_a_summary_by_another_model_is_refused(mcp: Caller, agent: str) -> None:
+    made = await mcp.ok("create_conversation", agent=agent)
+
+    refusal = await mcp.refused("compact", conversation_id=made.data["conversation_id"], model=MODEL)
+
+    assert "the conversation's own model" in refusal
+    assert "Nothing was changed" in refusal

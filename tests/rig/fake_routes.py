@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from tests.rig import fake_views as views
 from tests.rig.fake_compaction import MODES, PROMPT, compact
+from tests.rig.fake_memory import MemoryRoutes
 from tests.rig.fake_run import Json
 from tests.rig.fake_sending import KNOWN_MODELS, Sending, check_model
 from tests.rig.fake_store import Agent, Block, Conversation, HttpError, Store, direct_agent, not_found
@@ -31,6 +32,7 @@ class Routes:
     def __init__(self, sending: Sending, *, cloud: bool) -> None:
         self._sending = sending
         self._cloud = cloud
+        self._memory = MemoryRoutes(sending, cloud=cloud)
         self.app = Starlette(routes=list(self._table()), exception_handlers={404: _no_route, 405: _no_route})
 
     @property
@@ -47,6 +49,7 @@ class Routes:
             ("DELETE", "/v1/agents/{agent_id}", self._delete_agent),
             ("PATCH", "/v1/agents/{agent_id}/tools/approval/{tool_name}", self._update_approval),
             ("GET", "/v1/agents/{agent_id}/messages", self._list_agent_messages),
+            ("POST", "/v1/agents/{agent_id}/messages/cancel", self._sending.cancel_of_agent),
             ("POST", "/v1/conversations/", self._create_conversation),
             ("GET", "/v1/conversations/", self._list_conversations),
             ("GET", "/v1/conversations/{conversation_id}", self._retrieve_conversation),
@@ -54,16 +57,17 @@ class Routes:
             ("DELETE", "/v1/conversations/{conversation_id}", self._delete_conversation),
             ("POST", "/v1/conversations/{conversation_id}/fork", self._fork),
             ("POST", "/v1/conversations/{conversation_id}/cancel", self._sending.cancel),
-            ("POST", "/v1/conversations/{conversation_id}/recompile", self._recompile),
             ("POST", "/v1/conversations/{conversation_id}/compact", self._compact),
             ("POST", "/v1/conversations/{conversation_id}/stream", self._sending.follow),
             ("POST", "/v1/conversations/{conversation_id}/messages", self._sending.send),
             ("GET", "/v1/conversations/{conversation_id}/messages", self._list_messages),
+            ("GET", "/v1/blocks/{block_id}", self._retrieve_block),
             ("GET", "/v1/runs/", self._list_runs),
             ("GET", "/v1/runs/{run_id}", self._retrieve_run),
             ("GET", "/v1/runs/{run_id}/messages", self._list_run_messages),
             ("GET", "/v1/runs/{run_id}/usage", self._retrieve_run_usage),
-            ("POST", "/v1/messages/search", self._search_messages),
+            ("GET", "/v1/runs/{run_id}/steps", self._list_run_steps),
+            *self._memory.table(),
         ]
         # One route for each path: Starlette answers 405 from the first route whose path matches.
         paths = dict.fromkeys(path for _, path, _ in table)
@@ -231,17 +235,6 @@ class Routes:
             fields["hidden"] = request.query_params.get("hidden", "").lower() == "true"
         return self._conversation(self.store.add_conversation(thread.agent, shared=shared, **fields))
 
-    async def _recompile(self, request: Request) -> Response:
-        conversation_id = views.path_any_conversation(request)
-        thread = self.store.thread(conversation_id, (await views.body_of(request)).get("agent_id"))
-        prompt = self.store.prompt(thread.agent, "default")  # "default" for every conversation, as seen
-        if request.query_params.get("dry_run", "").lower() != "true":
-            context = thread.context()
-            if not context:
-                raise HttpError(400, "No in-context messages found for this conversation.")
-            context[0].model_text = context[0].items[0]["content"] = prompt
-        return JSONResponse(prompt)
-
     async def _compact(self, request: Request) -> Response:
         conversation_id = views.path_any_conversation(request)
         body = await views.body_of(request)
@@ -279,6 +272,15 @@ class Routes:
             after=query.get("after"),
         )
         return JSONResponse(views.shown(rows, query.getlist("include_return_message_types")))
+
+    async def _retrieve_block(self, request: Request) -> Response:
+        """A deleted conversation's own blocks are gone."""
+        wanted = request.path_params["block_id"]
+        owners = [*self.store.agents.values(), *self.store.conversations.values()]
+        found = [block for owner in owners for block in owner.blocks.values() if block.id == wanted]
+        if not found:
+            raise HttpError(404, f"Block with id '{wanted}' not found")
+        return JSONResponse(views.block_json(found[0]))
 
     async def _list_runs(self, request: Request) -> Response:
         query = request.query_params
@@ -318,6 +320,11 @@ class Routes:
             rows.reverse()
         return JSONResponse(views.shown(rows[: views.limit(request, 100)], ()))
 
+    async def _list_run_steps(self, request: Request) -> Response:
+        run = self.store.run(request.path_params["run_id"])
+        steps = run.steps[::-1] if views.descending(request) else run.steps
+        return JSONResponse(steps[: views.limit(request, 100)])
+
     async def _retrieve_run_usage(self, request: Request) -> Response:
         run = self.store.run(request.path_params["run_id"])
         return JSONResponse(
@@ -329,13 +336,6 @@ class Routes:
                 "completion_tokens_details": None,
             }
         )
-
-    async def _search_messages(self, request: Request) -> Response:
-        body = await views.body_of(request, needed=True)
-        if "query" not in body:
-            raise views.unprocessable("missing", ("body", "query"), "Field required", body)
-        detail = "Message search requires message embedding, OpenAI, and Turbopuffer to be enabled."
-        raise HttpError(400, detail)
 
     def _conversation(self, conversation: Conversation, *, retrieved: bool = False) -> Response:
         return JSONResponse(views.conversation_json(conversation, cloud=self._cloud, retrieved=retrieved))

@@ -40,6 +40,7 @@ class Run:
     error: Json | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    steps: list[Json] = field(default_factory=list[Json])
     events: list[str] = field(default_factory=list[str])
     ended: bool = False
     changed: anyio.Event = field(default_factory=anyio.Event)
@@ -55,6 +56,16 @@ class Run:
             data = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
         self.events.append(f"event: {event}\ndata: {data}\n\n" if event else f"data: {data}\n\n")
         self._wake()
+
+    def add_step(self, model: str, asked: int, answered: int) -> int:
+        """Note what a call of the model took; gives how many tokens the context has then."""
+        self.prompt_tokens += asked
+        self.completion_tokens += answered
+        tokens = {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
+        self.steps.append(
+            {"id": new_id("step"), "run_id": self.id, "model_handle": model, "context_window_limit": 30000, **tokens}
+        )
+        return asked + answered
 
     def end(self) -> None:
         self.ended = True

@@ -33,6 +33,9 @@ BUSY = (
 )
 
 
+DENIED_ON_CANCEL = "The user cancelled the request, so the tool call was denied."
+
+
 def check_model(handle: str) -> None:
     if handle not in KNOWN_MODELS:
         raise HttpError(404, f"NOT_FOUND: Handle {handle} not found, must be one of []")
@@ -41,9 +44,10 @@ def check_model(handle: str) -> None:
 class Sending:
     """The routes that have to do with turns in progress, and the tasks of these turns."""
 
-    def __init__(self, model: ScriptedModel, *, redis: bool) -> None:
+    def __init__(self, model: ScriptedModel, *, redis: bool, start_seconds: float) -> None:
         self.model = model
         self.redis = redis
+        self.start_seconds = start_seconds
         self.store = Store()
         self.tasks: TaskGroup | None = None
         self._turns: set[anyio.CancelScope] = set()
@@ -66,10 +70,31 @@ class Sending:
         ]
         if not runs:
             raise HttpError(409, f"CONFLICT: No active runs to cancel for conversation {conversation_id}")
-        for run in runs:
-            run.finish("cancelled", "cancelled", self.store.now())
+        return JSONResponse({run.id: self._stop(run) for run in runs})
+
+    async def cancel_of_agent(self, request: Request) -> Response:
+        """Named runs, whosever they are; without names, the run that was begun last (seen, and read in the source)."""
+        agent = self.store.agent(views.path_agent(request))
+        body = await views.body_of(request)
+        names = body.get("run_ids") or [run.id for run in self.store.runs.values() if run.agent_id == agent.id][-1:]
+        known = self.store.runs
+        return JSONResponse({name: self._stop(known[name]) if name in known else "failed" for name in names})
+
+    def _stop(self, run: Run) -> str:
+        """A run that has ended is "cancelled" too, without any effect. Whichever is stopped, a call that waits in the
+        agent's default conversation is denied (seen)."""
+        waits = run.stop_reason == "requires_approval"
+        if not run.active and not waits:
+            return "cancelled"
+        agent = self.store.agents[run.agent_id]
+        request = TurnRequest(messages=())
+        turn = Turn(self.store, self.model, agent, run, request, agent.model)
+        if pending := turn.waiting_call():
+            turn.deny(pending, DENIED_ON_CANCEL)
+        run.status, run.stop_reason, run.completed = "cancelled", "cancelled", self.store.now()
+        if run.conversation_id:
             self._unlock(run)
-        return JSONResponse({run.id: "cancelled" for run in runs})
+        return "cancelled"
 
     async def send(self, request: Request) -> Response:
         conversation_id = views.path_any_conversation(request)
@@ -82,6 +107,7 @@ class Sending:
             thread.last_message_at = thread.updated = self.store.now()
             handle = asked.override_model or thread.model or handle
         check_model(handle)
+        await anyio.sleep(self.start_seconds)
         token = "|".join(asked.otids)
         if self.redis and asked.streaming and asked.background and token in self.store.runs_by_otid:
             return await stream(self.store.runs_by_otid[token])
@@ -115,7 +141,9 @@ class Sending:
             try:
                 await turn.stream()
             finally:
-                self._unlock(turn.run)
+                # Seen: a run of `default` that is stopped in the foreground keeps its lock for minutes.
+                if turn.run.status != "cancelled" or turn.run.conversation_id or turn.run.background:
+                    self._unlock(turn.run)
                 turn.run.end()
 
     async def _whole_turn(self, turn: Turn) -> Response:

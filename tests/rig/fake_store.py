@@ -330,7 +330,8 @@ class Store:
         A fork shows only the rows made in it here, and "default" loses the rows that any fork shares (seen on 0.16.8).
         """
         rows = [row for row in agent.rows if not row.deleted]
-        cursors = {row.id: row.sequence for row in rows}
+        # A message of any agent is a cursor: only its place in the order counts (seen on 0.16.8).
+        cursors = {row.id: row.sequence for each in self.agents.values() for row in each.rows if not row.deleted}
         if conversation_id == "default":
             rows = [row for row in rows if row.conversation_id is None and not row.linked]
         elif conversation_id is not None:

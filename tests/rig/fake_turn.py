@@ -7,16 +7,16 @@ were seen on 0.16.8, in streams of whole messages, in token streams and in JSON 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
 from tests.rig.fake_failures import TurnFailed, refused_by_model, refused_empty, refused_input
+from tests.rig.fake_parts import call_deltas, model_call, stored_part, words
 from tests.rig.fake_run import Json, Run, new_id
 from tests.rig.fake_store import Row, Store, Thread, part_otid, spoken
 from tests.rig.fake_tools import parsed, use_tool
-from tests.rig.model import Answer, CallTools, Hold, ModelCall, Refuse, Say, ScriptedModel, Use
+from tests.rig.model import Answer, CallTools, Hold, Refuse, Say, ScriptedModel, Use
 
 DEFAULT_MAX_STEPS = 50
 KEEP_ALIVE = (
@@ -25,6 +25,12 @@ KEEP_ALIVE = (
 APPROVAL_PENDING = (
     "CONFLICT: Cannot send a new message: The agent is waiting for approval on a tool call. "
     "Please approve or deny the pending request before continuing."
+)
+
+
+NOTHING_AWAITED = (
+    "Cannot process approval response: No tool call is currently awaiting approval. "
+    "Please send a regular message to interact with the agent."
 )
 
 
@@ -163,6 +169,8 @@ class Turn:
         waiting = self.waiting_call()
         if waiting and self.request.approvals is None:
             raise refused_input(409, APPROVAL_PENDING, APPROVAL_PENDING)
+        if self.request.approvals and not waiting:
+            self.check_answered(self.request.approvals)
         given: list[Row] = []
         if waiting:
             await self.answer_call(waiting)
@@ -189,9 +197,17 @@ class Turn:
         context = self.thread.context()
         return context[-1] if context and context[-1].call else None
 
+    def check_answered(self, approvals: Sequence[Json]) -> None:
+        """An answer to a call that never waited fails; one that was answered before is taken for a repetition."""
+        ids = {given.get("tool_call_id") for given in approvals}
+        items = [item for row in self.thread.context()[-10:] for item in row.items]
+        returned = {part["tool_call_id"] for item in items for part in item.get("tool_returns") or ()}
+        if not ids <= returned:
+            raise refused_input(500, NOTHING_AWAITED)
+
     def input_rows(self) -> list[Row]:
         if self.request.approvals is not None:
-            # Seen: an approval that nobody waits for is stored as a user message with this text, and a turn follows.
+            # Seen: an answer that comes a second time is stored as a user message with this text, and a turn follows.
             messages: Sequence[Json] = [{"role": "user", "content": KEEP_ALIVE, "otid": str(uuid4())}]
         else:
             messages = self.request.messages
@@ -229,9 +245,7 @@ class Turn:
         if isinstance(answer, Say) and answer.reasoning:
             self.reasoning_tokens = (self.reasoning_tokens or 0) + len(answer.reasoning) // 4 + 1
         self.steps += 1
-        self.run.prompt_tokens += asked
-        self.run.completion_tokens += answered
-        self.context_tokens = asked + answered
+        self.context_tokens = self.run.add_step(self.model_handle, asked, answered)
         return answer
 
     def step(self, answer: Say | CallTools, given: Sequence[Row], step_id: str) -> bool:
@@ -300,6 +314,15 @@ class Turn:
         self.send(row.show_part("tool_return_message", name=name, **result, tool_returns=[{"type": "tool", **result}]))
         return row
 
+    def deny(self, waiting: Row, reason: str) -> None:
+        """Store a denial of the waiting call, as stopping a run does."""
+        call = waiting.call or {}
+        decision: Json = {"type": "approval", "tool_call_id": call["tool_call_id"], "approve": False, "reason": reason}
+        row = self.store.new_row(self.thread, "approval", "", run_id=self.run.id)
+        row.show("approval_response_message", None, approvals=[decision], approve=False, reason=reason)
+        text = f"Error: request to call tool denied. User reason: {reason}"
+        self.store.save(self.thread, [row, self.return_row(call, text, "error", waiting.step_id, name=None)])
+
     async def answer_call(self, waiting: Row) -> None:
         """Store the user's answer to the waiting call, and the tool's return."""
         call = waiting.call or {}
@@ -359,43 +382,3 @@ class Turn:
     def send_other_call(self, item: Json, use: Use) -> None:
         raw = use.arguments if isinstance(use.arguments, str) else json.dumps(use.arguments)
         self.send({**item, "tool_call": {"name": use.name, "tool_call_id": f"call_{uuid4().hex[:24]}"}}, raw)
-
-
-def stored_part(part: Json) -> Json:
-    if part["type"] == "text":
-        return {"type": "text", "text": part["text"], "signature": None}
-    source = part["source"]
-    if source["type"] == "url":
-        # The server fetches it itself; nothing outside can be reached from here.
-        problem = (
-            f"INVALID_ARGUMENT: Failed to fetch image from {source['url']}: "
-            "Unexpected error: All connection attempts failed"
-        )
-        raise refused_input(400, problem, problem)
-    kept = {"type": "letta", "file_id": new_id("file"), "media_type": source["media_type"], "data": source["data"]}
-    return {"type": "image", "source": {**kept, "detail": None}}
-
-
-def model_call(context: Sequence[Row], handle: str, system: str | None = None) -> ModelCall:
-    messages = tuple((row.role, row.model_text) for row in context if row.role != "approval")
-    if system is not None:
-        messages = (("system", system), *messages[1:])
-    # A summary is stored under a role of its own; the model sees it as the user's.
-    messages = tuple(("user" if role == "summary" else role, text) for role, text in messages)
-    asked = [text for role, text in messages if role == "user"]
-    return ModelCall(text=asked[-1] if asked else "", messages=messages, model=handle.split("/")[-1])
-
-
-def words(text: str) -> list[str]:
-    return re.findall(r"\s*\S+\s*$|\s*\S+|\s+", text)
-
-
-def call_deltas(call: Json, arguments: str, *, nulls: bool) -> list[Json]:
-    """The name first, then the arguments in two pieces; an approval request has explicit nulls."""
-    call_id, middle = call["tool_call_id"], len(arguments) // 2
-    pieces = [piece for piece in (arguments[:middle], arguments[middle:]) if piece]
-    if nulls:
-        start: Json = {"name": call["name"], "arguments": None, "tool_call_id": call_id}
-        return [start, *({"name": None, "arguments": piece, "tool_call_id": call_id} for piece in pieces)]
-    start = {"name": call["name"], "tool_call_id": call_id}
-    return [start, *({"arguments": piece, "tool_call_id": call_id} for piece in pieces)]

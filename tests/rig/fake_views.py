@@ -14,7 +14,7 @@ from typing import Any
 from starlette.requests import Request
 
 from tests.rig.fake_run import Json, zulu
-from tests.rig.fake_store import INSTRUCTIONS, USER_ID, Agent, Conversation, HttpError, Row
+from tests.rig.fake_store import INSTRUCTIONS, USER_ID, Agent, Block, Conversation, HttpError, Row
 
 UUID4 = "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 CONVERSATION_PATTERN = f"^conv-{UUID4}$"
@@ -176,6 +176,8 @@ def check_text(body: Json, name: str) -> None:
 
 def check_conversation_fields(body: Json) -> None:
     check_text(body, "summary")
+    if "\x00" in (body.get("summary") or ""):
+        raise HttpError(500, "A database error occurred.")
     if body.get("model") and "/" not in body["model"]:
         raise HttpError(400, "INVALID_ARGUMENT: The model handle should be in the format provider/model-name")
     settings = body.get("model_settings")
@@ -252,27 +254,28 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
+def block_json(block: Block) -> Json:
+    return {
+        "value": block.value,
+        "limit": 100000,
+        **dict.fromkeys(NULL_BLOCK_FIELDS),
+        "is_template": False,
+        "preserve_on_migration": False,
+        "label": block.label,
+        "read_only": False,
+        "description": LABEL_DESCRIPTIONS.get(block.label),
+        "metadata": {},
+        "hidden": None,
+        "id": block.id,
+        "created_by_id": None,
+        "last_updated_by_id": None,
+        "tags": [],
+    }
+
+
 def agent_json(agent: Agent) -> Json:
     name = agent.model.split("/")[-1]
-    blocks: list[Json] = [
-        {
-            "value": block.value,
-            "limit": 100000,
-            **dict.fromkeys(NULL_BLOCK_FIELDS),
-            "is_template": False,
-            "preserve_on_migration": False,
-            "label": block.label,
-            "read_only": False,
-            "description": LABEL_DESCRIPTIONS.get(block.label),
-            "metadata": {},
-            "hidden": None,
-            "id": block.id,
-            "created_by_id": None,
-            "last_updated_by_id": None,
-            "tags": [],
-        }
-        for block in agent.blocks.values()
-    ]
+    blocks = [block_json(block) for block in agent.blocks.values()]
     rules = [
         {"tool_name": tool, "type": "requires_approval", "prompt_template": None} for tool in agent.needing_approval
     ]

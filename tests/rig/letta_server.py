@@ -58,9 +58,9 @@ class Letta:
         body = {"summary": summary} if summary else {}
         return (await self.request("POST", "/v1/conversations/", params={"agent_id": agent_id}, json=body))["id"]
 
-    async def send(self, conversation_id: str, text: str) -> None:
+    async def send(self, conversation_id: str, text: str, **fields: Any) -> None:
         """Send a message past our server, and read the turn to its end."""
-        body = {"messages": [{"role": "user", "content": text}]}
+        body = {"messages": [{"role": "user", "content": text}], **fields}
         async with self._http.stream("POST", f"/v1/conversations/{conversation_id}/messages", json=body) as response:
             await response.aread()
 

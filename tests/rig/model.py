@@ -72,27 +72,38 @@ class UnusedAnswer(AssertionError):
     """The test queued an answer that no call asked for."""
 
 
+@dataclass(frozen=True)
+class _Queued:
+    answer: Answer
+    to: str
+    after: str
+
+    def fits(self, call: ModelCall) -> bool:
+        return self.to in call.text and (not self.after or any(self.after in text for _, text in call.messages[:-1]))
+
+
 class ScriptedModel:
-    """Queued answers in order; an answer queued `to` a text waits for the call whose last user message contains it."""
+    """Queued answers in order; an answer queued `to` a text waits for the call whose last user message contains it, and
+    one queued `after` a text for the call that has it in an earlier message."""
 
     def __init__(self) -> None:
         self.calls: list[ModelCall] = []
-        self._queue: list[tuple[str, Answer]] = []
+        self._queue: list[_Queued] = []
         self._called = anyio.Event()
 
-    def enqueue(self, *answers: Answer, to: str = "") -> None:
+    def enqueue(self, *answers: Answer, to: str = "", after: str = "") -> None:
         """Queue answers, one for each call of the model (a step of the agent is one call)."""
-        self._queue.extend((to, answer) for answer in answers)
+        self._queue.extend(_Queued(answer, to, after) for answer in answers)
 
     def take(self, call: ModelCall) -> Answer:
         """Record the call and return its answer: the first queued one that fits, else an echo."""
         self.calls.append(call)
         self._called.set()
         self._called = anyio.Event()
-        for index, (to, answer) in enumerate(self._queue):
-            if to in call.text:
+        for index, queued in enumerate(self._queue):
+            if queued.fits(call):
                 del self._queue[index]
-                return answer
+                return queued.answer
         return Say(f"echo: {call.text}")
 
     async def asked(self, times: int = 1, within_seconds: float = 20) -> None:
@@ -104,7 +115,7 @@ class ScriptedModel:
     def check_used(self) -> None:
         """Raise `UnusedAnswer` when answers are left over."""
         if self._queue:
-            raise UnusedAnswer(f"queued but never asked for: {[answer for _, answer in self._queue]}")
+            raise UnusedAnswer(f"queued but never asked for: {[queued.answer for queued in self._queue]}")
 
     def reset(self) -> None:
         self.calls.clear()

@@ -33,11 +33,13 @@ REFUSAL_CODES = {400: "invalid_request_error", 401: "invalid_api_key", 429: "rat
 Json = dict[str, Any]
 
 
-def openai_app(model: ScriptedModel) -> Starlette:
-    """The ASGI app whose answers come from `model`."""
+def openai_app(model: ScriptedModel, instead: list[Response] | None = None) -> Starlette:
+    """The ASGI app whose answers come from `model`; those of `instead` come first, and are no answers at all."""
 
     async def chat(request: Request) -> Response:
         body: Json = await request.json()
+        if instead:
+            return instead.pop(0)
         answer = model.take(model_call(body))
         while isinstance(answer, Hold):
             if not await opened(answer.gate, request):
@@ -214,7 +216,10 @@ def embedding(text: str, dimensions: int) -> list[float]:
 
 
 @asynccontextmanager
-async def serve_model(model: ScriptedModel, port: int = 0) -> AsyncGenerator[str]:
-    """Serve `model` on loopback in the running event loop, on a free port unless one is given; gives the base URL."""
-    async with serve_loopback(openai_app(model), loopback_socket(port), lifespan="off") as url:
+async def serve_model(
+    model: ScriptedModel, port: int = 0, instead: list[Response] | None = None
+) -> AsyncGenerator[str]:
+    """Serve `model` on loopback in the running event loop, on a free port unless one is given; gives the base URL.
+    `instead` as for `openai_app`."""
+    async with serve_loopback(openai_app(model, instead), loopback_socket(port), lifespan="off") as url:
         yield f"{url}/v1"

@@ -12,7 +12,9 @@ from typing import Any, Literal, TypeVar
 
 import anyio
 from mcp import Client, StdioServerParameters
+from mcp.client.session import ElicitationFnT
 from mcp_types import TextContent
+from pydantic import SecretStr
 
 from letta_conversations_mcp.http import build_app, listen
 from letta_conversations_mcp.server import build_server
@@ -59,8 +61,9 @@ def environment(settings: Settings) -> dict[str, str]:
     """The variables that make a process have these settings; and nothing of the developer's own."""
     chosen = settings.model_dump(exclude_defaults=True)
     names = {"api_key": "LETTA_API_KEY", "base_url": "LETTA_BASE_URL", "project": "LETTA_PROJECT"}
-    texts = {"api_key": settings.api_key.get_secret_value(), "token": settings.token.get_secret_value()}
-    values = {name: texts.get(name, value) for name, value in chosen.items()}
+    values = {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in chosen.items()
+    }
     passed_on = ("COVERAGE_", "LMSTUDIO_BASE_URL")
     inherited = {name: value for name, value in os.environ.items() if name.startswith(passed_on)}
     return inherited | {names.get(name, f"LETTA_MCP_{name.upper()}"): str(value) for name, value in values.items()}
@@ -81,17 +84,22 @@ async def http_server(settings: Settings) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def connect(settings: Settings, transport: Transport, era: Era) -> AsyncGenerator[Client]:
-    """A client of a server with these settings."""
+async def connect(
+    settings: Settings, transport: Transport, era: Era, *, person: ElicitationFnT | None = None
+) -> AsyncGenerator[Client]:
+    """A client of a server with these settings. `person` answers what the client is asked; without, it cannot ask."""
     mode = "legacy" if era == "legacy" else "auto"
     if transport == "memory":
-        async with Client(build_server(settings), mode=mode) as client:
+        async with Client(build_server(settings), mode=mode, elicitation_callback=person) as client:
             yield client
     elif transport == "stdio":
-        async with Client(stdio_server(settings), mode=mode) as client:
+        async with Client(stdio_server(settings), mode=mode, elicitation_callback=person) as client:
             yield client
     else:
-        async with http_server(settings) as url, Client(f"{url}/mcp", mode=mode) as client:
+        async with (
+            http_server(settings) as url,
+            Client(f"{url}/mcp", mode=mode, elicitation_callback=person) as client,
+        ):
             yield client
 
 
@@ -148,8 +156,8 @@ class Way:
         return f"{self.transport}-{self.era}"
 
     @asynccontextmanager
-    async def to(self, settings: Settings) -> AsyncGenerator[Caller]:
-        async with connect(settings, self.transport, self.era) as client:
+    async def to(self, settings: Settings, *, person: ElicitationFnT | None = None) -> AsyncGenerator[Caller]:
+        async with connect(settings, self.transport, self.era, person=person) as client:
             yield Caller(client)
 
 

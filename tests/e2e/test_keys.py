@@ -1,0 +1,189 @@
+"""One conversation per key, whoever asks for it, at the same time and later."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import anyio
+import pytest
+from mcp import Client
+
+from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.settings import Settings
+from tests.rig.fake_letta import FakeLetta
+from tests.rig.letta_server import Letta
+from tests.rig.model import ScriptedModel
+from tests.rig.servers import Answer, Caller, Way, in_own_task, stdio_server
+
+TASKS = 20
+
+
+@pytest.fixture
+async def cloud() -> AsyncGenerator[tuple[Caller, FakeLetta]]:
+    """A server that keeps descriptions."""
+    fake = FakeLetta(ScriptedModel(), cloud=True)
+    async with fake.serve() as url, in_own_task(Client(build_server(Settings(base_url=url)))) as client:
+        yield Caller(client), fake
+
+
+async def opened_at_once(callers: list[Caller], agent_id: str, **arguments: object) -> list[Answer]:
+    """What each of many calls at the same moment gives, shared out among the callers."""
+    answers: list[Answer] = []
+
+    async def call(caller: Caller) -> None:
+        answers.append(await caller.ok("create_conversation", agent=agent_id, **arguments))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(TASKS):
+            tasks.start_soon(call, callers[number % len(callers)])
+    return answers
+
+
+async def listed(caller: Caller, agent_id: str) -> list[str]:
+    page = await caller.ok("list_conversations", agent=agent_id)
+    return [row["id"] for row in page.data.get("conversations", [])]
+
+
+async def test_a_key_opens_one_conversation_and_finds_it_again(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    place = {"agent": agent_id, "key": "user:ann_1@example.org"}
+
+    first = await mcp.ok("create_conversation", **place, summary="Ann")
+    other = await mcp.ok("create_conversation", agent=agent_id, key="user:annX1@example.org")
+    again = await mcp.ok("create_conversation", **place)
+
+    assert first.data["summary"] == "Ann [key: user:ann_1@example.org]"
+    assert "reused" not in first.data
+    assert (again.data["conversation_id"], again.data["reused"]) == (first.data["conversation_id"], True)
+    assert other.data["conversation_id"] != first.data["conversation_id"]
+
+
+async def test_a_key_is_one_of_its_agent(mcp: Caller, letta: Letta) -> None:
+    made = [
+        (await mcp.ok("create_conversation", agent=(await letta.new_agent())[0], key="k")).data["conversation_id"]
+        for _ in range(2)
+    ]
+
+    assert made[0] != made[1]
+
+
+async def test_renaming_keeps_the_key(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    first = await mcp.ok("create_conversation", agent=agent_id, key="k", summary="old")
+    place = {"conversation_id": first.data["conversation_id"]}
+
+    renamed = await mcp.ok("update", **place, summary="new")
+    emptied = await mcp.ok("update", **place, summary="")
+    again = await mcp.ok("create_conversation", agent=agent_id, key="k")
+
+    assert (renamed.data["summary"], emptied.data["summary"]) == ("new [key: k]", "[key: k]")
+    assert again.data["conversation_id"] == first.data["conversation_id"]
+
+
+async def test_a_fork_does_not_take_the_key_along(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    first = await mcp.ok("create_conversation", agent=agent_id, key="k")
+
+    await mcp.ok("fork", conversation_id=first.data["conversation_id"], summary="what if")
+    again = await mcp.ok("create_conversation", agent=agent_id, key="k")
+
+    assert again.data["conversation_id"] == first.data["conversation_id"]
+
+
+@pytest.mark.parametrize("wrong", [" ", "two words", "a]b", "%", "x" * 101, "שלום", "😀"])
+async def test_a_key_that_could_not_be_found_again_is_refused(mcp: Caller, letta: Letta, wrong: str) -> None:
+    agent_id, _ = await letta.new_agent()
+
+    assert "key" in await mcp.refused("create_conversation", agent=agent_id, key=wrong)
+    assert await listed(mcp, agent_id) == []
+
+
+async def test_many_calls_at_once_open_one(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+
+    answers = await opened_at_once([mcp], agent_id, key="user:1")
+
+    [only] = {answer.data["conversation_id"] for answer in answers}
+    assert sum("reused" not in answer.data for answer in answers) == 1
+    assert await listed(mcp, agent_id) == [only]
+
+
+async def test_many_calls_at_once_reuse_one_summary(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+
+    answers = await opened_at_once([mcp], agent_id, summary="shared", reuse=True)
+
+    [only] = {answer.data["conversation_id"] for answer in answers}
+    assert await listed(mcp, agent_id) == [only]
+
+
+async def test_two_processes_at_once_agree_on_one(letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    server = stdio_server(Settings(base_url=letta.base_url))
+    async with Client(server) as one, Client(server) as other:
+        callers = [Caller(one), Caller(other)]
+        for number in range(5):
+            answers = await opened_at_once(callers, agent_id, key=f"user:{number}")
+
+            assert len({answer.data["conversation_id"] for answer in answers}) == 1
+
+        assert len(await listed(callers[0], agent_id)) == 5
+
+
+@pytest.mark.fake_only
+async def test_of_two_that_were_made_in_a_race_the_oldest_counts(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    gate = anyio.Event()
+    letta.fake.stall("POST", "/v1/conversations/", gate)
+    answers: list[Answer] = []
+    requests = letta.fake.requests
+
+    async def late() -> None:
+        answers.append(await mcp.ok("create_conversation", agent=agent_id, key="k"))
+
+    rivals: list[str] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(late)
+        with anyio.fail_after(5):
+            while not any(each.method == "POST" and each.query.get("agent_id") == agent_id for each in requests):
+                await anyio.wait_all_tasks_blocked()
+        rivals.append(letta.fake.add_conversation(agent_id, "[key: k]"))
+        gate.set()
+
+    [rival] = rivals
+    assert (answers[0].data["conversation_id"], answers[0].data["reused"]) == (rival, True)
+    assert await listed(mcp, agent_id) == [rival]
+
+
+async def test_a_title_written_over_the_summary_does_not_lose_the_key(cloud: tuple[Caller, FakeLetta]) -> None:
+    mcp, fake = cloud
+    agent_id = fake.add_agent("ann")
+    first = await mcp.ok("create_conversation", agent=agent_id, key="k", summary="Ann")
+    for number in range(150):
+        fake.add_conversation(agent_id, f"number {number}")
+    fake.conversations[first.data["conversation_id"]].summary = "A Title Of Letta Code"
+
+    again = await mcp.ok("create_conversation", agent=agent_id, key="k")
+
+    assert again.data["conversation_id"] == first.data["conversation_id"]
+
+
+async def test_ten_thousand_conversations_of_one_name_hide_no_key(way: Way) -> None:
+    fake = FakeLetta(ScriptedModel())
+    agent_id = fake.add_agent("popular")
+    async with fake.serve() as url, way.to(Settings(base_url=url)) as mcp:
+        first = await mcp.ok("create_conversation", agent=agent_id, key="k", summary="same")
+        for _ in range(10_000):
+            fake.add_conversation(agent_id, "same")
+
+        again = await mcp.ok("create_conversation", agent=agent_id, key="k")
+        before = len(fake.requests)
+        refusal = await mcp.refused("create_conversation", agent=agent_id, summary="same", reuse=True)
+        found = await mcp.ok("search_messages", query="nothing", agent=agent_id)
+        listed_names = await mcp.ok("list_conversations", agent=agent_id, search="same", limit=100)
+
+    assert again.data["conversation_id"] == first.data["conversation_id"]
+    assert "several with the summary" in refusal
+    assert len(fake.requests) - before < 20
+    assert "never had a message" in found.data["note"]
+    assert len(listed_names.data["conversations"]) > 50

@@ -1,0 +1,55 @@
+"""What a client is told beside the answers: who the server is, and what may be kept of what it said."""
+
+from __future__ import annotations
+
+import base64
+from xml.etree import ElementTree
+
+from mcp_types import CacheableResult
+
+from letta_conversations_mcp.settings import Settings
+from tests.rig.letta_server import Letta
+from tests.rig.servers import Caller, Way
+
+ICON_BYTES = 300
+"""The icon is in every answer of the newer protocol."""
+
+
+MODERN = Way("memory", "modern")
+"""Only the newer protocol says what may be kept."""
+
+
+def hint(result: CacheableResult) -> tuple[int | None, str | None]:
+    return result.ttl_ms, result.cache_scope
+
+
+async def test_the_server_has_a_small_icon(mcp: Caller) -> None:
+    assert mcp.client.server_info is not None
+    [icon] = mcp.client.server_info.icons or []
+    kind, data = icon.src.split(",")
+
+    assert (kind, icon.mime_type) == ("data:image/svg+xml;base64", "image/svg+xml")
+    assert ElementTree.fromstring(base64.b64decode(data)).tag.endswith("svg")  # noqa: S314 - our own
+    assert len(icon.src) < ICON_BYTES
+
+
+async def test_what_is_said_in_conversations_is_kept_by_nobody_else(letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+
+    async with MODERN.to(Settings(base_url=letta.base_url)) as mcp:
+        for path in ("", "/transcript", "/transcript.json"):
+            result = await mcp.client.read_resource(f"letta://conversations/{conversation_id}{path}")
+            assert hint(result) == (0, "private")
+        assert hint(await mcp.client.list_resources()) == (0, "private")
+
+
+async def test_what_is_the_same_for_everybody_may_be_kept(letta: Letta) -> None:
+    async with MODERN.to(Settings(base_url=letta.base_url)) as mcp:
+        client = mcp.client
+        for result in (
+            await client.list_tools(),
+            await client.list_resource_templates(),
+            await client.list_prompts(),
+        ):
+            assert hint(result) == (3_600_000, "public")

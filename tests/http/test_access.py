@@ -1,0 +1,260 @@
+"""Who is let in, and what a token opens: scopes, expiry, changes of the file, keys of its own."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from mcp import MCPError
+from mcp_types import ResourceTemplateReference
+from pydantic import SecretStr
+
+from letta_conversations_mcp.http import CannotServe, build_app
+from letta_conversations_mcp.http.tokens import LOOK_SECONDS, make_token
+from letta_conversations_mcp.server import TOOLS, build_server
+from letta_conversations_mcp.settings import Settings
+from tests.http.team import Team, call_tool, client_of, member, post
+from tests.rig.letta_server import Letta
+from tests.rig.model import Hold, Say
+from tests.rig.servers import Answer, Era, http_server
+
+NOWHERE = "http://127.0.0.1:9"
+SCOPES = ("read", "write", "delete")
+
+
+def names_of(scope: str) -> set[str]:
+    return {spec.name for spec in TOOLS if spec.scope == scope}
+
+
+async def test_a_caller_is_let_in_by_their_token_alone(team: Team) -> None:
+    team.add("ann")
+    team.add("old", expires="2020-01-01")
+    team.add("late", expires="2020-01-01T00:00:00+02:00")
+    refused: dict[str, dict[str, str | bytes]] = {
+        "none": {},
+        "empty": {"Authorization": "Bearer"},
+        "unknown": {"Authorization": f"Bearer {make_token()}"},
+        "no bearer": {"Authorization": f"Basic {team.tokens['ann']}"},
+        "the hash": {"Authorization": f"Bearer {team.tables['ann'].split(chr(34))[3]}"},
+        "expired": {**team.bearer("old")},
+        "expired in its zone": {**team.bearer("late")},
+        "a part": {"Authorization": f"Bearer {team.tokens['ann'][:-1]}"},
+        "no ASCII": {"Authorization": b"Bearer \xff\xfe"},
+    }
+    async with http_server(team.settings(NOWHERE)) as url:
+        answers = {why: await post(url, "tools/list", {}, each) for why, each in refused.items()}
+        allowed = await post(url, "tools/list", {}, team.bearer("ann"))
+
+    assert {why: each.status_code for why, each in answers.items()} == dict.fromkeys(answers, 401)
+    assert all(each.headers["WWW-Authenticate"].startswith("Bearer") for each in answers.values())
+    assert "error=" not in answers["none"].headers["WWW-Authenticate"]
+    assert 'error="invalid_token"' in answers["expired"].headers["WWW-Authenticate"]
+    assert allowed.status_code == 200
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_a_caller_is_offered_only_what_their_scope_opens(team: Team, era: Era, scope: str) -> None:
+    team.add("ann", scopes=[scope])
+    settings = team.settings(NOWHERE, create_agents=True)
+    async with member(team, settings, "ann", era) as ann:
+        offered = {tool.name for tool in (await ann.client.list_tools()).tools}
+        refusals = {
+            spec.name: await ann.refused(spec.name, conversation_id="conv-x") for spec in TOOLS if spec.scope != scope
+        }
+
+    assert offered == names_of(scope)
+    assert all(f"needs the scope '{spec.scope}'" in refusals[spec.name] for spec in TOOLS if spec.name in refusals), (
+        refusals
+    )
+
+
+def test_every_scope_has_its_tools() -> None:
+    assert names_of("delete") == {"delete"}
+    assert {"send_message", "create_conversation", "compact"} <= names_of("write")
+    assert {"list_messages", "wait_for_reply", "list_agents"} <= names_of("read")
+
+
+async def test_who_may_not_read_finds_no_resources(team: Team, letta: Letta, era: Era) -> None:
+    conversation = await letta.new_conversation((await letta.new_agent())[0])
+    team.add("sender", scopes=["write"])
+    async with member(team, team.settings(letta.base_url), "sender", era) as sender:
+        listed = await sender.client.list_resources()
+        templates = await sender.client.list_resource_templates()
+        completed = await sender.client.complete(
+            ResourceTemplateReference(uri="letta://conversations/{conversation_id}"),
+            {"name": "conversation_id", "value": ""},
+        )
+        with pytest.raises(MCPError, match="needs the scope 'read'"):
+            await sender.client.read_resource(f"letta://conversations/{conversation}")
+
+    assert (listed.resources, templates.resource_templates, completed.completion.values) == ([], [], [])
+
+
+async def test_prompts_need_what_their_tools_need(team: Team, era: Era) -> None:
+    team.add("reader", scopes=["read"])
+    team.add("writer", scopes=["read", "write"])
+    team.add("sender", scopes=["write"])
+    names: dict[str, set[str]] = {}
+    async with http_server(team.settings(NOWHERE)) as url:
+        for who in team.tokens:
+            async with client_of(url, team.tokens[who], era) as caller:
+                names[who] = {each.name for each in (await caller.client.list_prompts()).prompts}
+                if who == "reader":
+                    with pytest.raises(MCPError, match="no prompt 'hand_over'"):
+                        await caller.client.get_prompt("hand_over", {"agent": "x", "what": "y"})
+
+    assert names["sender"] == set()
+    assert names["reader"] == names["writer"] - {"hand_over", "continue_conversation"}
+    assert "summarise_conversation" in names["reader"]
+
+
+async def test_read_only_holds_for_everybody(team: Team, era: Era) -> None:
+    team.add("admin")
+    async with member(team, team.settings(NOWHERE, read_only=True), "admin", era) as admin:
+        offered = {tool.name for tool in (await admin.client.list_tools()).tools}
+        refusal = await admin.refused("delete", conversation_id="conv-x", confirm=True)
+
+    assert offered == names_of("read")
+    assert "no tool 'delete'" in refusal
+
+
+async def test_a_change_of_the_file_holds_for_the_next_call(team: Team, era: Era) -> None:
+    token = team.add("ann", scopes=["read", "delete"])
+    async with http_server(team.settings(NOWHERE)) as url, client_of(url, token, era) as ann:
+        assert "scope" not in await ann.refused("delete", conversation_id="conv-x")
+        team.add("ann", scopes=["read"])
+        with anyio.fail_after(LOOK_SECONDS + 5):
+            while "needs the scope 'delete'" not in await ann.refused("delete", conversation_id="conv-x"):
+                await anyio.sleep(0.05)
+        team.tables.clear()
+        team.write()
+        with anyio.fail_after(LOOK_SECONDS + 5):
+            while (await post(url, "tools/list", {}, team.bearer("ann"))).status_code != 401:
+                await anyio.sleep(0.05)
+
+
+async def test_a_file_that_is_broken_leaves_the_tokens_in_force(team: Team, caplog: pytest.LogCaptureFixture) -> None:
+    team.add("ann")
+    async with http_server(team.settings(NOWHERE)) as url:
+
+        async def is_let_in_until(times: int) -> None:
+            with anyio.fail_after(LOOK_SECONDS + 5):
+                while caplog.text.count("stay in force") < times:
+                    assert (await post(url, "tools/list", {}, team.bearer("ann"))).status_code == 200
+                    await anyio.sleep(0.05)
+
+        team.path.write_text("[[tokens]]\nname = ")
+        await is_let_in_until(1)
+        team.path.unlink()
+        await is_let_in_until(2)
+        assert (await post(url, "tools/list", {}, team.bearer("ann"))).status_code == 200
+
+
+@pytest.mark.fake_only
+async def test_letta_is_asked_with_the_callers_own_key_and_never_with_their_token(
+    team: Team, letta: Letta, era: Era
+) -> None:
+    agent, _ = await letta.new_agent()
+    team.add("ann", letta_api_key="sk-let-of-ann")
+    team.add("bob")
+    settings = team.settings(letta.base_url, api_key=SecretStr("sk-let-of-the-server"))
+    async with (
+        http_server(settings) as url,
+        client_of(url, team.tokens["ann"], era) as ann,
+        client_of(url, team.tokens["bob"], era) as bob,
+    ):
+        letta.fake.requests.clear()
+        conversation = (await ann.ok("send_message", agent=agent, message="hello")).data["conversation_id"]
+        of_ann = {each.headers.get("authorization") for each in letta.fake.requests}
+        letta.fake.requests.clear()
+        await bob.ok("list_messages", conversation_id=conversation)
+        of_bob = {each.headers.get("authorization") for each in letta.fake.requests}
+
+    assert of_ann == {"Bearer sk-let-of-ann"}
+    assert of_bob == {"Bearer sk-let-of-the-server"}
+
+
+async def test_callers_with_different_keys_share_the_order_of_a_conversation(
+    team: Team, letta: Letta, era: Era
+) -> None:
+    agent, _ = await letta.new_agent()
+    conversation = await letta.new_conversation(agent)
+    team.add("ann", letta_api_key="sk-let-of-ann")
+    team.add("bob", letta_api_key="sk-let-of-bob")
+    held = Hold(Say("the first reply"))
+    statuses: list[str] = []
+    replies: list[Answer] = []
+    letta.model.enqueue(held, Say("the second reply"))
+    async with (
+        http_server(team.settings(letta.base_url)) as url,
+        client_of(url, team.tokens["ann"], era) as ann,
+        client_of(url, team.tokens["bob"], era) as bob,
+    ):
+        first = await ann.ok("send_message", conversation_id=conversation, message="one", wait_seconds=0)
+        async with anyio.create_task_group() as tasks:
+
+            async def second() -> None:
+                replies.append(await bob.ok("send_message", conversation_id=conversation, message="two"))
+
+            tasks.start_soon(second)
+            # What Ann has sent is a turn that Bob can wait for: both see this conversation.
+            statuses.append(
+                (await bob.ok("wait_for_reply", conversation_id=conversation, wait_seconds=0)).data["status"]
+            )
+            held.gate.set()
+
+    assert [first.data["status"], *statuses] == ["running", "running"]
+    assert replies[0].data["reply"] == "the second reply"
+    assert await letta.stored_texts(agent, conversation) == ["one", "two"]
+
+
+def test_a_server_that_others_reach_through_a_proxy_needs_a_token() -> None:
+    for settings in (Settings(allowed_hosts=("team.example",)), Settings(public_url="https://team.example/mcp")):
+        with pytest.raises(CannotServe, match="a token is needed"):
+            build_app(build_server(settings), settings)
+
+
+async def test_the_public_url_is_a_host_and_an_origin_to_accept(team: Team) -> None:
+    team.add("ann")
+    settings = team.settings(NOWHERE, public_url="https://team.example:8443/mcp")
+    own = {"Host": "team.example:8443", "Origin": "https://team.example:8443"}
+    async with http_server(settings) as url:
+        accepted = await post(url, "tools/list", {}, team.bearer("ann") | own)
+        foreign_host = await post(url, "tools/list", {}, team.bearer("ann") | {"Host": "team.example"})
+        foreign_origin = await post(url, "tools/list", {}, team.bearer("ann") | own | {"Origin": "http://team.example"})
+
+    assert [each.status_code for each in (accepted, foreign_host, foreign_origin)] == [200, 421, 403]
+
+
+async def test_a_session_of_one_caller_is_none_for_another(team: Team) -> None:
+    team.add("ann")
+    team.add("bob")
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    legacy = {"MCP-Protocol-Version": "2025-11-25", "Mcp-Method": ""}
+    async with http_server(team.settings(NOWHERE)) as url:
+        opened = await post(url, "initialize", hello, team.bearer("ann") | legacy)
+        session = {"Mcp-Session-Id": opened.headers["Mcp-Session-Id"]}
+        stolen = await post(url, "tools/list", {}, team.bearer("bob") | legacy | session)
+
+    assert (opened.status_code, stolen.status_code) == (200, 404)
+
+
+async def test_an_unknown_tool_and_a_forbidden_one_reveal_nothing_more(team: Team) -> None:
+    team.add("ann", scopes=["read"])
+    async with http_server(team.settings(NOWHERE)) as url:
+        forbidden = await call_tool(url, "delete", {"conversation_id": "conv-x", "confirm": True}, team.bearer("ann"))
+        unknown = await call_tool(url, "drop_everything", {}, team.bearer("ann"))
+
+    said = forbidden.json()["result"]["content"][0]["text"] + unknown.json()["result"]["content"][0]["text"]
+    assert "needs the scope 'delete'" in said
+    assert "send_message" not in said
+    assert "list_messages" in said
+
+
+async def test_a_server_that_knows_its_callers_answers_nobody_in_another_way(team: Team) -> None:
+    team.add("ann")
+    settings = team.settings(NOWHERE)
+    server = build_server(settings)
+    build_app(server, settings)
+
+    with pytest.raises(MCPError, match="only callers that it knows"):
+        await server.list_tools()

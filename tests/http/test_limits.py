@@ -1,0 +1,254 @@
+"""Too much at a time: what is refused, in which words, and that there is room again afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.abc
+import httpx
+import pytest
+from mcp import MCPError
+from pydantic import SecretStr
+from starlette.types import Message, Receive, Scope, Send
+
+from letta_conversations_mcp.http.limits import Bounds, Limits
+from letta_conversations_mcp.settings import Settings
+from tests.http.team import HEADERS, Team, call_tool, client_of, modern_call, post
+from tests.rig.letta_server import Letta
+from tests.rig.loopback import loopback_socket, serve_loopback
+from tests.rig.model import Hold, Say
+from tests.rig.servers import http_server
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@asynccontextmanager
+async def raw(url: str, head: str) -> AsyncGenerator[anyio.abc.SocketStream]:
+    """A connection on which the head of a request has been sent."""
+    parts = urlsplit(url)
+    async with await anyio.connect_tcp(str(parts.hostname), parts.port or 0) as stream:
+        lines = [f"POST /mcp HTTP/1.1\r\nHost: {parts.netloc}", *(f"{k}: {v}" for k, v in HEADERS.items()), head]
+        await stream.send(("\r\n".join(lines) + "\r\n\r\n").encode())
+        yield stream
+
+
+async def status_of(stream: anyio.abc.SocketStream) -> int:
+    with anyio.fail_after(20):
+        return int((await stream.receive()).split()[1])
+
+
+async def pour(stream: anyio.abc.SocketStream) -> None:
+    """Send a chunked body without end, until the other side closes."""
+    part = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
+    with anyio.fail_after(20):
+        while True:
+            await stream.send(part)
+
+
+async def test_a_body_over_the_limit_is_refused() -> None:
+    settings = Settings(base_url=NOWHERE, max_body_bytes=100_000)
+    async with http_server(settings) as url, httpx.AsyncClient(trust_env=False) as http:
+        refusal = await http.post(f"{url}/mcp", content=b"x" * 100_001, headers=HEADERS)
+        still_there = await post(url, "tools/list", {})
+
+    assert (refusal.status_code, still_there.status_code) == (413, 200)
+
+
+@pytest.mark.parametrize("token", ["", "a-token"])
+async def test_a_body_without_end_is_not_read_without_end(token: str) -> None:
+    """Not behind the gate, and not before it."""
+    settings = Settings(base_url=NOWHERE, max_body_bytes=100_000, token=SecretStr(token))
+    async with http_server(settings) as url, raw(url, "Transfer-Encoding: chunked") as stream:
+        with pytest.raises(anyio.BrokenResourceError):
+            await pour(stream)
+
+
+@pytest.mark.parametrize("head", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+async def test_a_body_that_never_comes_to_its_end_is_given_up(head: str) -> None:
+    async with http_server(Settings(base_url=NOWHERE, body_timeout=0.2)) as url:
+        async with raw(url, head) as stream:
+            await stream.send(b"5\r\nhello\r\n")
+            given_up = await status_of(stream)
+        still_there = await post(url, "tools/list", {})
+
+    assert (given_up, still_there.status_code) == (408, 200)
+
+
+async def test_all_bodies_together_have_a_bound() -> None:
+    settings = Settings(base_url=NOWHERE, max_body_bytes=10_000, max_calls=100)
+    async with http_server(settings) as url:
+        async with AsyncExitStack() as streams:
+            for _ in range(8):
+                await streams.enter_async_context(raw(url, "Content-Length: 10000"))
+            refusal = await until(url, 503)
+        afterwards = await until(url, 200)
+
+    assert "receiving as much as it may" in refusal.json()["error"]["message"]
+    assert afterwards.status_code == 200
+
+
+async def until(url: str, status: int, headers: dict[str, str] | None = None) -> httpx.Response:
+    """The first answer with this status."""
+    with anyio.fail_after(10):
+        while True:
+            answer = await post(url, "tools/list", {}, headers)
+            if answer.status_code == status:
+                return answer
+            await anyio.sleep(0.01)
+
+
+async def test_calls_of_one_caller_and_of_all_have_a_bound(team: Team, letta: Letta) -> None:
+    agent, _ = await letta.new_agent()
+    for name in ("ann", "bob", "eve"):
+        team.add(name)
+    held = [Hold(Say("at last")) for _ in range(3)]
+    letta.model.enqueue(*held)
+    settings = team.settings(letta.base_url, max_calls=3, max_per_caller=2)
+    answers: list[httpx.Response] = []
+    refusals: list[httpx.Response] = []
+    told: list[str] = []
+    async with (
+        http_server(settings) as url,
+        client_of(url, team.tokens["ann"], "modern") as for_a_model,
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def send(name: str) -> None:
+            arguments = {"agent": agent, "message": "hello"}
+            answers.append(await call_tool(url, "send_message", arguments, team.bearer(name)))
+
+        for name in ("ann", "ann", "bob"):
+            tasks.start_soon(send, name)
+        await letta.model.asked(3)
+        try:
+            await for_a_model.client.list_tools()
+        except MCPError as error:
+            told.append(str(error))
+        refusals += [await post(url, "tools/list", {}, team.bearer(name)) for name in ("ann", "eve")]
+        for each in held:
+            each.gate.set()
+
+    too_many_of_hers, too_many_in_all = refusals
+    assert (too_many_of_hers.status_code, too_many_in_all.status_code) == (429, 503)
+    said = too_many_of_hers.json()["error"]["message"]
+    assert "2 of your calls" in said
+    assert told == [said]
+    assert f"try again in {too_many_of_hers.headers['Retry-After']} seconds" in said
+    assert "3 calls are open on this server" in too_many_in_all.json()["error"]["message"]
+    assert [each.status_code for each in answers] == [200, 200, 200]
+    assert all("at last" in each.text for each in answers)
+
+
+async def test_after_too_many_calls_there_is_room_again(team: Team) -> None:
+    team.add("ann")
+    async with http_server(team.settings(NOWHERE, max_per_caller=1, max_calls=1)) as url:
+        for _ in range(2):
+            assert (await post(url, "tools/list", {}, team.bearer("ann"))).status_code == 200
+            assert (await call_tool(url, "list_agents", {}, team.bearer("ann"))).status_code == 200
+            assert (await post(url, "no/such", {}, team.bearer("ann"))).status_code == 404
+
+
+async def test_a_stream_of_changes_takes_no_place_of_a_call(team: Team) -> None:
+    token = team.add("ann")
+    body, headers = modern_call("subscriptions/listen", {"notifications": {"toolsListChanged": True}})
+    settings = team.settings(NOWHERE, max_per_caller=1, max_calls=1)
+    async with (
+        http_server(settings) as url,
+        client_of(url, token, "legacy") as legacy,
+        httpx.AsyncClient(trust_env=False, headers=team.bearer("ann")) as http,
+        http.stream("POST", f"{url}/mcp", json=body, headers=headers) as stream,
+    ):
+        assert stream.status_code == 200
+        assert (await legacy.client.list_tools()).tools
+        assert (await post(url, "tools/list", {}, team.bearer("ann"))).status_code == 200
+
+
+async def test_turns_have_a_bound_and_their_queue_too(team: Team, letta: Letta) -> None:
+    agents = [(await letta.new_agent())[0] for _ in range(4)]
+    token = team.add("ann")
+    held = Hold(Say("the first"))
+    letta.model.enqueue(held, Say("the second"))
+    replies: list[str] = []
+    full: list[str] = []
+    settings = team.settings(letta.base_url, max_turns=1, max_queued=1)
+    async with http_server(settings) as url, client_of(url, token, "modern") as ann:
+        running = await ann.ok("send_message", agent=agents[0], message="one", wait_seconds=0)
+        short = await ann.refused("send_message", agent=agents[1], message="too impatient", wait_seconds=0.1)
+        async with anyio.create_task_group() as tasks:
+
+            async def queue() -> None:
+                replies.append((await ann.ok("send_message", agent=agents[2], message="two")).data["reply"])
+
+            tasks.start_soon(queue)
+            with anyio.fail_after(20):
+                while not full or "running or waiting" not in full[-1]:
+                    full.append(await ann.refused("send_message", agent=agents[3], message="three", wait_seconds=0))
+            held.gate.set()
+        first = await ann.ok("wait_for_reply", conversation_id=running.data["conversation_id"])
+
+    assert "as many turns are running on this server as may" in short
+    assert "try again in" in full[-1]
+    assert (first.data["reply"], replies) == ("the first", ["the second"])
+
+
+async def test_the_turns_of_one_caller_leave_room_for_others(team: Team, letta: Letta) -> None:
+    agents = [(await letta.new_agent())[0] for _ in range(3)]
+    for name in ("ann", "bob"):
+        team.add(name)
+    held = [Hold(Say("of Ann")), Hold(Say("of Bob"))]
+    letta.model.enqueue(*held)
+    async with (
+        http_server(team.settings(letta.base_url, max_per_caller=1)) as url,
+        client_of(url, team.tokens["ann"], "modern") as ann,
+        client_of(url, team.tokens["bob"], "modern") as bob,
+    ):
+        await ann.ok("send_message", agent=agents[0], message="one", wait_seconds=0.5)
+        refusal = await ann.refused("send_message", agent=agents[1], message="two", wait_seconds=0)
+        other = await bob.ok("send_message", agent=agents[2], message="one", wait_seconds=0.5)
+        for each in held:
+            each.gate.set()
+        await bob.ok("wait_for_reply", conversation_id=other.data["conversation_id"])
+
+    assert "1 of your turns are running or waiting" in refusal
+    assert other.data["status"] == "running"
+
+
+async def test_a_client_that_takes_nothing_of_its_answer_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    given_up = anyio.Event()
+
+    async def talks_without_end(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": b"x" * 1_000_000, "more_body": True})
+        finally:
+            given_up.set()
+
+    bounds = Bounds(calls=1, calls_per_caller=1, bodies_bytes=1000, seconds=0.2)
+    app = Limits(talks_without_end, "/mcp", bounds)
+    async with serve_loopback(app, loopback_socket(), lifespan="off", log_level="critical") as url:
+        async with raw(url, "Content-Length: 0"):
+            with anyio.fail_after(20):
+                await given_up.wait()
+        with anyio.fail_after(20):
+            while "did not take its answer" not in caplog.text:
+                await anyio.sleep(0.01)
+
+
+async def test_what_an_application_gets_wrong_is_still_its_own_error() -> None:
+    async def breaks(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ValueError("its own")
+
+    async def nothing() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None: ...
+
+    app = Limits(breaks, "/mcp", Bounds(calls=1, calls_per_caller=1, bodies_bytes=1000, seconds=1))
+    for _ in range(3):
+        with pytest.raises(ValueError, match="its own"):
+            await app({"type": "http", "path": "/mcp", "method": "POST", "headers": []}, nothing, send)

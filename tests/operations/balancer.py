@@ -1,0 +1,52 @@
+"""A plain load balancer for the tests: every request goes to the next server, and nothing is sticky."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from itertools import cycle
+
+import httpx
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from tests.rig.loopback import loopback_socket, serve_loopback
+
+HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "content-length", "host")
+
+
+class Balancer:
+    """`served` has the server of each request, in order."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._next = cycle(urls)
+        self._http = httpx.AsyncClient(trust_env=False, timeout=60)
+        self.served: list[str] = []
+
+    async def forward(self, request: Request) -> StreamingResponse:
+        url = next(self._next)
+        self.served.append(url)
+        headers = [(name, value) for name, value in request.headers.items() if name not in HOP_BY_HOP]
+        forwarded = self._http.build_request(
+            request.method, f"{url}{request.url.path}", headers=headers, content=await request.body()
+        )
+        response = await self._http.send(forwarded, stream=True)
+        kept = {name: value for name, value in response.headers.items() if name not in HOP_BY_HOP}
+        return StreamingResponse(
+            response.aiter_raw(), response.status_code, kept, background=BackgroundTask(response.aclose)
+        )
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+
+@asynccontextmanager
+async def balanced(urls: Sequence[str]) -> AsyncGenerator[tuple[str, Balancer]]:
+    balancer = Balancer(urls)
+    app = Starlette(routes=[Route("/{path:path}", balancer.forward, methods=["GET", "POST", "DELETE"])])
+    async with serve_loopback(app, loopback_socket()) as url:
+        yield url, balancer
+    await balancer.close()

@@ -1,0 +1,192 @@
+"""The files in deploy/: what they name exists, and nginx, where there is one, does what its file says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import pytest
+import yaml
+from mcp import Client
+
+from letta_conversations_mcp.settings import Settings
+from tests.operations.service import Service, is_listening, service
+from tests.rig.fake_letta import FakeLetta
+from tests.rig.loopback import loopback_socket
+from tests.rig.model import Hold, Say, ScriptedModel
+from tests.rig.servers import Caller, Era
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+NGINX = shutil.which("nginx")
+
+needs_nginx = pytest.mark.skipif(NGINX is None, reason="there is no nginx on PATH")
+
+
+def manifests() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+
+
+def named_settings() -> set[str]:
+    compose = yaml.safe_load((DEPLOY / "compose.yml").read_text())
+    config = next(each for each in manifests() if each["kind"] == "ConfigMap")
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    in_image = {word.split("=")[0] for word in dockerfile.split() if word.startswith("LETTA_")}
+    return {*compose["x-replica"]["environment"], *config["data"], *in_image}
+
+
+def test_every_variable_in_the_files_is_a_setting() -> None:
+    known = {f"LETTA_MCP_{name.upper()}" for name in Settings.model_fields} | {"LETTA_API_KEY", "LETTA_BASE_URL"}
+
+    assert named_settings() - known == set()
+
+
+def test_containers_cannot_write_cannot_gain_rights_and_are_not_root() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yml").read_text())
+    for name, each in compose["services"].items():
+        assert each["read_only"] is True, name
+        assert each["cap_drop"] == ["ALL"], name
+        assert each["security_opt"] == ["no-new-privileges:true"], name
+    for deployment in (each for each in manifests() if each["kind"] == "Deployment"):
+        pod = deployment["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        for container in pod["containers"]:
+            rights = container["securityContext"]
+            assert rights["readOnlyRootFilesystem"] is True
+            assert rights["allowPrivilegeEscalation"] is False
+            assert rights["capabilities"] == {"drop": ["ALL"]}
+    assert "\nUSER 10001" in (ROOT / "Dockerfile").read_text()
+
+
+def test_there_is_more_time_to_go_down_than_calls_may_take_to_be_answered() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yml").read_text())
+    config = next(each for each in manifests() if each["kind"] == "ConfigMap")["data"]
+    pod = next(each for each in manifests() if each["kind"] == "Deployment")["spec"]["template"]["spec"]
+    pause = float(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+
+    assert float(compose["services"]["replica-a"]["stop_grace_period"].rstrip("s")) > Settings().drain_seconds + 3
+    assert pod["terminationGracePeriodSeconds"] > pause + float(config["LETTA_MCP_DRAIN_SECONDS"]) + 3
+
+
+def test_selectors_find_the_pods_that_they_are_for() -> None:
+    labels = [each["spec"]["template"]["metadata"]["labels"] for each in manifests() if each["kind"] == "Deployment"]
+    for each in manifests():
+        selector = cast("dict[str, Any]", each.get("spec", {}).get("selector", {}))
+        wanted = selector.get("matchLabels", selector)
+        if wanted:
+            assert wanted in labels, each["kind"]
+
+
+@asynccontextmanager
+async def nginx(folder: Path, one: Service, other: Service) -> AsyncGenerator[str]:
+    """nginx with the file of deploy/, in front of two servers of this machine."""
+    with loopback_socket() as free:
+        port = free.getsockname()[1]
+    text = (DEPLOY / "nginx.conf").read_text()
+    for name, value in {
+        "replica-a:8000": one.url.removeprefix("http://"),
+        "replica-b:8000": other.url.removeprefix("http://"),
+        "listen 8080": f"listen 127.0.0.1:{port}",
+        "/tmp/": f"{folder}/",
+        "worker_processes auto": "daemon off; worker_processes 1",
+    }.items():
+        assert name in text
+        text = text.replace(name, value)
+    (folder / "nginx.conf").write_text(text)
+    command = [NGINX or "", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "/dev/stderr"]
+    async with await anyio.open_process(command, stderr=None, stdout=None) as process:
+        try:
+            with anyio.fail_after(10):
+                while not await is_listening(f"http://127.0.0.1:{port}"):
+                    await anyio.sleep(0.05)
+            yield f"http://127.0.0.1:{port}/mcp"
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    # nginx's workers are not root.
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:3]:
+        if parent.stat().st_uid == os.getuid():
+            parent.chmod(parent.stat().st_mode | 0o011)
+    return tmp_path
+
+
+@needs_nginx
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_behind_nginx_progress_comes_while_a_turn_runs(era: Era, folder: Path) -> None:
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    held = Hold(Say("done"))
+    model.enqueue(held)
+    async with fake.serve() as letta_url:
+        settings = Settings(base_url=letta_url, stateless=True)
+        async with (
+            service(settings) as one,
+            service(settings) as other,
+            nginx(folder, one, other) as url,
+            Client(url, mode="legacy" if era == "legacy" else "auto") as client,
+        ):
+            told = anyio.Event()
+
+            async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+                told.set()
+
+            arguments = {"agent": fake.add_agent("slow"), "message": "think"}
+            call = asyncio.create_task(client.call_tool("send_message", arguments, progress_callback=on_progress))
+            with anyio.fail_after(10):
+                await told.wait()
+            was_running = not call.done()
+            held.gate.set()
+            result = await call
+
+    assert was_running
+    assert result.structured_content
+    assert result.structured_content["reply"] == "done"
+
+
+@needs_nginx
+async def test_behind_nginx_nobody_notices_that_a_replica_goes_down(folder: Path) -> None:
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    async with fake.serve() as letta_url:
+        settings = Settings(base_url=letta_url, stateless=True, drain_seconds=5)
+        gate = anyio.Event()
+        fake.stall("GET", "/v1/models/*", gate)
+        async with (
+            service(settings) as one,
+            service(settings) as other,
+            one.client("modern") as direct,
+            nginx(folder, one, other) as url,
+            Client(url) as client,
+        ):
+            caller = Caller(client)
+            agent_id = fake.add_agent("talker")
+            await caller.ok("send_message", agent=agent_id, message="warm up")
+            # A call that keeps the first one draining.
+            holding = asyncio.create_task(direct.call("list_models"))
+            with anyio.fail_after(10):
+                while not any(each.path.startswith("/v1/models") for each in fake.requests):
+                    await anyio.sleep(0.02)
+            one.process.send_signal(signal.SIGTERM)
+            with anyio.fail_after(10):
+                while (await one.get("/readyz")).status_code != 503:
+                    await anyio.sleep(0.02)
+            while_draining = [await caller.ok("send_message", agent=agent_id, message=f"m{n}") for n in range(6)]
+            gate.set()
+            await holding
+            await one.ended(10)
+            after = [await caller.ok("send_message", agent=agent_id, message=f"n{n}") for n in range(6)]
+
+    assert [each.data["reply"] for each in while_draining] == [f"echo: m{n}" for n in range(6)]
+    assert [each.data["reply"] for each in after] == [f"echo: n{n}" for n in range(6)]
+    assert len(model.calls) == 13

@@ -1,0 +1,185 @@
+"""What Prometheus sees: every kind of event counted, and nothing in a label that grows with use."""
+
+from __future__ import annotations
+
+import re
+
+import anyio
+import httpx
+import pytest
+from mcp import Client
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+
+from letta_conversations_mcp.settings import Settings
+from tests.rig.fake_letta import FakeLetta
+from tests.rig.model import Hold, Refuse, Say, ScriptedModel
+from tests.rig.servers import Caller, http_server
+
+TOKEN = "the-token-for-calls"
+METRICS_TOKEN = "the-token-for-metrics"
+
+
+class Scrape:
+    """One reading of /metrics."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+
+    def value(self, name: str, **labels: str) -> float:
+        found = [each.value for each in self._samples if each.name == name and each.labels.items() >= labels.items()]
+        return sum(found)
+
+    def labels(self) -> set[str]:
+        return {value for each in self._samples for value in each.labels.values()}
+
+
+async def scrape(url: str, token: str = "") -> Scrape:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with httpx.AsyncClient(trust_env=False) as http:
+        response = await http.get(f"{url}/metrics", headers=headers)
+    assert response.status_code == 200, response.text
+    return Scrape(response.text)
+
+
+async def ended_turns(url: str, count: int) -> Scrape:
+    """A reading after so many turns have ended, which is a moment after their replies were given."""
+    with anyio.fail_after(10):
+        while (seen := await scrape(url)).value("letta_mcp_turns_total") < count:
+            await anyio.sleep(0.02)
+    return seen
+
+
+async def test_calls_turns_and_requests_to_letta_are_counted_by_how_they_ended() -> None:
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    agent_id = fake.add_agent("talker")
+    async with (
+        fake.serve() as letta_url,
+        http_server(Settings(base_url=letta_url)) as url,
+        Client(f"{url}/mcp") as client,
+    ):
+        caller = Caller(client)
+        await caller.ok("send_message", agent=agent_id, message="hello")
+        model.enqueue(Refuse(500))
+        await caller.ok("send_message", agent=agent_id, message="fail")
+        await caller.refused("send_message", agent="nobody", message="hello")
+        await caller.refused("no_such_tool")
+        seen = await ended_turns(url, 2)
+
+    assert seen.value("letta_mcp_tool_calls_total", tool="send_message", outcome="ok") == 2
+    assert seen.value("letta_mcp_tool_calls_total", tool="send_message", outcome="error") == 1
+    assert seen.value("letta_mcp_tool_calls_total", tool="unknown", outcome="error") == 1
+    assert seen.value("letta_mcp_tool_call_seconds_count", tool="send_message") == 3
+    assert seen.value("letta_mcp_turns_total", status="completed") == 1
+    assert seen.value("letta_mcp_turns_total", status="failed") == 1
+    assert seen.value("letta_mcp_turn_seconds_count") == 2
+    assert seen.value("letta_mcp_letta_requests_total", status="200") > 2
+
+
+async def test_turns_that_run_and_messages_that_wait_are_told_apart() -> None:
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    agent_id = fake.add_agent("slow")
+    held = Hold(Say("done"))
+    model.enqueue(held)
+    async with (
+        fake.serve() as letta_url,
+        http_server(Settings(base_url=letta_url)) as url,
+        Client(f"{url}/mcp") as client,
+    ):
+        caller = Caller(client)
+        conversation_id = fake.add_conversation(agent_id)
+        arguments = {"conversation_id": conversation_id, "message": "think"}
+        await caller.ok("send_message", **arguments, wait_seconds=0.1)
+        running = await scrape(url)
+        await caller.refused("send_message", **arguments, wait_seconds=0.1)
+        held.gate.set()
+        await caller.ok("wait_for_reply", conversation_id=conversation_id)
+        ended = await ended_turns(url, 2)
+
+    assert running.value("letta_mcp_turns_in_flight") == 1
+    assert running.value("letta_mcp_messages_queued") == 0
+    assert ended.value("letta_mcp_turns_in_flight") == 0
+    assert ended.value("letta_mcp_turns_total", status="withdrawn") == 1
+    assert ended.value("letta_mcp_turns_total", status="completed") == 1
+
+
+async def test_broken_connections_are_counted_with_what_was_done_about_them() -> None:
+    fake = FakeLetta(ScriptedModel())
+    agent_id = fake.add_agent("far")
+    async with (
+        fake.serve() as letta_url,
+        http_server(Settings(base_url=letta_url)) as url,
+        Client(f"{url}/mcp") as client,
+    ):
+        caller = Caller(client)
+        fake.drop("POST", "/v1/conversations/*/messages", after_events=2)
+        await caller.ok("send_message", agent=agent_id, message="hello")
+        seen = await ended_turns(url, 1)
+
+    assert seen.value("letta_mcp_streams_lost_total") == 1
+    assert seen.value("letta_mcp_streams_resumed_total") == 1
+    assert seen.value("letta_mcp_messages_resent_total") == 0
+
+
+async def test_a_message_that_never_arrived_is_counted_when_it_is_sent_again() -> None:
+    fake = FakeLetta(ScriptedModel(), redis=False)
+    agent_id = fake.add_agent("far")
+    async with (
+        fake.serve() as letta_url,
+        http_server(Settings(base_url=letta_url)) as url,
+        Client(f"{url}/mcp") as client,
+    ):
+        caller = Caller(client)
+        fake.drop("POST", "/v1/conversations/*/messages", before_request_is_handled=True)
+        await caller.ok("send_message", agent=agent_id, message="hello")
+        seen = await ended_turns(url, 1)
+
+    assert seen.value("letta_mcp_messages_resent_total") == 1
+    assert seen.value("letta_mcp_letta_requests_total", status="none") == 1
+
+
+async def test_no_label_holds_an_id_a_name_or_a_text() -> None:
+    fake = FakeLetta(ScriptedModel())
+    agent_id = fake.add_agent("Bartholomew")
+    async with (
+        fake.serve() as letta_url,
+        http_server(Settings(base_url=letta_url)) as url,
+        Client(f"{url}/mcp") as client,
+    ):
+        caller = Caller(client)
+        sent = await caller.ok("send_message", agent="Bartholomew", message="a very private text")
+        await caller.refused("tool-of-my-own-invention")
+        few = (await ended_turns(url, 1)).labels()
+        for number in range(20):
+            await caller.refused(f"tool-{number}")
+            await caller.ok("send_message", agent=agent_id, message=f"text {number}")
+        seen = await ended_turns(url, 21)
+
+    assert seen.labels() == few
+    for secret in ("Bartholomew", "private", agent_id, sent.data["conversation_id"], sent.data["run_id"], "invention"):
+        assert secret not in seen.text
+    assert not re.search(r"conv-|run-|agent-[0-9a-f]", seen.text)
+
+
+async def test_where_calls_need_a_token_metrics_need_one_of_their_own() -> None:
+    closed = Settings(token=SecretStr(TOKEN))
+    opened = Settings(token=SecretStr(TOKEN), metrics_token=SecretStr(METRICS_TOKEN))
+    async with httpx.AsyncClient(trust_env=False) as http:
+        async with http_server(closed) as url:
+            none = await http.get(f"{url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+        async with http_server(opened) as url:
+            calls_token = await http.get(f"{url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+            nothing = await http.get(f"{url}/metrics")
+            right = await http.get(f"{url}/metrics", headers={"Authorization": f"Bearer {METRICS_TOKEN}"})
+
+    assert [each.status_code for each in (none, calls_token, nothing, right)] == [404, 401, 401, 200]
+    assert "letta_mcp" not in none.text + calls_token.text + nothing.text
+
+
+@pytest.mark.parametrize("path", ["/metrics/", "/readyz/x", "/healthz2"])
+async def test_paths_beside_the_known_ones_get_nothing(path: str) -> None:
+    async with http_server(Settings()) as url, httpx.AsyncClient(trust_env=False) as http:
+        assert (await http.get(f"{url}{path}")).status_code == 404

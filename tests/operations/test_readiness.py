@@ -1,0 +1,93 @@
+"""/healthz and /readyz: alive is not the same as able to work, and neither tells a stranger anything more."""
+
+from __future__ import annotations
+
+import anyio
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from letta_conversations_mcp.observability import readiness
+from letta_conversations_mcp.settings import Settings
+from tests.rig.fake_letta import FakeLetta
+from tests.rig.loopback import loopback_socket
+from tests.rig.model import ScriptedModel
+from tests.rig.servers import http_server
+
+KEY = "sk-let-a-key-that-nobody-may-see"
+
+
+async def ask(settings: Settings, path: str = "/readyz") -> httpx.Response:
+    async with http_server(settings) as url, httpx.AsyncClient(trust_env=False, timeout=20) as http:
+        return await http.get(f"{url}{path}")
+
+
+async def test_it_is_ready_when_letta_answers() -> None:
+    async with FakeLetta(ScriptedModel()).serve() as letta_url:
+        response = await ask(Settings(base_url=letta_url, token=SecretStr("a-token")))
+
+    assert (response.status_code, response.json()) == (200, {"status": "ready"})
+
+
+async def test_it_is_alive_but_not_ready_when_letta_is_gone() -> None:
+    with loopback_socket() as closed:
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        ready = await ask(Settings(base_url=address))
+        alive = await ask(Settings(base_url=address), "/healthz")
+
+    assert ready.status_code == 503
+    assert ready.json() == {"status": "unready", "reason": "Letta cannot be reached."}
+    assert "Retry-After" in ready.headers
+    assert alive.status_code == 200
+
+
+async def test_a_key_that_letta_does_not_take_is_named_and_not_shown() -> None:
+    async with FakeLetta(ScriptedModel(), password="right").serve() as letta_url:
+        response = await ask(Settings(base_url=letta_url, api_key=SecretStr(KEY)))
+
+    assert response.status_code == 503
+    assert "key" in response.json()["reason"]
+    assert KEY not in response.text
+    assert letta_url.split("//")[1] not in response.text
+
+
+async def test_letta_s_own_words_do_not_get_out() -> None:
+    fake = FakeLetta(ScriptedModel())
+    fake.fail("GET", "/v1/agents/*", status=500, body={"detail": "db at 10.0.0.7 says no"}, times=3)
+    async with fake.serve() as letta_url:
+        response = await ask(Settings(base_url=letta_url))
+
+    assert response.json() == {"status": "unready", "reason": "Letta answers with an error."}
+
+
+async def test_a_letta_that_does_not_answer_makes_it_unready_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "LONGEST_SECONDS", 0.2)
+    fake = FakeLetta(ScriptedModel())
+    gate = anyio.Event()
+    fake.stall("GET", "/v1/agents/*", gate)
+    async with fake.serve() as letta_url:
+        with anyio.fail_after(5):
+            response = await ask(Settings(base_url=letta_url))
+        gate.set()
+
+    assert response.json()["reason"] == "Letta does not answer in time."
+
+
+async def test_letta_is_asked_once_however_many_ask_and_again_when_the_answer_is_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = FakeLetta(ScriptedModel())
+    async with (
+        fake.serve() as letta_url,
+        http_server(Settings(base_url=letta_url)) as url,
+        httpx.AsyncClient(trust_env=False) as http,
+    ):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(http.get, f"{url}/readyz")
+        asked_once = len(fake.requests)
+        monkeypatch.setattr(readiness, "KEPT_SECONDS", 0)
+        await http.get(f"{url}/readyz")
+
+    assert asked_once == 1
+    assert len(fake.requests) == 2

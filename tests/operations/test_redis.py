@@ -1,0 +1,264 @@
+"""Two servers with a Redis between them: whoever listens to the one hears of what was done through the other."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from letta_conversations_mcp.core.changes import Change
+from letta_conversations_mcp.replicas import OUTBOX, open_changes
+from letta_conversations_mcp.settings import Settings
+from tests.operations.service import Service, service
+from tests.rig.fake_letta import FakeLetta
+from tests.rig.model import ScriptedModel
+from tests.rig.real_letta import free_port, home_folder, redis_running
+from tests.rig.servers import in_own_task
+
+CONVERSATION = "conv-123e4567-e89b-42d3-a456-426614174000"
+OTHER = "conv-123e4567-e89b-42d3-a456-426614174001"
+
+HEADERS = {
+    "Accept": "application/json, text/event-stream",
+    "MCP-Protocol-Version": "2026-07-28",
+    "Mcp-Method": "subscriptions/listen",
+}
+META = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+    "io.modelcontextprotocol/clientInfo": {"name": "a test", "version": "1"},
+}
+
+
+def redis_program() -> Path | None:
+    """The one on PATH, or the one that the live tests have unpacked."""
+    if found := shutil.which("redis-server"):
+        return Path(found)
+    unpacked = home_folder() / "redis" / "usr" / "bin" / "redis-server"
+    return unpacked if unpacked.is_file() else None
+
+
+@pytest.fixture(scope="module")
+async def redis_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
+    program = redis_program()
+    if program is None:
+        pytest.skip("there is no redis-server")
+    async with in_own_task(redis_running(program, tmp_path_factory.mktemp("redis"))) as port:
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+def sharing(url: str, **more: object) -> Settings:
+    return Settings.model_validate({"redis_url": SecretStr(url), "letta_base_url": "http://letta.test", **more})
+
+
+class Heard:
+    """Changes, as they come."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+        self._news = anyio.Event()
+
+    def __call__(self, change: Change) -> None:
+        self.changes.append(change)
+        self._news.set()
+        self._news = anyio.Event()
+
+    async def until(self, wanted: Change) -> None:
+        with anyio.fail_after(10):
+            while wanted not in self.changes:
+                await self._news.wait()
+
+
+async def test_a_change_is_heard_everywhere_and_once(redis_url: str) -> None:
+    settings = sharing(redis_url)
+    here, there = Heard(), Heard()
+    async with open_changes(settings) as mine, open_changes(settings) as others:
+        mine.subscribe(here)
+        others.subscribe(there)
+        # Until the other one listens, which nobody tells.
+        with anyio.fail_after(10):
+            while not there.changes:
+                mine.publish(Change(OTHER))
+                await anyio.sleep(0.02)
+        here.changes.clear()
+        mine.publish(Change(CONVERSATION, relisted=True))
+        await there.until(Change(CONVERSATION, relisted=True))
+        others.publish(Change(OTHER, relisted=True))
+        await here.until(Change(OTHER, relisted=True))
+
+    assert here.changes == [Change(CONVERSATION, relisted=True), Change(OTHER, relisted=True)]
+
+
+async def test_servers_of_another_letta_do_not_hear_it(redis_url: str) -> None:
+    here, there = Heard(), Heard()
+    async with (
+        open_changes(sharing(redis_url)) as mine,
+        open_changes(sharing(redis_url)) as same,
+        open_changes(sharing(redis_url, letta_base_url="http://elsewhere.test")) as foreign,
+    ):
+        same.subscribe(here)
+        foreign.subscribe(there)
+        with anyio.fail_after(10):
+            while not here.changes:
+                mine.publish(Change(CONVERSATION))
+                await anyio.sleep(0.02)
+
+    assert there.changes == []
+
+
+@pytest.mark.parametrize("junk", [b"", b"{}", b'{"sender":"x","conversation_id":"../../etc","relisted":true}', b"\xff"])
+async def test_what_is_no_news_of_a_conversation_is_left_out(redis_url: str, junk: bytes) -> None:
+    from redis.asyncio import Redis
+
+    here = Heard()
+    async with open_changes(sharing(redis_url)) as mine, open_changes(sharing(redis_url)) as others:
+        others.subscribe(here)
+        with anyio.fail_after(10):
+            while not here.changes:
+                mine.publish(Change(OTHER))
+                await anyio.sleep(0.02)
+        async with Redis.from_url(redis_url) as redis:  # pyright: ignore[reportUnknownMemberType]
+            for channel in await redis.pubsub_channels():  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+                await redis.publish(channel, junk)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        mine.publish(Change(CONVERSATION))
+        await here.until(Change(CONVERSATION))
+
+    assert {each.conversation_id for each in here.changes} == {CONVERSATION, OTHER}
+
+
+async def test_a_redis_that_is_away_holds_up_nothing_that_is_done_here() -> None:
+    here = Heard()
+    async with open_changes(sharing(f"redis://127.0.0.1:{free_port()}/0")) as mine:
+        mine.subscribe(here)
+        for _ in range(2 * OUTBOX):
+            mine.publish(Change(CONVERSATION))
+
+    assert len(here.changes) == 2 * OUTBOX
+
+
+async def test_the_connection_is_made_again_after_it_was_cut(tmp_path: Path) -> None:
+    program = redis_program()
+    if program is None:
+        pytest.skip("there is no redis-server")
+    there = Heard()
+    async with relayed(tmp_path, program) as relay:
+        settings = sharing(f"redis://127.0.0.1:{relay.port}/0")
+        async with open_changes(settings) as mine, open_changes(settings) as others:
+            others.subscribe(there)
+            for conversation_id in (CONVERSATION, OTHER):
+                with anyio.fail_after(20):
+                    while Change(conversation_id) not in there.changes:
+                        mine.publish(Change(conversation_id))
+                        await anyio.sleep(0.02)
+                relay.cut()
+
+
+class Relay:
+    """A way to Redis that can be cut."""
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self._target = target
+        self._open: set[asyncio.StreamWriter] = set()
+
+    def cut(self) -> None:
+        for writer in self._open:
+            writer.transport.abort()
+        self._open.clear()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        onward_reader, onward = await asyncio.open_connection("127.0.0.1", self._target)
+        self._open |= {writer, onward}
+        with suppress(ConnectionError):
+            await asyncio.gather(self._pump(reader, onward), self._pump(onward_reader, writer))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def relayed(folder: Path, program: Path) -> AsyncGenerator[Relay]:
+    async with redis_running(program, folder) as port:
+        relay = Relay(port)
+        server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
+        relay.port = server.sockets[0].getsockname()[1]
+        try:
+            yield relay
+        finally:
+            relay.cut()
+            server.close()
+
+
+@asynccontextmanager
+async def listening(server: Service, uri: str) -> AsyncGenerator[list[str]]:
+    """What a stream of the newer protocol tells, from the moment when it is acknowledged."""
+    told: list[str] = []
+    body = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "subscriptions/listen",
+        "params": {"notifications": {"resourceSubscriptions": [uri]}, "_meta": META},
+    }
+    acknowledged = anyio.Event()
+
+    async def read(stream: httpx.Response) -> None:
+        async for line in stream.aiter_lines():
+            if line.startswith("data:"):
+                told.append(line)
+                acknowledged.set()
+
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=30) as http,
+        http.stream("POST", f"{server.url}/mcp", json=body, headers=HEADERS) as stream,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(read, stream)
+        with anyio.fail_after(10):
+            await acknowledged.wait()
+        yield told
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_subscription_made_on_one_server_hears_of_a_message_sent_through_another(redis_url: str) -> None:
+    fake = FakeLetta(ScriptedModel())
+    agent_id = fake.add_agent("talker")
+    async with fake.serve() as letta_url:
+        # No looking by itself in the time that this test takes.
+        settings = sharing(redis_url, letta_base_url=letta_url, watch_interval=300)
+        async with service(settings) as one, service(settings) as other, other.client("legacy") as caller:
+            conversation_id = fake.add_conversation(agent_id)
+            uri = f"letta://conversations/{conversation_id}"
+            async with listening(one, uri) as told:
+                await caller.ok("send_message", conversation_id=conversation_id, message="hello")
+                with anyio.fail_after(10):
+                    while not any("notifications/resources/updated" in each for each in told):
+                        await anyio.sleep(0.02)
+
+    assert any(uri in each for each in told)
+
+
+async def test_without_the_extra_the_start_says_what_to_install() -> None:
+    script = (
+        "import sys, importlib.util as u\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda name, *more: None if name == 'redis' else find(name, *more)\n"
+        "from letta_conversations_mcp.cli import main\n"
+        "sys.exit(main(['serve', '--http', '--port', '0', '--redis-url', 'redis://x', '--letta-base-url', 'http://x']))"
+    )
+
+    with anyio.fail_after(30):
+        done = await anyio.run_process([sys.executable, "-c", script], check=False)
+
+    assert done.returncode == 2
+    assert b"letta-conversations-mcp[redis]" in done.stderr

@@ -1,0 +1,95 @@
+"""Two servers behind a plain load balancer: a client of either era does not notice that there are two."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import pytest
+from mcp import Client, MCPError
+from mcp_types import EmptyResult, SubscribeRequest, SubscribeRequestParams
+
+from letta_conversations_mcp.settings import Settings
+from tests.operations.balancer import Balancer, balanced
+from tests.operations.service import service
+from tests.rig.fake_letta import FakeLetta
+from tests.rig.model import Hold, Say, ScriptedModel
+from tests.rig.servers import Caller, Era, in_own_task
+
+URI = "letta://conversations/conv-123e4567-e89b-42d3-a456-426614174000"
+
+ERAS: tuple[Era, ...] = ("legacy", "modern")
+
+
+@pytest.fixture(scope="module")
+def model() -> ScriptedModel:
+    return ScriptedModel()
+
+
+@pytest.fixture(scope="module")
+def fake(model: ScriptedModel) -> FakeLetta:
+    return FakeLetta(model)
+
+
+@pytest.fixture(scope="module")
+async def behind(fake: FakeLetta) -> AsyncGenerator[tuple[str, Balancer]]:
+    """The address of a balancer with two servers behind it."""
+    async with fake.serve() as letta_url:
+        settings = Settings(base_url=letta_url, stateless=True)
+        async with (
+            in_own_task(service(settings)) as one,
+            in_own_task(service(settings)) as other,
+            balanced([one.url, other.url]) as address,
+        ):
+            yield address
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_turn_that_was_started_on_one_is_awaited_on_the_other(
+    era: Era, behind: tuple[str, Balancer], fake: FakeLetta, model: ScriptedModel
+) -> None:
+    url, balancer = behind
+    held = Hold(Say("From afar."))
+    model.enqueue(held)
+    async with Client(f"{url}/mcp", mode="legacy" if era == "legacy" else "auto") as client:
+        caller = Caller(client)
+        await client.list_tools()
+        balancer.served.clear()
+        sent = await caller.ok("send_message", agent=fake.add_agent("slow"), message="think", wait_seconds=0.1)
+        held.gate.set()
+        replied = await caller.ok("wait_for_reply", conversation_id=sent.data["conversation_id"])
+        started_on, awaited_on = balancer.served
+
+    assert sent.data["status"] == "running"
+    assert replied.data["reply"] == "From afar."
+    assert started_on != awaited_on
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_every_call_of_a_client_may_go_to_another_server(
+    era: Era, behind: tuple[str, Balancer], fake: FakeLetta
+) -> None:
+    url, balancer = behind
+    agent_id = fake.add_agent("talker")
+    async with Client(f"{url}/mcp", mode="legacy" if era == "legacy" else "auto") as client:
+        caller = Caller(client)
+        opened = await caller.ok("send_message", agent=agent_id, message="one")
+        place = {"conversation_id": opened.data["conversation_id"]}
+        replies = [(await caller.ok("send_message", **place, message=text)).data["reply"] for text in ("two", "three")]
+        listed = await caller.ok("list_messages", **place)
+
+    assert replies == ["echo: two", "echo: three"]
+    assert [each["text"] for each in listed.data["messages"] if each["kind"] == "user"] == ["one", "two", "three"]
+    assert len(set(balancer.served)) == 2
+
+
+async def test_an_older_client_is_not_promised_to_be_told_of_changes(behind: tuple[str, Balancer]) -> None:
+    url, _ = behind
+    async with Client(f"{url}/mcp", mode="legacy") as client:
+        resources = client.server_capabilities.resources
+        wanted = SubscribeRequest(params=SubscribeRequestParams(uri=URI))
+        with pytest.raises(MCPError, match="keeps no sessions"):
+            await client.session.send_request(wanted, EmptyResult)
+
+    assert resources
+    assert not resources.subscribe
+    assert not resources.list_changed
