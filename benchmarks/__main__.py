@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 
-from benchmarks import aggregate, calls, characters, memory, start
+from benchmarks import aggregate, calls, characters, load, local, memory, start
 from benchmarks.table import Group, heading
 
 GROUPS: dict[str, Callable[..., Group]] = {
@@ -23,6 +23,8 @@ GROUPS: dict[str, Callable[..., Group]] = {
     "aggregate": aggregate.measure,
     "memory": memory.measure,
     "characters": characters.measure,
+    "local": local.measure,
+    "load": load.measure,
 }
 
 
@@ -34,7 +36,7 @@ def main() -> int:
     # What is measured is on this machine; the Letta SDK would ask the environment for a proxy.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     started = time.perf_counter()
-    packages = ("mcp", "letta-client", "letta-conversations-mcp")
+    packages = ("mcp", "letta-client", "letta", "letta-conversations-mcp")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     print(f"Python {platform.python_version()}, {versions}; {os.cpu_count()} CPUs")
     print("Ratios below 1 mean that ours is less; a time is a median, a ratio the median of the pairs' ratios.\n")

@@ -73,7 +73,7 @@ async def _with_ours(stream: _Stream) -> str:
     async with (
         _http(stream) as http,
         http.stream("POST", "http://letta.test/") as response,
-        read_stream(response) as chunks,
+        read_stream(response, silence_seconds=60) as chunks,
     ):
         async for chunk in chunks:
             builder.add(chunk)

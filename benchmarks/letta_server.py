@@ -1,11 +1,14 @@
 """The fake Letta server, in a process of its own: `python -m benchmarks.letta_server`.
 
-It shares no event loop with what is measured. Its model takes no time, so nothing hides what we cost. It tells its
-address and its conversations in one line on stdout, and ends when its stdin does: it cannot outlive who started it.
+It shares no event loop with what is measured. Its model takes no time unless a message asks for it, so nothing hides
+what we cost. It tells its address and its conversations in one line on stdout, and ends when its stdin does: it cannot
+outlive who started it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import re
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +19,7 @@ from pydantic import BaseModel
 
 from benchmarks.dialogue import EXCHANGES, SHORT_EXCHANGES, Exchange, repeated
 from tests.rig.fake_letta import FakeLetta
-from tests.rig.model import ScriptedModel
+from tests.rig.model import Answer, Hold, ModelCall, Say, ScriptedModel
 
 PAGE = 100
 """Messages of a page: the most that can be asked for."""
@@ -40,8 +43,22 @@ class Place(BaseModel):
     """Conversations without a message, to send some to."""
 
 
+class TimedModel(ScriptedModel):
+    """Takes as long for an answer as the message says: "after 60 s: …"; no time for any other."""
+
+    def take(self, call: ModelCall) -> Answer:
+        self.calls.clear()
+        wait = re.match(r"after ([0-9.]+) s:", call.text)
+        answer = super().take(call)
+        if wait is None:
+            return answer
+        held = Hold(Say("It took its time."))
+        asyncio.get_running_loop().call_later(float(wait[1]), held.gate.set)
+        return held
+
+
 async def serve() -> None:
-    model = ScriptedModel()
+    model = TimedModel()
     fake = FakeLetta(model)
     agent_id = fake.add_agent("Assistant")
     names = [f"project {number}: what is left to do" for number in range(CONVERSATIONS)]

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
+
+import httpx
+import psutil
 
 from benchmarks.letta_server import Place
 
@@ -23,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 LONGEST_LIFE = 280
 """Seconds after which a process is killed, so that one which hangs cannot hang the run."""
 
+START_SECONDS = 30
 END_SECONDS = 5
 
 INITIALIZE = {
@@ -101,9 +108,60 @@ def our_server(base_url: str) -> Generator[StdioServer]:
 
 
 @contextmanager
+def local_server(folder: Path, model_url: str) -> Generator[StdioServer]:
+    """Our console command for agents on this machine, kept in this folder."""
+    variables = {"LETTA_MCP_BACKEND": "local", "LETTA_MCP_LOCAL_DIR": str(folder), "LMSTUDIO_BASE_URL": model_url}
+    with _running("letta_conversations_mcp", variables) as process:
+        yield StdioServer(process)
+
+
+@contextmanager
+def model_server() -> Generator[str]:
+    """The scripted language model; gives its URL."""
+    with _running("benchmarks.model_server", {}) as process:
+        line = _output(process).readline()
+        if not line:
+            raise ServerEnded("the scripted model did not start")
+        yield line.decode().strip()
+
+
+@contextmanager
 def bare_server() -> Generator[StdioServer]:
     with _running("benchmarks.bare_server", {}) as process:
         yield StdioServer(process)
+
+
+@dataclass(frozen=True)
+class HttpServer:
+    """Our server over HTTP: its address, and its process."""
+
+    url: str
+    process: psutil.Process
+
+
+@contextmanager
+def our_http_server(base_url: str) -> Generator[HttpServer]:
+    """`serve --http`, listening, with room for all that the measurements do at once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    room = {f"LETTA_MCP_{name}": "1000" for name in ("MAX_CALLS", "MAX_PER_CALLER", "MAX_TURNS")}
+    variables = {"LETTA_BASE_URL": base_url, "LETTA_MCP_PORT": str(port), **room}
+    with _running("letta_conversations_mcp", variables, "serve", "--http") as process:
+        url = f"http://127.0.0.1:{port}"
+        _wait_for(url, process)
+        yield HttpServer(url, psutil.Process(process.pid))
+        process.terminate()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(START_SECONDS * 20):
+        with suppress(httpx.TransportError):
+            httpx.get(f"{url}/healthz").raise_for_status()
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise ServerEnded("our server does not listen")
 
 
 @contextmanager
@@ -116,9 +174,9 @@ def letta_server() -> Generator[Place]:
 
 
 @contextmanager
-def _running(module: str, variables: dict[str, str]) -> Generator[subprocess.Popen[bytes]]:
+def _running(module: str, variables: dict[str, str], *arguments: str) -> Generator[subprocess.Popen[bytes]]:
     """A Python module in a process of its own, ended by closing its stdin, or else killed."""
-    command: Sequence[str] = (sys.executable, "-m", module)
+    command: Sequence[str] = (sys.executable, "-m", module, *arguments)
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

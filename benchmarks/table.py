@@ -10,7 +10,7 @@ from typing import Literal
 
 from benchmarks.pairs import ratio_of_pairs
 
-Unit = Literal["ms", "MB", "chars"]
+Unit = Literal["ms", "MB", "chars", "count"]
 
 WIDTH = 98
 COLUMNS = "{what:<45}{ours:>13}{other:>13}{ratio:>8}{goal:>10}  {met}"
@@ -78,5 +78,5 @@ def _amount(value: float, unit: Unit) -> str:
             return f"{value * 1000:,.{2 if value < 0.1 else 0}f} ms"
         case "MB":
             return f"{value / 1e6:.1f} MB"
-        case "chars":
+        case "chars" | "count":
             return f"{value:,.0f}"
