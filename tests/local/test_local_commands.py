@@ -14,7 +14,7 @@ from letta_conversations_mcp.cli import main
 from letta_conversations_mcp.settings import Settings
 from tests.commands.conftest import Ran
 from tests.local.conftest import MODEL
-from tests.rig.model import Say, ScriptedModel
+from tests.rig.model import ScriptedModel
 from tests.rig.servers import Caller, connect, in_own_task
 
 
@@ -90,12 +90,10 @@ async def test_a_conversation_is_exported_in_pages_and_gone_on_with(
 async def test_what_a_compaction_took_away_is_said_and_never_papered_over(
     mcp: Caller,
     agent: str,
-    model: ScriptedModel,
     local_settings: Settings,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    model.enqueue(Say("one"), Say("two"), Say("A summary."), Say("three"))
     place = {"conversation_id": (await mcp.ok("send_message", agent=agent, message="m1")).data["conversation_id"]}
     await mcp.ok("send_message", **place, message="m2")
     file = tmp_path / "x.jsonl"
@@ -108,7 +106,7 @@ async def test_what_a_compaction_took_away_is_said_and_never_papered_over(
     resumed = await run(local_settings, capsys, "export", place["conversation_id"], "-o", str(file), "--resume")
 
     assert "no longer lists the messages from before that compaction" in fresh.err
-    assert "three" in fresh.out, [(c.text[:300], len(c.messages)) for c in model.calls]
+    assert "echo: m3" in fresh.out
     assert resumed.status == 1
     assert "no longer lists there" in resumed.err
     assert file.read_bytes() == before
