@@ -96,8 +96,8 @@ async def sender_at(place: Place, pace: Pace = QUICK) -> AsyncGenerator[Sender]:
         yield sender
 
 
-def message(text: str) -> OutgoingMessage:
-    return OutgoingMessage(text=text, otid=f"otid of {text}")
+def message(text: str, otid: str = "") -> OutgoingMessage:
+    return OutgoingMessage(text=text, otid=otid or f"otid of {text}")
 
 
 async def silent(words: str) -> None:

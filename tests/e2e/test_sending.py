@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import uuid
+from functools import partial
 
 import anyio
 import pytest
@@ -284,6 +285,29 @@ async def test_two_messages_to_one_conversation_are_answered_in_order(mcp: Calle
 
     assert replies == {"first": "first answer", "second": "echo: second"}
     assert await letta.stored_texts(agent_id, conversation_id) == ["first", "second"]
+
+
+async def test_a_call_that_was_given_up_and_is_made_again_sends_one_message(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+    held = Hold(Say("At last."))
+    letta.model.enqueue(held)
+    call = {"conversation_id": conversation_id, "message": "Think hard"}
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(mcp.ok, "send_message", **call))
+        await letta.model.asked()
+        tasks.cancel_scope.cancel()
+    running = await mcp.ok("send_message", **call, wait_seconds=0)
+    held.gate.set()
+    again = await mcp.ok("send_message", **call)
+
+    assert (again.data["status"], again.data["reply"]) == ("completed", "At last.")
+    assert running.data["status"] == "running"
+    for answer in (running, again):
+        assert "it was not sent again" in answer.data["note"]
+        assert "it was not sent again" in answer.text
+    assert await letta.stored_texts(agent_id, conversation_id) == ["Think hard"]
 
 
 async def test_a_message_whose_place_does_not_come_in_time_is_not_sent(mcp: Caller, letta: Letta) -> None:

@@ -118,6 +118,9 @@ def leaving_cases(way: Way) -> Iterator[Case]:
             continue
         for at in (*STAGES[:2], At("head"), At("event", 1), At("event", 3)):
             yield Case(Plan(Wait(at)), "slow", leaving)
+            if leaving in ("cancel", "time out") or (leaving, way.transport) == ("disconnect", "http"):
+                # The server lives on, so it knows the message again.
+                yield Case(Plan(Wait(at)), "slow", leaving, repeats=True)
         yield Case(Plan(Wait(At("request"))), "slow", leaving, first=True)
 
 
@@ -213,5 +216,7 @@ def sample(place: str) -> list[tuple[Way, Case]]:
         (Way("http", "legacy"), Case(Plan(Wait(At("request"))), "slow", "cancel")),
         (Way("memory", "modern"), Case(Plan(Wait(At("head"))), "slow", "time out")),
         (Way("memory", "modern"), Case(Plan(Wait(At("request"))), "slow", "disconnect")),
+        (Way("stdio", "legacy"), Case(Plan(Wait(At("request"))), "slow", "time out", repeats=True)),
+        (Way("http", "modern"), Case(Plan(Wait(At("event", 1))), "slow", "disconnect", repeats=True)),
     ]
     return [*zip(cycle(ALL_WAYS), core, strict=False), *leaving]

@@ -45,10 +45,13 @@ class Case:
     leaving: Leaving | None = None
     first: bool = False
     """Whether it is the first message of its conversation."""
+    repeats: bool = False
+    """Whether a client that has left makes the same call again; else it asks for the reply."""
 
     def __str__(self) -> str:
         further = {0: "", None: ", and so on until the call is answered"}
-        words = [str(self.plan.fault) if self.leaving is None else f"client: {self.leaving} {self.plan.fault}"]
+        leaving = f"{self.leaving}, and send again" if self.repeats else self.leaving
+        words = [str(self.plan.fault) if self.leaving is None else f"client: {leaving} {self.plan.fault}"]
         words += [further.get(self.plan.further, f", and of {self.plan.further} more requests"), f" ({self.turn} turn"]
         return "".join(words) + (", new conversation)" if self.first else ")")
 
@@ -136,7 +139,7 @@ class Lane:
                     # A long turn's first answer tells nothing yet: what comes after it is broken too.
                     await self.proxy.disarm()
             else:
-                first = await self._leave(case.leaving, client)
+                first = await self._leave(case.leaving, client, repeats=case.repeats)
             second = await client.step(first)
             await self.proxy.disarm()
             await client.go_on(second)
@@ -146,14 +149,16 @@ class Lane:
         """Let the model answer when the turn has taken as long as it should."""
         if case.turn == "slow" and case.leaving is None:
             await first_of(self.proxy.came_back, client.answered)
+        elif case.repeats:
+            await client.under_way.wait()
         elif case.turn == "late":
             await client.called_often.wait()
         else:
             await client.answered.wait()
         gate.set()
 
-    async def _leave(self, leaving: Leaving, client: Obedient) -> Answered:
-        """Give up the first call in the middle; then ask with no more than the conversation's id."""
+    async def _leave(self, leaving: Leaving, client: Obedient, *, repeats: bool) -> Answered:
+        """Give up the first call in the middle; then make it again, or ask with no more than the conversation's id."""
         started = anyio.current_time()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.send_and_leave, LEAVE_SECONDS if leaving == "time out" else None)
@@ -173,7 +178,7 @@ class Lane:
         self.proxy.released.set()
         if leaving in ("kill", "disconnect"):
             await self.line.connect()
-        return await client.wait()
+        return await (client.send() if repeats else client.wait())
 
     async def warm_up(self) -> None:
         """Have everything loaded and connected."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -105,12 +105,16 @@ class Line:
         await self._client.aclose()
         await self._server.aclose()
 
-    async def call(self, tool: str, **arguments: Any) -> Answered:
-        """Raises Hung."""
+    async def call(self, tool: str, arguments: Mapping[str, Any], under_way: anyio.Event) -> Answered:
+        """Call a tool; `under_way` is set when the server has told of its progress. Raises Hung."""
         started = anyio.current_time()
+
+        async def note(progress: float, total: float | None, message: str | None) -> None:
+            under_way.set()
+
         try:
             with anyio.fail_after(CALL_SECONDS):
-                result = await self.client.call_tool(tool, arguments, progress_callback=_ignore)
+                result = await self.client.call_tool(tool, dict(arguments), progress_callback=note)
         except TimeoutError as error:
             raise Hung(f"{tool} was not answered within {CALL_SECONDS} s") from error
         seconds = anyio.current_time() - started
@@ -130,10 +134,6 @@ async def open_line(way: Way, settings: Settings) -> AsyncGenerator[Line]:
             await line.close()
 
 
-async def _ignore(progress: float, total: float | None, message: str | None) -> None:
-    """Asking for progress is what most clients do."""
-
-
 class Obedient:
     """Sends one message, and then does what the answers say. `calls` is what happened; `reply` what it ends with."""
 
@@ -148,6 +148,8 @@ class Obedient:
         """Set when the first call is over."""
         self.called_often = anyio.Event()
         """Set when the third is."""
+        self.under_way = anyio.Event()
+        """Set when a call that was not given up is under way."""
         self.reply: str | None = None
         self.gave_up = ""
         """Why it knew no further."""
@@ -232,7 +234,8 @@ class Obedient:
 
     async def _call(self, tool: str, **arguments: Any) -> Answered:
         try:
-            answer = await self._line.call(tool, conversation_id=self._conversation_id, **arguments)
+            place = {"conversation_id": self._conversation_id}
+            answer = await self._line.call(tool, place | arguments, self.under_way)
         except Hung as hung:
             self.calls.append(Answered(tool, "hung", str(hung), seconds=CALL_SECONDS))
             raise

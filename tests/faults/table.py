@@ -46,7 +46,7 @@ def _section(place: str, outcomes: Sequence[Outcome]) -> str:
 def _row(outcome: Outcome) -> tuple[str, str]:
     case, fault = outcome.case, outcome.case.plan.fault
     if case.leaving is not None:
-        return f"the client: {case.leaving}", str(fault)
+        return f"the client: {case.leaving}{', and send again' if case.repeats else ''}", str(fault)
     match fault:
         case Break(how, at, everywhere):
             return f"{how}{', all connections' if everywhere else ''}", str(at)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import anyio
 
 from letta_conversations_mcp.core.errors import ConversationError
-from letta_conversations_mcp.core.model import ConversationRef, Outgoing, Run, Turn
+from letta_conversations_mcp.core.model import ConversationRef, Outgoing, OutgoingMessage, Run, Turn
 from letta_conversations_mcp.core.turn import TurnBuilder
 
 ASKING = "asking Letta for the reply"
@@ -41,6 +41,10 @@ class Flight:
         self.landed = anyio.Event()
         self.ended = anyio.Event()
         """Set when its stream is at its end too, which is later when somebody stopped it."""
+        self.listeners = 0
+        """Calls that wait for it."""
+        self.told = False
+        """Whether a call was given its outcome."""
         self.begun = run is not None
         """Whether the message is being handed over, or has been."""
         self.withdrawn = False
@@ -52,6 +56,12 @@ class Flight:
         self._changed = anyio.Event()
         if run:
             self.builder.run_id = run.id
+
+    def is_of(self, message: Outgoing, caller: str) -> bool:
+        """Whether this is the turn of the same message, whose caller sends it once more without having got a reply."""
+        if self.withdrawn or self.told or self.caller != caller:
+            return False
+        return isinstance(message, OutgoingMessage) and message.repeats(self.message)
 
     @property
     def run_id(self) -> str:

@@ -143,7 +143,8 @@ class Turn(Noun):
 
     `message` is the text that it answers, where the server tells it; `reply` joins everything that the agent said;
     `tool_calls` are all calls in order; `approvals` those of them that wait for a decision; `unknown_kinds` counts the
-    chunks of kinds that this version does not know.
+    chunks of kinds that this version does not know; `repeated` is whether the message came once more while nobody had
+    been given this turn, and was not sent a second time.
     """
 
     status: TurnStatus
@@ -157,6 +158,7 @@ class Turn(Noun):
     usage: Usage | None = None
     failure: TurnFailure | None = None
     compacted: bool = False
+    repeated: bool = False
     unknown_kinds: dict[str, int] = Field(default_factory=dict)
 
 
@@ -318,6 +320,10 @@ class OutgoingMessage(Noun):
     def is_in(self, message: Message) -> bool:
         """Whether a listed message shows that this was taken."""
         return message.otid == self.otid
+
+    def repeats(self, other: Outgoing | None) -> bool:
+        """Whether it is what somebody sends who gave up on the other one and tries again."""
+        return isinstance(other, OutgoingMessage) and other.model_copy(update={"otid": self.otid}) == self
 
 
 class Decision(Noun):

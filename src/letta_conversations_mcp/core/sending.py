@@ -2,8 +2,9 @@
 
 Owns the task of every turn: it belongs to the server's task group and not to the call that began it, so a call that
 gives up, or is cancelled, leaves the turn running. One turn at a time runs in a conversation; a further message waits
-for its place in the order of arrival, and for a turn that somebody else has begun. Nothing is kept of a turn that has
-ended: Letta has it, and is asked.
+for its place in the order of arrival, and for a turn that somebody else has begun. A message that comes once more while
+its turn runs, or before anybody was told how it ended, is not sent a second time: its caller had given up, and tries
+again. Nothing else is kept of a turn that has ended: Letta has it, and is asked.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from letta_conversations_mcp.core.errors import (
 from letta_conversations_mcp.core.flight import WITHDRAWN, Flight
 from letta_conversations_mcp.core.meter import SILENT, Meter
 from letta_conversations_mcp.core.model import ConversationRef, Outgoing, OutgoingMessage, Run, Turn
+from letta_conversations_mcp.core.unread import Unread
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ class Sender:
         self._meter = meter
         self._drain = drain
         self._lanes: dict[ConversationRef, _Lane] = {}
+        self._unread = Unread()
         self._hands_over = False
         self._caller = ""
 
@@ -102,6 +105,7 @@ class Sender:
         if self.is_busy(ref) and not wait_if_busy:
             raise Busy(ref.conversation_id, self._lanes[ref].flights[0].run_id)
         self._check_room()
+        self._unread.forget(ref)
         lane = self._lanes.setdefault(ref, _Lane())
         flight = Flight(ref, message=message, waits_if_busy=wait_if_busy, caller=self._caller)
         lane.flights.append(flight)
@@ -192,7 +196,8 @@ class Sender:
         *,
         wait_if_busy: bool = True,
     ) -> Turn:
-        """Send a message, or decisions, and wait for its turn as `wait` does.
+        """Send a message, or decisions, and wait for its turn as `wait` does; or for the turn that the same message of
+        this caller has begun, if nobody was told how that ended.
 
         A message whose place has not come by then, or whose caller has gone, is withdrawn: it would be lost with this
         process, and its caller would take the reply before it for its own.
@@ -201,17 +206,26 @@ class Sender:
             Busy, Overloaded: the place did not come, or shall not be waited for; nothing was sent.
             ShuttingDown: nor will it come any more; nothing was sent.
         """
-        flight = self.send(ref, message, wait_if_busy=wait_if_busy)
+        repeated = self._begun_before(ref, message)
+        flight = repeated or self.send(ref, message, wait_if_busy=wait_if_busy)
         try:
             turn = await self.wait(flight, seconds, report)
         finally:
-            withdrawn = not flight.landed.is_set() and flight.withdraw()
-        if withdrawn:
+            is_queued = not flight.landed.is_set() and not flight.begun
+            if is_queued and not flight.listeners:
+                flight.withdraw()
+        if is_queued:
             if self._drain.begun:
                 raise ShuttingDown
             running = self.in_flight(ref)
             raise flight.obstacle or Busy(ref.conversation_id, running.run_id if running else "")
-        return turn
+        return turn.model_copy(update={"repeated": True}) if repeated else turn
+
+    def _begun_before(self, ref: ConversationRef, message: Outgoing) -> Flight | None:
+        """The turn of the same message: running or queued, or ended without anybody being told."""
+        flights = self._lanes[ref].flights if self.is_busy(ref) else ()
+        running = next((each for each in flights if each.is_of(message, self._caller)), None)
+        return running or self._unread.find(ref, message, self._caller)
 
     async def wait(self, flight: Flight, seconds: float, report: Report) -> Turn:
         """Wait up to `seconds` for the turn's end, reporting; then give it as it stands. When the server goes down,
@@ -219,6 +233,17 @@ class Sender:
 
         Cancelling this ends the wait and nothing else.
         """
+        flight.listeners += 1
+        try:
+            turn = await self._wait(flight, seconds, report)
+            if flight.landed.is_set():
+                flight.told = True
+                self._unread.forget(flight.ref)
+            return turn
+        finally:
+            flight.listeners -= 1
+
+    async def _wait(self, flight: Flight, seconds: float, report: Report) -> Turn:
         started = anyio.current_time()
         told = flight.doing
         await report(f"{told}, 0 s")
@@ -292,6 +317,7 @@ class Sender:
             if not lane.flights:
                 del self._lanes[flight.ref]
             flight.land(outcome)
+            self._unread.keep(flight)
             flight.ended.set()
 
     async def _has_its_turn(self, lane: _Lane, flight: Flight, places: AsyncExitStack) -> bool:

@@ -159,6 +159,9 @@ def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool, left_out: int) -> 
     """What the reader should know of this turn beside its reply."""
     place = place_of(ref)
     notes: list[str] = []
+    if turn.repeated:
+        anew = "" if turn.status == "running" else " To send it anew, make the call once more."
+        notes.append(f"The same message was sent before, and nobody was told the reply; it was not sent again.{anew}")
     if is_cut:
         notes.append(
             f"Cut to fit; list_messages({place}, limit=5) shows it, with skip_chars the rest of a long message."
