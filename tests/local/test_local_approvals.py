@@ -132,7 +132,7 @@ async def test_a_running_turn_is_stopped(mcp: Caller, agent: str, model: Scripte
     model.enqueue(Say("Here."), to="there")
     following = await mcp.ok("send_message", **place, message="still there?")
 
-    assert (stopped.data["status"], stopped.data["run_ids"]) == ("cancelled", [running.data["run_id"]])
+    assert (stopped.data["status"], stopped.data["run_ids"]) == ("cancelled", [waited.data["run_id"]])
     assert "In the history: the message" in stopped.text
     assert waited.data["status"] == "cancelled"
     assert following.data["reply"] == "Here."
