@@ -82,7 +82,7 @@ async def test_a_running_turn_is_told(mcp: Caller, letta: Letta, model: Scripted
     agent_id, _ = await letta.new_agent()
     held = Hold(Say("at last"))
     model.enqueue(held)
-    running = await mcp.ok("send_message", agent=agent_id, message="think", wait_seconds=0.5)
+    running = await mcp.running(agent=agent_id, message="think")
     place = {"conversation_id": running.data["conversation_id"]}
 
     told = await mcp.ok("describe", **place)

@@ -169,7 +169,7 @@ async def test_a_slow_reply_is_running_and_then_fetched(mcp: Caller, letta: Lett
     held = Hold(Say("At last."))
     letta.model.enqueue(held)
 
-    running = await mcp.ok("send_message", conversation_id=conversation_id, message="Think hard", wait_seconds=1.5)
+    running = await mcp.running(conversation_id=conversation_id, message="Think hard")
     assert running.data["status"] == "running"
     assert "wait_for_reply" in running.data["next"]
     assert "Do not send the message again" in running.text

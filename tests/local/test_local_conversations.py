@@ -79,7 +79,7 @@ async def test_a_slow_reply_is_running_and_then_fetched(mcp: Caller, agent: str,
     held = Hold(Say("At last."))
     model.enqueue(held)
 
-    running = await mcp.ok("send_message", agent=agent, message="think", wait_seconds=1)
+    running = await mcp.running(agent=agent, message="think")
     held.gate.set()
     place = {"conversation_id": running.data["conversation_id"]}
     reply = await mcp.ok("wait_for_reply", **place, run_id=running.data["run_id"])

@@ -103,8 +103,9 @@ async def test_a_conversation_is_described(mcp: Caller, agent: str, model: Scrip
 async def test_a_running_turn_is_described(mcp: Caller, agent: str, model: ScriptedModel) -> None:
     held = Hold(Say("at last"))
     model.enqueue(held)
-    running = await mcp.ok("send_message", agent=agent, message="think", wait_seconds=1)
+    running = await mcp.running(agent=agent, message="think")
     place = {"conversation_id": running.data["conversation_id"]}
+    await model.asked()
 
     told = await mcp.ok("describe", **place)
     held.gate.set()

@@ -138,6 +138,16 @@ class Caller:
         assert not answer.is_error, answer.text
         return answer
 
+    async def running(self, **arguments: Any) -> Answer:
+        """The answer to a message whose turn does not end by itself: as soon as it names the run, which a busy machine
+        shows late."""
+        answer = await self.ok("send_message", **arguments, wait_seconds=0.5)
+        with anyio.fail_after(CALL_SECONDS):
+            while "run_id" not in answer.data:
+                place = {"conversation_id": answer.data["conversation_id"]}
+                answer = await self.ok("wait_for_reply", **place, wait_seconds=0.1)
+        return answer
+
     async def refused(self, tool: str, **arguments: Any) -> str:
         """The text of a call that must be an error."""
         answer = await self.call(tool, **arguments)
