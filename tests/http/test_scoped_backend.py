@@ -16,6 +16,7 @@ from letta_conversations_mcp.core.backend import Backend, NoSearch
 from letta_conversations_mcp.core.errors import InvalidArgument, NotFound, Overloaded, Refused
 from letta_conversations_mcp.core.model import (
     Approvals,
+    CompactionSettings,
     Conversation,
     ConversationChanges,
     ConversationQuery,
@@ -77,6 +78,7 @@ async def attempt(backend: ScopedBackend, verb: str, ref: ConversationRef, run_i
         "update_conversation": (ref.conversation_id, ConversationChanges(summary="mine now")),
         "delete_conversation": (ref.conversation_id,),
         "list_messages": (ref, MessageQuery()),
+        "compact": (ref, CompactionSettings()),
         "send": (ref, MESSAGE),
         "resume": (ref, MESSAGE),
         "respond": (ref, Approvals(decisions=(Decision(tool_call_id="call_1", approve=True),), otid=MESSAGE.otid)),

@@ -17,7 +17,7 @@ from letta_conversations_mcp.core.model import (
     Block,
     Chunk,
     Compaction,
-    CompactionMode,
+    CompactionSettings,
     ContextUse,
     Conversation,
     ConversationChanges,
@@ -174,17 +174,7 @@ class Backend(Protocol):
         """
         ...
 
-    async def compact(
-        self,
-        ref: ConversationRef,
-        *,
-        mode: CompactionMode | None = None,
-        model: str = "",
-        model_settings: dict[str, object] | None = None,
-        prompt: str = "",
-        clip_chars: int | None = None,
-        sliding_window_percentage: float | None = None,
-    ) -> Compaction:
+    async def compact(self, ref: ConversationRef, settings: CompactionSettings) -> Compaction:
         """Summarise the history in context. Raises Refused when there is too little to summarise."""
         ...
 

@@ -18,6 +18,7 @@ from letta_conversations_mcp.core.model import (
     Approvals,
     Chunk,
     Compaction,
+    CompactionSettings,
     Conversation,
     ConversationChanges,
     ConversationRef,
@@ -100,9 +101,9 @@ class _Announcing:
         await self._backend.delete_conversation(conversation_id)
         self._changes.publish(Change(conversation_id, relisted=True))
 
-    async def compact(self, ref: ConversationRef, **options: Any) -> Compaction:
+    async def compact(self, ref: ConversationRef, settings: CompactionSettings) -> Compaction:
         try:
-            return await self._backend.compact(ref, **options)
+            return await self._backend.compact(ref, settings)
         finally:
             # Letta may go on compacting for somebody who has stopped waiting.
             self._changed(ref)

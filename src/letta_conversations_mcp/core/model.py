@@ -191,6 +191,19 @@ class ContextUse(Noun):
     limit: int | None = None
 
 
+class CompactionSettings(Noun):
+    """How to summarise, in Letta's names; what is left out is the server's to choose. `model` and `model_settings` are
+    of the writer of the summary, `clip_chars` is its longest; `sliding_window_percentage` is the share of the context
+    that a sliding window keeps, between 0 and 1."""
+
+    mode: CompactionMode | None = None
+    model: str = ""
+    model_settings: dict[str, object] = Field(default_factory=dict)
+    prompt: str = ""
+    clip_chars: int | None = None
+    sliding_window_percentage: float | None = None
+
+
 class Compaction(Noun):
     """`before` and `after` count the messages in context; `older_listed`: list_messages still has the others."""
 

@@ -23,7 +23,7 @@ from letta_conversations_mcp.core.model import (
     Block,
     Chunk,
     Compaction,
-    CompactionMode,
+    CompactionSettings,
     ContextUse,
     Conversation,
     ConversationChanges,
@@ -194,27 +194,9 @@ class ScopedBackend:
         await self._check(ref)
         return await self._backend.cancel(ref, run_id)
 
-    async def compact(
-        self,
-        ref: ConversationRef,
-        *,
-        mode: CompactionMode | None = None,
-        model: str = "",
-        model_settings: dict[str, object] | None = None,
-        prompt: str = "",
-        clip_chars: int | None = None,
-        sliding_window_percentage: float | None = None,
-    ) -> Compaction:
+    async def compact(self, ref: ConversationRef, settings: CompactionSettings) -> Compaction:
         await self._check(ref)
-        return await self._backend.compact(
-            ref,
-            mode=mode,
-            model=model,
-            model_settings=model_settings,
-            prompt=prompt,
-            clip_chars=clip_chars,
-            sliding_window_percentage=sliding_window_percentage,
-        )
+        return await self._backend.compact(ref, settings)
 
     async def recompile(self, ref: ConversationRef, *, dry_run: bool = False) -> str:
         await self._check(ref)

@@ -15,6 +15,7 @@ from letta_conversations_mcp.core.keys import check_key, one_at_a_time, open_wit
 from letta_conversations_mcp.core.model import (
     Archived,
     CompactionMode,
+    CompactionSettings,
     Conversation,
     ConversationQuery,
     Deletion,
@@ -298,16 +299,16 @@ async def compact(
     before and after, and the summary."""
     services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
+    wanted = CompactionSettings(
+        mode=mode,
+        model=model.strip(),
+        model_settings=model_settings,
+        prompt=prompt,
+        clip_chars=clip_chars,
+        sliding_window_percentage=sliding_window_percentage,
+    )
     async with heartbeat(ctx, "writing the summary"):
-        done = await services.backend.compact(
-            ref,
-            mode=mode,
-            model=model.strip(),
-            model_settings=model_settings,
-            prompt=prompt,
-            clip_chars=clip_chars,
-            sliding_window_percentage=sliding_window_percentage,
-        )
+        done = await services.backend.compact(ref, wanted)
     room = services.settings.max_output_chars - 1000
     summary = cut(done.summary, room)
     return Compacted(

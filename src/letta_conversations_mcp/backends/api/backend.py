@@ -32,7 +32,7 @@ from letta_conversations_mcp.core.model import (
     Agent,
     Chunk,
     Compaction,
-    CompactionMode,
+    CompactionSettings,
     ContextUse,
     ConversationRef,
     Deletion,
@@ -193,30 +193,12 @@ class ApiBackend(ApiConversations, ApiApprovals):
         known.is_fork = not await self._list_of_agent(ref, MessageQuery(before=second, limit=1))
         return known.is_fork
 
-    async def compact(
-        self,
-        ref: ConversationRef,
-        *,
-        mode: CompactionMode | None = None,
-        model: str = "",
-        model_settings: dict[str, object] | None = None,
-        prompt: str = "",
-        clip_chars: int | None = None,
-        sliding_window_percentage: float | None = None,
-    ) -> Compaction:
+    async def compact(self, ref: ConversationRef, settings: CompactionSettings) -> Compaction:
         client = await self._open()
-        if model_settings:
-            await anyio.to_thread.run_sync(check_model_settings, model_settings)
-        wanted: Json = {
-            "mode": mode,
-            "model": model,
-            "model_settings": model_settings,
-            "prompt": prompt,
-            "clip_chars": clip_chars,
-            "sliding_window_percentage": sliding_window_percentage,
-        }
-        settings = {key: value for key, value in wanted.items() if value not in (None, "", {})}
-        body: Json = {"compaction_settings": settings} if settings else {}
+        if settings.model_settings:
+            await anyio.to_thread.run_sync(check_model_settings, settings.model_settings)
+        wanted = settings.model_dump(exclude_defaults=True)
+        body: Json = {"compaction_settings": wanted} if wanted else {}
         if ref.conversation_id == DEFAULT_CONVERSATION:
             body["agent_id"] = ref.agent_id
         with client.asking.to(

@@ -20,7 +20,7 @@ from letta_conversations_mcp.core.errors import Refused
 from letta_conversations_mcp.core.model import (
     DEFAULT_CONVERSATION,
     Compaction,
-    CompactionMode,
+    CompactionSettings,
     ConversationRef,
     Deletion,
     FoundMessage,
@@ -65,34 +65,17 @@ class LocalBackend(LocalConversations, LocalTurns):
         """The protocol has no command for it."""
         raise NoSearch
 
-    async def compact(
-        self,
-        ref: ConversationRef,
-        *,
-        mode: CompactionMode | None = None,
-        model: str = "",
-        model_settings: dict[str, object] | None = None,
-        prompt: str = "",
-        clip_chars: int | None = None,
-        sliding_window_percentage: float | None = None,
-    ) -> Compaction:
-        if model or model_settings:
+    async def compact(self, ref: ConversationRef, settings: CompactionSettings) -> Compaction:
+        if settings.model or settings.model_settings:
             raise Refused(
                 "compact with another model",
                 "the local backend writes the summary with the conversation's own model",
                 "Nothing was changed; leave model and model_settings out.",
             )
         link = await self._open()
-        wanted: dict[str, object] = {
-            "mode": mode,
-            "prompt": prompt,
-            "clip_chars": clip_chars,
-            "sliding_window_percentage": sliding_window_percentage,
-        }
-        settings = {key: value for key, value in wanted.items() if value not in (None, "")}
         body: dict[str, object] = {"agent_id": ref.agent_id}
-        if settings:
-            body["compaction_settings"] = settings
+        if wanted := settings.model_dump(exclude_defaults=True):
+            body["compaction_settings"] = wanted
         answer = await link.request(
             "conversation_compact",
             what="compact the conversation",
