@@ -6,10 +6,9 @@ place where a call gets its caller's view of the services: a backend with their 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from mcp.server import ServerRequestContext
 from mcp.server.auth.middleware.auth_context import get_access_token
@@ -18,7 +17,6 @@ from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INTERNAL_ERROR,
-    INVALID_PARAMS,
     INVALID_REQUEST,
     CompleteResult,
     Completion,
@@ -29,12 +27,9 @@ from mcp_types import (
 from pydantic import SkipValidation
 
 from letta_conversations_mcp.core.access import EVERYTHING, Access
-from letta_conversations_mcp.core.errors import ConversationError, Forbidden, NotFound
-from letta_conversations_mcp.core.model import CONVERSATION_ID
+from letta_conversations_mcp.core.errors import ConversationError, Forbidden
 from letta_conversations_mcp.core.scoped import ScopedBackend
 from letta_conversations_mcp.tools.tool import Services
-
-_CONVERSATION_URI = re.compile(rf"letta://conversations/({CONVERSATION_ID.pattern})(?:[/?#].*)?")
 
 _NOTHING_TO_READ: Mapping[str, HandlerResult] = {
     "resources/list": ListResourcesResult(resources=[]),
@@ -90,9 +85,6 @@ class Callers:
             return await call_next(ctx)
         try:
             services = await _view(ctx.lifespan_context, access)
-            await _check_subscriptions(services, ctx)
-        except NotFound as error:
-            raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
         except ConversationError as error:
             raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
         return await call_next(replace(ctx, lifespan_context=services))
@@ -103,14 +95,3 @@ async def _view(services: Services, access: Access) -> Services:
     if access.agents is not None:
         backend = ScopedBackend(backend, access.agents)
     return replace(services, backend=backend, sender=services.sender.on_behalf_of(access.name, backend))
-
-
-async def _check_subscriptions(services: Services, ctx: ServerRequestContext[Services, Any]) -> None:
-    """Whoever is told that a conversation has changed must be able to see it. Raises NotFound."""
-    if ctx.method != "subscriptions/listen":
-        return
-    wanted = (ctx.params or {}).get("notifications")
-    uris = cast("Mapping[str, object]", wanted).get("resourceSubscriptions") if isinstance(wanted, Mapping) else None
-    for uri in cast("list[object]", uris) if isinstance(uris, list) else []:
-        if found := _CONVERSATION_URI.fullmatch(str(uri)):
-            await services.backend.owner_of(found[1])

@@ -9,9 +9,15 @@ from typing import Any
 
 import pytest
 from mcp import MCPError
-from mcp_types import ResourceTemplateReference
+from mcp_types import (
+    INVALID_PARAMS,
+    EmptyResult,
+    ResourceTemplateReference,
+    SubscribeRequest,
+    SubscribeRequestParams,
+)
 
-from tests.http.team import Team, client_of, post
+from tests.http.team import Team, client_of
 from tests.rig.letta_server import Letta
 from tests.rig.servers import Caller, Era, http_server
 
@@ -34,6 +40,10 @@ class Two:
     other_conversation: str
     other_run: str
     other_message: str
+
+
+def transcript_of(conversation: str) -> str:
+    return f"letta://conversations/{conversation}/transcript"
 
 
 @asynccontextmanager
@@ -221,15 +231,22 @@ async def test_who_may_use_some_agents_makes_none(team: Team, letta: Letta, era:
     assert "no tool" in said
 
 
-async def test_nobody_is_told_when_a_conversation_of_somebody_else_changes(team: Team, letta: Letta) -> None:
+async def test_a_stream_tells_of_no_conversation_of_somebody_else(team: Team, letta: Letta) -> None:
     async with two(team, letta, "modern") as they:
-        uris = [f"letta://conversations/{they.other_conversation}/transcript"]
-        response = await post(
-            they.url, "subscriptions/listen", {"notifications": {"resourceSubscriptions": uris}}, team.bearer("ann")
-        )
+        own, other = (transcript_of(each) for each in (they.conversation, they.other_conversation))
+        async with they.ann.client.listen(resource_subscriptions=[other, own]) as stream:
+            honored = stream.honored.resource_subscriptions
 
-    assert response.json()["error"]["code"] == -32602
-    assert f"There is no conversation {they.other_conversation}" in response.json()["error"]["message"]
+    assert honored == [own]
+
+
+async def test_nobody_subscribes_to_a_conversation_of_somebody_else(team: Team, letta: Letta) -> None:
+    async with two(team, letta, "legacy") as they:
+        params = SubscribeRequestParams(uri=transcript_of(they.other_conversation))
+        with pytest.raises(MCPError, match=f"There is no conversation {they.other_conversation}") as refused:
+            await they.ann.client.session.send_request(SubscribeRequest(params=params), EmptyResult)
+
+    assert refused.value.error.code == INVALID_PARAMS
 
 
 async def test_callers_with_no_agent_at_all_see_nothing(team: Team, letta: Letta, era: Era) -> None:
