@@ -210,8 +210,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of the developer's own settings reaches a server, and no proxy what is on this machine."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LETTA_")}
+    """Nothing of the developer's own settings reaches a server, and no proxy what is on this machine.
+
+    Python writes its bytecode, as it does when a package is installed: else every start would compile our files, and
+    none of the SDK's.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("LETTA_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
     return kept | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 

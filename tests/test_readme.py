@@ -10,8 +10,8 @@ import pytest
 
 from letta_conversations_mcp.cli import COMMANDS
 from letta_conversations_mcp.prompts import PROMPTS
-from letta_conversations_mcp.server import TOOLS
 from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.tools.catalogue import TOOLS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -1,17 +1,14 @@
 """The way in: the console script, and `python -m letta_conversations_mcp`."""
 
-import gc
 import sys
+
+from letta_conversations_mcp.loading import loading
 
 
 def main() -> int:
     """Run the command line. Returns its exit status."""
-    # Most of a start is imports, whose objects live for ever: looking for garbage among them takes a tenth of the time.
-    gc.disable()
-    from letta_conversations_mcp.cli import main as run_command
-
-    gc.freeze()
-    gc.enable()
+    with loading():
+        from letta_conversations_mcp.cli import main as run_command
     return run_command()
 
 

@@ -61,19 +61,14 @@ def current_access() -> Access | None:
 
 
 class Callers:
-    """A middleware of the MCP server. `required`: a request that has not come through the gate is not answered."""
-
-    def __init__(self) -> None:
-        self.required = False
+    """A middleware of the MCP server. A request that has not come through the gate is not answered."""
 
     def access(self) -> Access:
         """What the present caller may do."""
         access = current_access()
-        if access is not None:
-            return access
-        if self.required:
+        if access is None:
             raise MCPError(code=INVALID_REQUEST, message="This server answers only callers that it knows.")
-        return EVERYTHING
+        return access
 
     async def __call__(self, ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
         access = self.access()

@@ -20,6 +20,7 @@ from letta_conversations_mcp import __version__
 from letta_conversations_mcp.backends.open import NoBackend, check_backend
 from letta_conversations_mcp.commands.failure import CommandFailed
 from letta_conversations_mcp.core.errors import ConversationError
+from letta_conversations_mcp.loading import loading
 from letta_conversations_mcp.settings import BackendSettings, Settings
 
 
@@ -40,7 +41,8 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(arguments: argparse.Namespace, settings: Settings) -> int:
-    from letta_conversations_mcp.commands.serve import serve
+    with loading():
+        from letta_conversations_mcp.commands.serve import serve
 
     check_backend(settings)
     return serve(settings, http=arguments.http)
@@ -163,8 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in COMMANDS:
         own = commands.add_parser(command.name, help=command.help, description=command.help)
         command.add_arguments(own)
-        # Only the called one's: deriving the options takes a part of the time to start.
-        if command.name == arguments[0]:
+        # Only the called one's, and only if some are given: deriving the options takes a part of the time to start.
+        if command.name == arguments[0] and len(arguments) > 1:
             options[command.name] = CliSettingsSource(
                 command.settings, root_parser=own, cli_kebab_case=True, cli_implicit_flags=True, cli_avoid_json=True
             )
@@ -172,13 +174,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if parsed.command is None:
         parser.print_help()
         return 0
-    return _run(next(each for each in COMMANDS if each.name == parsed.command), parsed, options[parsed.command])
+    return _run(next(each for each in COMMANDS if each.name == parsed.command), parsed, options.get(parsed.command))
 
 
-def _run(command: Command, parsed: argparse.Namespace, options: CliSettingsSource[argparse.ArgumentParser]) -> int:
+def _run(
+    command: Command, parsed: argparse.Namespace, options: CliSettingsSource[argparse.ArgumentParser] | None
+) -> int:
     try:
+        source = options and options(parsed_args=parsed)
         # The argument is pydantic-settings' own, and not among the fields that a type checker sees.
-        settings = command.settings(_cli_settings_source=options(parsed_args=parsed))  # pyright: ignore[reportCallIssue]
+        settings = command.settings(_cli_settings_source=source)  # pyright: ignore[reportCallIssue]
         return command.run(parsed, settings)
     except ValidationError as error:
         return _fail("\n".join(_option_problem(each) for each in error.errors(include_url=False, include_input=False)))

@@ -126,17 +126,15 @@ class _Pause:
 
 @asynccontextmanager
 async def open_changes(settings: Settings) -> AsyncGenerator[Changes]:
-    """What carries changes as the settings say: within this process, or among all replicas, as long as this lasts."""
-    url = settings.redis_url.get_secret_value()
-    if not url:
-        yield LocalChanges()
-        return
+    """What carries changes among all replicas that have this Redis, as long as this lasts."""
     # Late: an extra that not everybody has installed.
     from redis.asyncio import Redis
 
     place = hashlib.sha256(f"{settings.base_url}\n{settings.project}".encode()).hexdigest()[:12]
     redis: Any = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]  its types are unfinished
-        url, socket_connect_timeout=CONNECT_SECONDS, health_check_interval=int(LOOK_SECONDS)
+        settings.redis_url.get_secret_value(),
+        socket_connect_timeout=CONNECT_SECONDS,
+        health_check_interval=int(LOOK_SECONDS),
     )
     changes = RedisChanges(redis, f"letta-conversations-mcp:changes:{place}")
     with closing(changes):

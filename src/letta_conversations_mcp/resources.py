@@ -5,6 +5,7 @@ the list that a client shows to a person. Read-only, and each within the budget 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import cache, partial
 from typing import Any
 
 from mcp.server import MCPServer, ServerRequestContext
@@ -49,8 +50,28 @@ MESSAGE_CHARS = 80
 
 
 def add_resources(server: MCPServer[Services]) -> None:
-    """Register the templates, completion, and the list of recent conversations."""
+    """Register completion, the list of recent conversations, and the templates."""
 
+    @server.completion()
+    async def complete(
+        ref: PromptReference | ResourceTemplateReference,
+        argument: CompletionArgument,
+        context: CompletionContext | None,
+    ) -> Completion | None:
+        """Announces the capability; `ask_letta` answers, because the SDK's handler cannot reach the backend."""
+
+    # Once, and not before they are asked for: deriving their schemas takes a part of the time to start.
+    add_templates = cache(partial(_add_templates, server))
+
+    async def have_templates(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
+        if ctx.method in ("resources/templates/list", "resources/read"):
+            add_templates()
+        return await call_next(ctx)
+
+    server.middleware.extend([have_templates, ask_letta])
+
+
+def _add_templates(server: MCPServer[Services]) -> None:
     @server.resource(
         CONVERSATION_URI,
         name="conversation",
@@ -83,16 +104,6 @@ def add_resources(server: MCPServer[Services]) -> None:
     async def transcript_json(conversation_id: str, ctx: ToolContext, before: str = "", limit: str = "") -> str:
         services = services_of(ctx)
         return await _read(lambda: _json(services, conversation_id, before, limit))
-
-    @server.completion()
-    async def complete(
-        ref: PromptReference | ResourceTemplateReference,
-        argument: CompletionArgument,
-        context: CompletionContext | None,
-    ) -> Completion | None:
-        """Announces the capability; `ask_letta` answers, because the SDK's handler cannot reach the backend."""
-
-    server.middleware.append(ask_letta)
 
 
 async def _read(reading: Callable[[], Coroutine[Any, Any, str]]) -> str:

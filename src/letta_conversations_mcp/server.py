@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -31,53 +31,31 @@ from mcp_types import (
 from letta_conversations_mcp import __version__
 from letta_conversations_mcp.backends.open import open_backend
 from letta_conversations_mcp.backends.pool import open_pool
-from letta_conversations_mcp.callers import Callers
-from letta_conversations_mcp.core.access import Access, Scope
+from letta_conversations_mcp.core.access import EVERYTHING, Access, Scope
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.changes import announcing
+from letta_conversations_mcp.core.changes import Changes, LocalChanges, announcing
 from letta_conversations_mcp.core.delivery import Pace
 from letta_conversations_mcp.core.draining import Drain
 from letta_conversations_mcp.core.errors import Forbidden
 from letta_conversations_mcp.core.sending import TurnLimits, open_sender
 from letta_conversations_mcp.observability.calls import UNKNOWN, CallWatch, counted
 from letta_conversations_mcp.observability.watch import Watch
-from letta_conversations_mcp.prompts import PROMPTS, PromptSpec
-from letta_conversations_mcp.replicas import open_changes
 from letta_conversations_mcp.resources import add_resources
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.subscriptions import Subscriptions, open_telling
-from letta_conversations_mcp.tasked import TASKED, Tasked
 from letta_conversations_mcp.tasks import Tasks
-from letta_conversations_mcp.tools.agents import AGENT_TOOLS, CREATE_AGENT
-from letta_conversations_mcp.tools.approvals import APPROVAL_TOOLS
-from letta_conversations_mcp.tools.asking import ASKING_TOOLS
-from letta_conversations_mcp.tools.branches import BRANCH_TOOLS
-from letta_conversations_mcp.tools.cancelling import CANCEL_TOOLS
-from letta_conversations_mcp.tools.changing import CHANGING_TOOLS
-from letta_conversations_mcp.tools.conversations import CONVERSATION_TOOLS
-from letta_conversations_mcp.tools.describing import DESCRIBING_TOOLS
-from letta_conversations_mcp.tools.messages import MESSAGE_TOOLS
-from letta_conversations_mcp.tools.searching import SEARCHING_TOOLS
 from letta_conversations_mcp.tools.tool import ConversationTool, Services, ToolContext, ToolSpec, services_of
+
+if TYPE_CHECKING:
+    from letta_conversations_mcp.callers import Callers
+    from letta_conversations_mcp.prompts import PromptSpec
+    from letta_conversations_mcp.tasked import Tasked
 
 INSTRUCTIONS = (
     "Talk with Letta agents, which remember for months. An agent has many conversations: separate message threads that "
     "share its memory. send_message(agent=…) opens one and answers with its conversation_id; keep that id and pass it "
     "to continue. list_agents and list_conversations find what is there. When a reply takes long, send_message answers "
     "running: call wait_for_reply and never send the same message again."
-)
-
-TOOLS: tuple[ToolSpec, ...] = (
-    *CONVERSATION_TOOLS,
-    *DESCRIBING_TOOLS,
-    *CHANGING_TOOLS,
-    *BRANCH_TOOLS,
-    *MESSAGE_TOOLS,
-    *APPROVAL_TOOLS,
-    *CANCEL_TOOLS,
-    *ASKING_TOOLS,
-    *SEARCHING_TOOLS,
-    *AGENT_TOOLS,
 )
 
 MINUTE_MS = 60_000
@@ -96,19 +74,20 @@ ICON = Icon(
 
 
 class ConversationServer(MCPServer[Services]):
-    """An MCP server with our tools, built when they are first asked for: deriving their schemas takes longer than
+    """An MCP server with our tools and prompts, loaded and built when they are first asked for: that takes longer than
     everything else of ours at a start, and a client asks for them a moment after its first answer.
 
-    `services` are there while it runs. `watch` is told what happens, `drain` when the server goes down. Everybody who
-    reaches it may do everything, until `callers.required` says that they must be known.
+    `services` are there while it runs. `watch` is told what happens, `drain` when the server goes down. `access` tells
+    what the present caller may do: everything, until `know_callers`.
     """
 
-    def __init__(self, settings: Settings, tasked: Mapping[str, Tasked] = TASKED) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.services: Services | None = None
-        self.callers = Callers()
+        self.access: Callable[[], Access] = lambda: EVERYTHING
         self.drain = Drain()
         self.watch = Watch()
-        self.specs = {spec.name: spec for spec in TOOLS if _is_offered(spec, settings)}
+        self._options = settings
+        self._call_watch = CallWatch(lambda name: name in self.specs, self.drain, with_texts=settings.log_messages)
         limits = TurnLimits(running=settings.max_turns, queued=settings.max_queued, per_caller=settings.max_per_caller)
 
         @asynccontextmanager
@@ -117,7 +96,7 @@ class ConversationServer(MCPServer[Services]):
             async with (
                 open_backend(settings, self.watch) as opened,
                 open_pool(settings) as pool,
-                open_changes(settings) as changes,
+                _open_changes(settings) as changes,
                 _open_background() as background,
                 open_telling(changes, events, background, every=settings.watch_interval) as watcher,
             ):
@@ -132,7 +111,7 @@ class ConversationServer(MCPServer[Services]):
                     self.services = None
 
         events = InMemorySubscriptionBus()
-        tasks = Tasks(settings, self._cancel, tasked)
+        tasks = Tasks(settings, self._cancel, lambda: self.tasked)
         # What a caller may use changes with the token.
         listed = CacheHint(MINUTE_MS, "private") if settings.knows_callers else CacheHint(HOUR_MS, "public")
         keys = [key.get_secret_value() for key in settings.request_state_keys]
@@ -147,8 +126,7 @@ class ConversationServer(MCPServer[Services]):
             subscriptions=events,
             extensions=[tasks],
             middleware=[
-                self.callers,
-                CallWatch(frozenset(self.specs), self.drain, with_texts=settings.log_messages),
+                self._call_watch,
                 tasks.check,
             ],
             log_level=settings.log_level,
@@ -163,7 +141,6 @@ class ConversationServer(MCPServer[Services]):
                 "prompts/list": listed,
             },
         )
-        self._prompts = [prompt for prompt in PROMPTS if not (prompt.writes and settings.read_only)]
         add_resources(self)
         subscriptions = Subscriptions(events)
         self.middleware.append(subscriptions)
@@ -171,6 +148,32 @@ class ConversationServer(MCPServer[Services]):
         add_handler = self._lowlevel_server.add_request_handler
         add_handler("resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
         add_handler("resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
+
+    def know_callers(self, callers: Callers) -> None:
+        """From now on, answer only those, and each with what is there for them."""
+        self.access = callers.access
+        self.middleware.insert(self.middleware.index(self._call_watch), callers)
+
+    @cached_property
+    def specs(self) -> dict[str, ToolSpec]:
+        """The tools that are offered, by name."""
+        # Late, as in the properties below: see the class.
+        from letta_conversations_mcp.tools.catalogue import TOOLS
+
+        return {spec.name: spec for spec in TOOLS if spec.is_offered(self._options)}
+
+    @cached_property
+    def tasked(self) -> Mapping[str, Tasked]:
+        """The tools whose calls may become tasks, by name."""
+        from letta_conversations_mcp.tasked import TASKED
+
+        return TASKED
+
+    @cached_property
+    def _prompts(self) -> Sequence[PromptSpec]:
+        from letta_conversations_mcp.prompts import PROMPTS
+
+        return [prompt for prompt in PROMPTS if not (prompt.writes and self._options.read_only)]
 
     @cached_property
     def tools(self) -> dict[str, ConversationTool]:
@@ -211,7 +214,7 @@ class ConversationServer(MCPServer[Services]):
         scope = self.scope_of(name)
         usable = self._usable()
         with counted(self.watch, name if name in self.specs else UNKNOWN):
-            if scope and not self.callers.access().may(scope):
+            if scope and not self.access().may(scope):
                 raise ToolError(str(Forbidden(name, scope)))
             if name not in usable:
                 raise ToolError(f"There is no tool {name[:80]!r}. There are: {', '.join(usable)}.")
@@ -221,24 +224,26 @@ class ConversationServer(MCPServer[Services]):
 
     def _usable_prompts(self) -> list[PromptSpec]:
         """The prompts whose tools the present caller may use."""
-        access = self.callers.access()
+        access = self.access()
         return [prompt for prompt in self._prompts if access.may("write") or not prompt.writes]
 
     def _usable(self) -> list[str]:
         """The tools that the present caller may use."""
-        access = self.callers.access()
-        return [name for name, spec in self.specs.items() if _may_use(access, spec)]
+        access = self.access()
+        return [name for name, spec in self.specs.items() if spec.may_be_used(access)]
 
 
-def _is_offered(spec: ToolSpec, settings: Settings) -> bool:
-    if spec is CREATE_AGENT and not (settings.uses_local or settings.create_agents):
-        return False
-    return spec.read_only or not settings.read_only
+@asynccontextmanager
+async def _open_changes(settings: Settings) -> AsyncGenerator[Changes]:
+    """What carries changes as the settings say: within this process, or among all replicas, as long as this lasts."""
+    if not settings.redis_url.get_secret_value():
+        yield LocalChanges()
+        return
+    # Late: most servers are the only one.
+    from letta_conversations_mcp.replicas import open_changes
 
-
-def _may_use(access: Access, spec: ToolSpec) -> bool:
-    # Whoever has a list of agents would not see the one that they made.
-    return access.may(spec.scope) and not (spec is CREATE_AGENT and access.agents is not None)
+    async with open_changes(settings) as changes:
+        yield changes
 
 
 @asynccontextmanager

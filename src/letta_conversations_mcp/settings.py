@@ -25,7 +25,12 @@ class BackendSettings(BaseSettings):
     seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LETTA_MCP_", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+        env_prefix="LETTA_MCP_",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        defer_build=True,
     )
 
     backend: Literal["auto", "api", "local"] = Field(

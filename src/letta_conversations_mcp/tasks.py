@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 from mcp.server import ServerRequestContext
@@ -39,12 +39,14 @@ from mcp_types import (
     TextContent,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from letta_conversations_mcp.core.errors import ConversationError, NotFound, Refused
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.tasked import TASKED, Finding, Tasked, Trace
 from letta_conversations_mcp.tools.tool import Services
+
+if TYPE_CHECKING:
+    from letta_conversations_mcp.tasked import Finding, Tasked, Trace
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,9 @@ Context = ServerRequestContext[Services, Any]
 
 
 class TaskParams(RequestParams):
-    """Of `tasks/get` and `tasks/cancel`."""
+    """Of `tasks/get` and `tasks/cancel`. Built when first used, as the nouns of the core are."""
+
+    model_config = ConfigDict(defer_build=True)
 
     task_id: str = Field(alias="taskId", max_length=LONGEST_ID)
 
@@ -164,7 +168,7 @@ class Job:
 
 
 class Tasks(Extension):
-    """The extension, for these tools."""
+    """The extension. `tasked` gives the tools that it is for, and is asked when one of them is called."""
 
     identifier = IDENTIFIER
 
@@ -172,7 +176,7 @@ class Tasks(Extension):
         self,
         settings: Settings,
         cancel: Callable[[Context, Mapping[str, str]], Awaitable[None]],
-        tasked: Mapping[str, Tasked] = TASKED,
+        tasked: Callable[[], Mapping[str, Tasked]],
     ) -> None:
         self._seal = Seal(settings)
         self._cancel_at_letta = cancel
@@ -209,7 +213,7 @@ class Tasks(Extension):
         self, params: CallToolRequestParams, ctx: Context, call_next: CallNext
     ) -> HandlerResult:
         arguments = params.arguments or {}
-        tasked = self._tasked.get(params.name)
+        tasked = self._tasked().get(params.name)
         if tasked is None or not _is_declared(ctx) or not tasked.suits(arguments):
             return await call_next(ctx)
         if tasked.goes_on_here:
@@ -311,7 +315,7 @@ class Tasks(Extension):
     def _opened(self, ctx: Context, params: TaskParams) -> tuple[Handle, Tasked]:
         require_client_extension(ctx, IDENTIFIER)
         handle = self._seal.unseal(params.task_id)
-        tasked = self._tasked.get(handle.tool)
+        tasked = self._tasked().get(handle.tool)
         if tasked is None:
             raise MCPError(code=INVALID_PARAMS, message="The task is of a tool that this version does not have.")
         return handle, tasked

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any
 
 from mcp.server import MCPServer
@@ -12,7 +13,7 @@ from mcp_types import CallToolResult, GetPromptResult, InputRequiredResult, Prom
 from letta_conversations_mcp.http import build_app, listen
 from letta_conversations_mcp.server import ConversationServer
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.tasked import TASKED
+from letta_conversations_mcp.tasked import TASKED, Tasked
 from letta_conversations_mcp.tools.tool import ToolContext
 from tests.conformance.content import JSON_SCHEMA_TOOL, add_content
 from tests.conformance.rounds import add_rounds
@@ -27,10 +28,14 @@ class FixtureServer(ConversationServer):
     """Has what is registered with the SDK too. Our own tools and prompts are not, so that they can be built late."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, {**TASKED, **TASKED_FIXTURES})
+        super().__init__(settings)
         add_content(self)
         add_rounds(self)
         add_work(self)
+
+    @cached_property
+    def tasked(self) -> Mapping[str, Tasked]:
+        return {**TASKED, **TASKED_FIXTURES}
 
     async def list_tools(self) -> list[Tool]:
         return [*await super().list_tools(), *await MCPServer.list_tools(self), JSON_SCHEMA_TOOL]

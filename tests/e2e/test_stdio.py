@@ -170,6 +170,49 @@ async def test_the_sdk_is_not_loaded_before_it_is_needed() -> None:
     assert done.stdout.decode().strip() == "[]"
 
 
+NOT_AT_THE_START = {
+    "callers": "only over HTTP",
+    "http": "only over HTTP",
+    "observability.endpoints": "only over HTTP",
+    "observability.metrics": "only over HTTP",
+    "replicas": "only for one of several",
+    "backends.local": "only for agents on this machine",
+    "observability.traces": "only where traces are wanted",
+    "commands.apply": "another command",
+    "commands.doctor": "another command",
+    "commands.export": "another command",
+    "commands.token": "another command",
+    "demo": "another command",
+    "tools.catalogue": "with the first request for a tool",
+    "tools.messages": "with the first request for a tool",
+    "tasked": "with the first call that may become a task",
+    "prompts": "with the first request for a prompt",
+}
+"""Modules of ours, and when they are loaded."""
+
+
+async def test_what_the_first_answer_does_not_need_is_not_loaded_for_it() -> None:
+    script = (
+        "import json, sys\n"
+        "from letta_conversations_mcp.__main__ import main\n"
+        "main()\n"
+        "print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    )
+    request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": INITIALIZE}
+
+    done = await anyio.run_process(
+        [sys.executable, "-c", script],
+        input=json.dumps(request).encode() + b"\n",
+        env=environment(Settings(base_url="http://127.0.0.1:9")),
+    )
+
+    loaded = set(json.loads(done.stderr))
+    assert json.loads(done.stdout)["result"]["serverInfo"]["name"] == "letta-conversations"
+    assert "letta_conversations_mcp.server" in loaded
+    assert not {f"letta_conversations_mcp.{name}" for name in NOT_AT_THE_START} & loaded
+    assert not {"letta_client", "redis", "prometheus_client", "opentelemetry.sdk", "websockets"} & loaded
+
+
 async def test_a_cancelled_call_leaves_the_turn_running() -> None:
     model = ScriptedModel()
     fake = FakeLetta(model)

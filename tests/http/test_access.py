@@ -10,8 +10,9 @@ from pydantic import SecretStr
 
 from letta_conversations_mcp.http import CannotServe, build_app
 from letta_conversations_mcp.http.tokens import LOOK_SECONDS, make_token
-from letta_conversations_mcp.server import TOOLS, build_server
+from letta_conversations_mcp.server import build_server
 from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.tools.catalogue import TOOLS
 from tests.http.team import Team, call_tool, client_of, member, post
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say

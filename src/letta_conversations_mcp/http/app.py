@@ -18,6 +18,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from letta_conversations_mcp.callers import Callers
 from letta_conversations_mcp.core.access import SCOPES
 from letta_conversations_mcp.http.gate import EitherVerifier, Gate
 from letta_conversations_mcp.http.limits import Bounds, CloseUnread, Limits
@@ -98,7 +99,8 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
     """The application for a server, which from then on answers only callers that came through the gate, if there is
     one. Raises CannotServe."""
     verifier = open_verifier(settings)
-    server.callers.required = verifier is not None
+    if verifier is not None:
+        server.know_callers(Callers())
 
     app = server.streamable_http_app(
         streamable_http_path=MCP_PATH,

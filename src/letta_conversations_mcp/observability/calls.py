@@ -7,7 +7,7 @@ calls that are still at work when the time is nearly up.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, cast
@@ -41,10 +41,10 @@ INTERRUPTED = (
 
 
 class CallWatch:
-    """`tools` are the names that there are. `with_texts`: the log has what was said, too."""
+    """`is_tool` says whether there is a tool of a name. `with_texts`: the log has what was said, too."""
 
-    def __init__(self, tools: Collection[str], drain: Drain, *, with_texts: bool) -> None:
-        self._tools = tools
+    def __init__(self, is_tool: Callable[[str], bool], drain: Drain, *, with_texts: bool) -> None:
+        self._is_tool = is_tool
         self._drain = drain
         self._with_texts = with_texts
 
@@ -73,7 +73,7 @@ class CallWatch:
             return result
 
     def _known(self, name: object) -> str:
-        return name if isinstance(name, str) and name in self._tools else UNKNOWN
+        return name if isinstance(name, str) and self._is_tool(name) else UNKNOWN
 
     async def _answer(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         with self._drain.patience() if ctx.method == LISTEN else self._drain.last_moment():

@@ -127,5 +127,5 @@ async def create_agent(
 
 
 LIST_MODELS = ToolSpec(list_models, title="List models", read_only=True)
-CREATE_AGENT = ToolSpec(create_agent, title="Create an agent")
+CREATE_AGENT = ToolSpec(create_agent, title="Create an agent", makes_agents=True)
 AGENT_TOOLS = (ToolSpec(list_agents, title="List agents", read_only=True), LIST_MODELS, CREATE_AGENT)

@@ -18,7 +18,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from letta_conversations_mcp.core.access import Scope
+from letta_conversations_mcp.core.access import Access, Scope
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError
 from letta_conversations_mcp.core.sending import Sender
@@ -146,6 +146,7 @@ class ToolSpec:
     idempotent: bool = False
     open_world: bool = False
     deletes: bool = False
+    makes_agents: bool = False
 
     @property
     def name(self) -> str:
@@ -157,6 +158,16 @@ class ToolSpec:
         if self.read_only:
             return "read"
         return "delete" if self.deletes else "write"
+
+    def is_offered(self, settings: Settings) -> bool:
+        """Whether a server with these settings has it."""
+        if self.makes_agents and not (settings.uses_local or settings.create_agents):
+            return False
+        return self.read_only or not settings.read_only
+
+    def may_be_used(self, access: Access) -> bool:
+        # Whoever has a list of agents would not see the one that they made.
+        return access.may(self.scope) and not (self.makes_agents and access.agents is not None)
 
     def build(self) -> ConversationTool:
         """The tool with its schemas, which take some milliseconds to derive."""
