@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from mcp_types import (
 
 from tests.http.team import Team, client_of
 from tests.rig.letta_server import Letta
+from tests.rig.model import Hold, Say
 from tests.rig.servers import Caller, Era, http_server
 
 NOWHERE_AGENT = "agent-00000000-0000-4000-8000-000000000000"
@@ -220,6 +222,34 @@ async def test_prompts_bring_along_nothing_of_somebody_else(team: Team, letta: L
         ):
             with pytest.raises(MCPError, match="There is no"):
                 await they.ann.client.get_prompt(name, arguments)
+
+
+async def test_a_chain_counts_across_callers_but_is_not_told_to_who_does_not_see_the_agent(
+    team: Team, letta: Letta, era: Era
+) -> None:
+    agent, _ = await letta.new_agent()
+    spoken_to, _ = await letta.new_agent()
+    ann, bob, everyone = team.add("ann", agents=[agent]), team.add("bob", agents=[agent, spoken_to]), team.add("carol")
+    held = Hold(Say("done"))
+    letta.model.enqueue(held, to="think")
+
+    async with (
+        http_server(team.settings(letta.base_url)) as url,
+        client_of(url, everyone, era) as carol,
+        client_of(url, ann, era) as outsider,
+        client_of(url, bob, era) as insider,
+    ):
+        running = asyncio.create_task(carol.ok("send_message", agent=spoken_to, message="think", sender="a job, hop 3"))
+        await letta.model.asked()
+        apart = await outsider.ok("send_message", agent=agent, message="a question", sender=spoken_to)
+        onward = await insider.ok("send_message", agent=agent, message="a question", sender=spoken_to)
+        held.gate.set()
+        await running
+
+    [seen_apart] = await letta.stored_texts(agent, apart.data["conversation_id"])
+    [seen_onward] = await letta.stored_texts(agent, onward.data["conversation_id"])
+    assert "[hop 1 of 5;" in seen_apart
+    assert "[hop 5 of 5;" in seen_onward
 
 
 async def test_who_may_use_some_agents_makes_none(team: Team, letta: Letta, era: Era) -> None:

@@ -18,7 +18,7 @@ import re
 from dataclasses import dataclass
 
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import InvalidArgument, TooManyHops
+from letta_conversations_mcp.core.errors import InvalidArgument, NotFound, TooManyHops
 from letta_conversations_mcp.core.model import (
     AGENT_ID,
     CONVERSATION_ID,
@@ -98,8 +98,20 @@ async def _hop_before(backend: Backend, sender: Sender, speaker: Speaker) -> int
     if not speaker.agent_id:
         return 0
     texts = sender.messages_to(speaker.agent_id, speaker.conversation_id)
+    # They may be of other callers, so that a chain counts whoever sends; but not for one who cannot see the agent. That
+    # of a conversation was found.
+    if texts and not speaker.conversation_id and not await _is_seen(backend, speaker.agent_id):
+        return 0
     if speaker.conversation_id:
         ref = ConversationRef(conversation_id=speaker.conversation_id, agent_id=speaker.agent_id)
         newest = await backend.list_messages(ref, MessageQuery(limit=NEWEST))
         texts += [message.text for message in newest.items if message.kind == "user"][-1:]
     return max(map(hop_of, texts), default=0)
+
+
+async def _is_seen(backend: Backend, agent_id: str) -> bool:
+    try:
+        await backend.get_agent(agent_id)
+    except NotFound:
+        return False
+    return True

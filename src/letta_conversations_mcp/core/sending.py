@@ -131,7 +131,8 @@ class Sender:
         return ref in self._lanes
 
     def messages_to(self, agent_id: str, conversation_id: str = "") -> list[str]:
-        """The texts of the messages that an agent is answering now through this process."""
+        """The texts of the messages that an agent is answering now through this process, whichever caller sent them: to
+        be shown only to those who see the agent."""
         flights = [flight for lane in self._lanes.values() for flight in lane.flights if flight.begun]
         return [
             flight.message.text
