@@ -47,6 +47,28 @@ async def call_once(running: Service) -> httpx.Response:
         return await http.post(f"{running.url}/mcp", json=LIST_MODELS, headers=MODERN)
 
 
+def slow_letta() -> tuple[FakeLetta, anyio.Event]:
+    """A Letta that does not say which models it has before the event."""
+    fake = FakeLetta(ScriptedModel())
+    gate = anyio.Event()
+    fake.stall("GET", "/v1/models/*", gate)
+    return fake, gate
+
+
+async def asked(fake: FakeLetta, path_end: str = "") -> None:
+    """Wait until Letta was asked for something whose path ends so."""
+    with anyio.fail_after(10):
+        while not any(each.path.endswith(path_end) for each in fake.requests):
+            await anyio.sleep(0.02)
+
+
+async def begin_to_drain(running: Service) -> None:
+    running.process.send_signal(signal.SIGTERM)
+    with anyio.fail_after(10):
+        while (await running.get("/readyz")).status_code != 503:
+            await anyio.sleep(0.02)
+
+
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_running_call_is_answered_early_and_its_turn_is_found_by_another_server(era: Era) -> None:
     model = ScriptedModel()
@@ -77,21 +99,13 @@ async def test_a_running_call_is_answered_early_and_its_turn_is_found_by_another
 
 
 async def test_while_it_drains_it_is_not_ready_and_refuses_new_calls_but_is_alive() -> None:
-    fake = FakeLetta(ScriptedModel())
-    fake.add_agent("talker")
-    gate = anyio.Event()
-    fake.stall("GET", "/v1/models/*", gate)
+    fake, gate = slow_letta()
     async with fake.serve() as letta_url:
         settings = Settings(base_url=letta_url, drain_seconds=20)
         async with service(settings) as running, running.client("modern") as caller:
             running_call = asyncio.create_task(caller.ok("list_models"))
-            with anyio.fail_after(10):
-                while not fake.requests:
-                    await anyio.sleep(0.02)
-            running.process.send_signal(signal.SIGTERM)
-            with anyio.fail_after(10):
-                while (await running.get("/readyz")).status_code != 503:
-                    await anyio.sleep(0.02)
+            await asked(fake)
+            await begin_to_drain(running)
             ready, alive, call = await running.get("/readyz"), await running.get("/healthz"), await call_once(running)
             gate.set()
             status = await running.ended(10)
@@ -134,16 +148,12 @@ async def test_a_message_that_waits_for_its_place_is_not_sent_any_more() -> None
 
 
 async def test_a_call_that_does_not_end_is_ended_within_the_bound_and_told_so() -> None:
-    fake = FakeLetta(ScriptedModel())
-    gate = anyio.Event()
-    fake.stall("GET", "/v1/models/*", gate)
+    fake, gate = slow_letta()
     async with fake.serve() as letta_url:
         settings = Settings(base_url=letta_url, drain_seconds=2)
         async with service(settings) as running, running.client("modern") as caller:
             call = asyncio.create_task(caller.refused("list_models"))
-            with anyio.fail_after(10):
-                while not fake.requests:
-                    await anyio.sleep(0.02)
+            await asked(fake)
             running.process.send_signal(signal.SIGTERM)
             status = await running.ended(6)
             told = await call
@@ -169,13 +179,8 @@ async def test_a_message_that_letta_has_not_confirmed_is_waited_for_before_the_e
             running.client("modern") as caller,
         ):
             call = asyncio.create_task(caller.ok("send_message", conversation_id=conversation_id, message="hello"))
-            with anyio.fail_after(10):
-                while not any(each.path.endswith("/messages") for each in fake.requests):
-                    await anyio.sleep(0.02)
-            running.process.send_signal(signal.SIGTERM)
-            with anyio.fail_after(10):
-                while (await running.get("/readyz")).status_code != 503:
-                    await anyio.sleep(0.02)
+            await asked(fake, "/messages")
+            await begin_to_drain(running)
             gate.set()
             status = await running.ended(10)
             answer = await call
@@ -220,20 +225,13 @@ async def test_a_listening_client_is_told_of_the_end_and_does_not_hold_the_serve
 
 
 async def test_a_second_signal_does_not_wait() -> None:
-    fake = FakeLetta(ScriptedModel())
-    gate = anyio.Event()
-    fake.stall("GET", "/v1/models/*", gate)
+    fake, gate = slow_letta()
     async with fake.serve() as letta_url:
         settings = Settings(base_url=letta_url, drain_seconds=600)
         async with service(settings) as running, httpx.AsyncClient(trust_env=False, timeout=20) as http:
             call = asyncio.create_task(http.post(f"{running.url}/mcp", json=LIST_MODELS, headers=MODERN))
-            with anyio.fail_after(10):
-                while not fake.requests:
-                    await anyio.sleep(0.02)
-            running.process.send_signal(signal.SIGTERM)
-            with anyio.fail_after(10):
-                while (await running.get("/readyz")).status_code != 503:
-                    await anyio.sleep(0.02)
+            await asked(fake)
+            await begin_to_drain(running)
             running.process.send_signal(signal.SIGTERM)
             status = await running.ended(10)
             answer = (await call).json()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import anyio
 import httpx
@@ -51,16 +53,22 @@ async def ended_turns(url: str, count: int) -> Scrape:
     return seen
 
 
-async def test_calls_turns_and_requests_to_letta_are_counted_by_how_they_ended() -> None:
-    model = ScriptedModel()
-    fake = FakeLetta(model)
-    agent_id = fake.add_agent("talker")
+@asynccontextmanager
+async def served(fake: FakeLetta) -> AsyncGenerator[tuple[Caller, str]]:
+    """A server over HTTP in front of this Letta: a caller of its tools, and its URL."""
     async with (
         fake.serve() as letta_url,
         http_server(Settings(base_url=letta_url)) as url,
         Client(f"{url}/mcp") as client,
     ):
-        caller = Caller(client)
+        yield Caller(client), url
+
+
+async def test_calls_turns_and_requests_to_letta_are_counted_by_how_they_ended() -> None:
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    agent_id = fake.add_agent("talker")
+    async with served(fake) as (caller, url):
         await caller.ok("send_message", agent=agent_id, message="hello")
         model.enqueue(Refuse(500))
         await caller.ok("send_message", agent=agent_id, message="fail")
@@ -84,12 +92,7 @@ async def test_turns_that_run_and_messages_that_wait_are_told_apart() -> None:
     agent_id = fake.add_agent("slow")
     held = Hold(Say("done"))
     model.enqueue(held)
-    async with (
-        fake.serve() as letta_url,
-        http_server(Settings(base_url=letta_url)) as url,
-        Client(f"{url}/mcp") as client,
-    ):
-        caller = Caller(client)
+    async with served(fake) as (caller, url):
         conversation_id = fake.add_conversation(agent_id)
         arguments = {"conversation_id": conversation_id, "message": "think"}
         await caller.ok("send_message", **arguments, wait_seconds=0.1)
@@ -109,12 +112,7 @@ async def test_turns_that_run_and_messages_that_wait_are_told_apart() -> None:
 async def test_broken_connections_are_counted_with_what_was_done_about_them() -> None:
     fake = FakeLetta(ScriptedModel())
     agent_id = fake.add_agent("far")
-    async with (
-        fake.serve() as letta_url,
-        http_server(Settings(base_url=letta_url)) as url,
-        Client(f"{url}/mcp") as client,
-    ):
-        caller = Caller(client)
+    async with served(fake) as (caller, url):
         fake.drop("POST", "/v1/conversations/*/messages", after_events=2)
         await caller.ok("send_message", agent=agent_id, message="hello")
         seen = await ended_turns(url, 1)
@@ -127,12 +125,7 @@ async def test_broken_connections_are_counted_with_what_was_done_about_them() ->
 async def test_a_message_that_never_arrived_is_counted_when_it_is_sent_again() -> None:
     fake = FakeLetta(ScriptedModel(), redis=False)
     agent_id = fake.add_agent("far")
-    async with (
-        fake.serve() as letta_url,
-        http_server(Settings(base_url=letta_url)) as url,
-        Client(f"{url}/mcp") as client,
-    ):
-        caller = Caller(client)
+    async with served(fake) as (caller, url):
         fake.drop("POST", "/v1/conversations/*/messages", before_request_is_handled=True)
         await caller.ok("send_message", agent=agent_id, message="hello")
         seen = await ended_turns(url, 1)
@@ -144,12 +137,7 @@ async def test_a_message_that_never_arrived_is_counted_when_it_is_sent_again() -
 async def test_no_label_holds_an_id_a_name_or_a_text() -> None:
     fake = FakeLetta(ScriptedModel())
     agent_id = fake.add_agent("Bartholomew")
-    async with (
-        fake.serve() as letta_url,
-        http_server(Settings(base_url=letta_url)) as url,
-        Client(f"{url}/mcp") as client,
-    ):
-        caller = Caller(client)
+    async with served(fake) as (caller, url):
         sent = await caller.ok("send_message", agent="Bartholomew", message="a very private text")
         await caller.refused("tool-of-my-own-invention")
         few = (await ended_turns(url, 1)).labels()
