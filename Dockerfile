@@ -11,7 +11,8 @@ RUN pip install --no-cache-dir --disable-pip-version-check --constraint constrai
 
 
 FROM python:3.12-slim
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin app
+RUN groupadd --gid 10001 app \
+    && useradd --uid 10001 --gid app --no-create-home --home-dir / --shell /usr/sbin/nologin app
 COPY --from=build /opt/app /opt/app
 ENV PATH=/opt/app/bin:$PATH \
     # The modules are compiled at the build, and the file system may be read-only.
@@ -22,7 +23,10 @@ ENV PATH=/opt/app/bin:$PATH \
     LETTA_MCP_LOG_LEVEL=INFO
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
+# Past any proxy that the container is told of. podman and buildah keep a health check with --format docker only.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["python", "-c", "\
+import os, urllib.request as http; \
+url = f'http://127.0.0.1:{os.environ.get(\"LETTA_MCP_PORT\", 8000)}/healthz'; \
+http.build_opener(http.ProxyHandler({})).open(url, timeout=4)"]
 ENTRYPOINT ["letta-conversations-mcp"]
 CMD ["serve", "--http"]

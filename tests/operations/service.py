@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -79,9 +79,11 @@ class Service:
 
 
 @asynccontextmanager
-async def service(settings: Settings, variables: Mapping[str, str] | None = None) -> AsyncGenerator[Service]:
+async def service(
+    settings: Settings, variables: Mapping[str, str] | None = None, arguments: Sequence[str] = ("serve", "--http")
+) -> AsyncGenerator[Service]:
     """Run it on a free port; killed at the end if it still runs."""
-    command = [sys.executable, "-m", "letta_conversations_mcp", "serve", "--http", "--port", "0"]
+    command = [sys.executable, "-m", "letta_conversations_mcp", *arguments, "--port", "0"]
     async with (
         await anyio.open_process(
             command, env=environment(settings) | dict(variables or {}), stderr=subprocess.PIPE

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
+import sys
+import tomllib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -46,6 +49,34 @@ def test_every_variable_in_the_files_is_a_setting() -> None:
     known = {f"LETTA_MCP_{name.upper()}" for name in Settings.model_fields} | {"LETTA_API_KEY", "LETTA_BASE_URL"}
 
     assert named_settings() - known == set()
+
+
+def instruction(name: str) -> str:
+    """What the Dockerfile gives the last instruction of this name, on one line."""
+    joined = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    return next(line for line in reversed(joined.splitlines()) if line.startswith(f"{name} ")).removeprefix(f"{name} ")
+
+
+def test_the_image_starts_the_command_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert json.loads(instruction("ENTRYPOINT")) == list(project["scripts"])
+
+
+async def test_the_health_check_of_the_image_tells_whether_the_server_answers() -> None:
+    check = json.loads(instruction("HEALTHCHECK").split("CMD ")[1])
+    proxied = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
+    started = json.loads(instruction("CMD"))
+    async with service(Settings(base_url="http://127.0.0.1:9"), arguments=started) as server:
+        command = [sys.executable, *check[1:]]
+        variables = proxied | {"LETTA_MCP_PORT": server.url.rpartition(":")[2]}
+        healthy = await anyio.run_process(command, env=variables, check=False)
+        server.process.kill()
+        await server.ended(10)
+        gone = await anyio.run_process(command, env=variables, check=False)
+
+    assert (check[0], healthy.returncode) == ("python", 0), healthy.stderr
+    assert gone.returncode == 1
 
 
 def test_containers_cannot_write_cannot_gain_rights_and_are_not_root() -> None:
