@@ -40,6 +40,7 @@ from letta_conversations_mcp.core.errors import Forbidden
 from letta_conversations_mcp.core.sending import TurnLimits, open_sender
 from letta_conversations_mcp.observability.calls import UNKNOWN, CallWatch, counted
 from letta_conversations_mcp.observability.watch import Watch
+from letta_conversations_mcp.request_states import explain_refusal
 from letta_conversations_mcp.resources import add_resources
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.subscriptions import Subscriptions, open_telling
@@ -144,6 +145,7 @@ class ConversationServer(MCPServer[Services]):
         add_resources(self)
         subscriptions = Subscriptions(events)
         self.middleware.append(subscriptions)
+        self.middleware.insert(0, explain_refusal)
         # MCPServer has no public way to serve these two.
         add_handler = self._lowlevel_server.add_request_handler
         add_handler("resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)

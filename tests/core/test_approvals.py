@@ -67,7 +67,9 @@ def test_a_decision_about_other_calls_than_those_that_wait_is_not_handed_over() 
     approvals = decide(HERE, TWO, approve=True, reason="")
 
     check_pending(HERE, TWO[::-1], approvals)
-    for pending in (TWO[:1], (), (*TWO, ToolCall(id="call_3"))):
+    later = [each.model_copy(update={"asked_by": "message-2"}) for each in TWO]
+    other = (TWO[0], TWO[1].model_copy(update={"arguments": '{"all": true}'}))
+    for pending in (TWO[:1], (), (*TWO, ToolCall(id="call_3")), later, other):
         with pytest.raises(NothingPending):
             check_pending(HERE, pending, approvals)
 
@@ -75,7 +77,10 @@ def test_a_decision_about_other_calls_than_those_that_wait_is_not_handed_over() 
 def test_the_last_request_waits_until_it_is_answered() -> None:
     history = [listed("user_message"), request("call_1", "call_2")]
 
-    assert [call.id for call in pending_calls(history)] == ["call_1", "call_2"]
+    assert [(call.id, call.asked_by) for call in pending_calls(history)] == [
+        ("call_1", history[-1].id),
+        ("call_2", history[-1].id),
+    ]
     assert pending_calls([*history, listed("summary_message", summary="before")]) != ()
     for answered in ("approval_response_message", "tool_return_message", "assistant_message", "user_message"):
         assert pending_calls([*history, listed(answered)]) == ()

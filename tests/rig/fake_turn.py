@@ -264,7 +264,8 @@ class Turn:
             self.save(rows if row.items else given)
             return False
         # The agents do not call tools in parallel: only the first call is done, a token stream shows all of them.
-        use, call_id = answer.uses[0], f"call_{uuid4().hex[:24]}"
+        use = answer.uses[0]
+        call_id = use.call_id or f"call_{uuid4().hex[:24]}"
         raw = use.arguments if isinstance(use.arguments, str) else json.dumps(use.arguments)
         if use.name in self.thread.agent.needing_approval or use.name in self.request.client_tools:
             row.call = {"name": use.name, "arguments": raw, "tool_call_id": call_id}

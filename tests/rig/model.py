@@ -26,10 +26,12 @@ class Say:
 
 @dataclass(frozen=True)
 class Use:
-    """One call of a tool. `arguments` may be a string, to send text that is no JSON."""
+    """One call of a tool. `arguments` may be a string, to send text that is no JSON. Without a `call_id` it gets one
+    of its own."""
 
     name: str
     arguments: Mapping[str, object] | str = field(default_factory=dict[str, object])
+    call_id: str = ""
 
 
 @dataclass(frozen=True)

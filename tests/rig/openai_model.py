@@ -158,7 +158,7 @@ def tool_calls(answer: Say | CallTools) -> list[Json]:
         return []
     return [
         {
-            "id": f"call_{uuid.uuid4().hex[:24]}",
+            "id": use.call_id or f"call_{uuid.uuid4().hex[:24]}",
             "type": "function",
             "function": {
                 "name": use.name,

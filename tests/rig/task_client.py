@@ -66,14 +66,21 @@ def _plain(result: RawResult) -> dict[str, Any]:
 
 
 @asynccontextmanager
+async def task_client_of(url: str, *, declares: bool = True) -> AsyncGenerator[TaskClient]:
+    """A client of a server that runs."""
+    async with Client(url, extensions=[advertise(IDENTIFIER)] if declares else []) as client:
+        yield TaskClient(client)
+
+
+@asynccontextmanager
 async def task_client(
     settings: Settings, transport: Transport = "memory", *, declares: bool = True
 ) -> AsyncGenerator[TaskClient]:
     """A client of a server of its own with these settings."""
     extensions = [advertise(IDENTIFIER)] if declares else []
     if transport == "http":
-        async with http_server(settings) as url, Client(f"{url}/mcp", extensions=extensions) as client:
-            yield TaskClient(client)
+        async with http_server(settings) as url, task_client_of(f"{url}/mcp", declares=declares) as client:
+            yield client
     else:
         target = build_server(settings) if transport == "memory" else stdio_server(settings)
         async with Client(target, extensions=extensions) as client:

@@ -23,18 +23,25 @@ def pending_calls(messages: Sequence[Message]) -> tuple[ToolCall, ...]:
     """
     for message in reversed(messages):
         if message.type == "approval_request_message":
-            return message.calls
+            return tuple(call.model_copy(update={"asked_by": message.id}) for call in message.calls)
         if message.kind != "summary":
             break
     return ()
 
 
 def decide(
-    conversation_id: str, pending: Sequence[ToolCall], *, approve: bool, reason: str, call_ids: Collection[str] = ()
+    conversation_id: str,
+    pending: Sequence[ToolCall],
+    *,
+    approve: bool,
+    reason: str,
+    call_ids: Collection[str] = (),
+    otid: str = "",
 ) -> Approvals:
     """One answer to all pending calls, because a server takes none for some of them only (seen on 0.16.8).
 
-    With `call_ids` an approval is for these, and the others are denied.
+    With `call_ids` an approval is for these, and the others are denied. Decisions that may be handed over twice need an
+    `otid` of their own.
 
     Raises:
         NothingPending: no call waits, or not one that was named.
@@ -66,15 +73,18 @@ def decide(
         )
         for each in ids
     )
-    return Approvals(decisions=decisions, otid=str(uuid.uuid4()), calls=tuple(pending))
+    return Approvals(decisions=decisions, otid=otid or str(uuid.uuid4()), calls=tuple(pending))
 
 
 def check_pending(conversation_id: str, pending: Sequence[ToolCall], approvals: Approvals) -> None:
     """Raises NothingPending unless exactly these calls wait. Asked as late as can be: to an answer that comes too late
-    Letta runs a turn about nothing (seen on 0.16.8)."""
-    ids = [each.id for each in pending]
-    if set(ids) != {each.tool_call_id for each in approvals.decisions}:
-        raise NothingPending(conversation_id, ids)
+    Letta runs a turn about nothing (seen on 0.16.8). Ids alone do not tell: some models give every call the same."""
+    if set(map(_identity, pending)) != set(map(_identity, approvals.calls)):
+        raise NothingPending(conversation_id, [each.id for each in pending])
+
+
+def _identity(call: ToolCall) -> tuple[str, ...]:
+    return (call.asked_by, call.id, call.name, call.arguments)
 
 
 def calls_chunk(calls: Sequence[ToolCall]) -> Chunk:

@@ -98,6 +98,8 @@ class ToolCall(Noun):
     result: str = ""
     client_side: bool = False
     """Whether only the client that offered this tool can run it; known of calls that wait for a decision."""
+    asked_by: str = ""
+    """What asks for the decision that the call waits for, by its id: a later call can look the same."""
 
 
 class Message(Noun):

@@ -8,6 +8,7 @@ is none, and the turn comes back as it stands. Nothing is ever approved without 
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from letta_conversations_mcp.core.addressing import locate
 from letta_conversations_mcp.core.approvals import decide
-from letta_conversations_mcp.core.errors import NothingPending, quote
+from letta_conversations_mcp.core.errors import InvalidArgument, NothingPending, quote
 from letta_conversations_mcp.core.model import Approvals, ConversationRef, ToolCall, Turn
 from letta_conversations_mcp.tools.progress import reporter
 from letta_conversations_mcp.tools.replies import Reply, ReplyKind
@@ -64,6 +65,8 @@ class Question(BaseModel):
 
     ref: ConversationRef
     calls: tuple[ToolCall, ...]
+    otid: str
+    """Under which the decision is handed over, however often the client brings it: Letta takes it once."""
 
 
 async def respond_to_approval(
@@ -110,8 +113,16 @@ async def settle(ctx: ToolContext, ref: ConversationRef, turn: Turn, seconds: fl
 
 
 def question_of(ctx: ToolContext) -> Question | None:
-    """What the person was asked in the round before, when this call brings the answer."""
-    return None if ctx.request_state is None else Question.model_validate_json(ctx.request_state)
+    """What the person was asked in the round before, when this call brings the answer.
+
+    Raises:
+        InvalidArgument: an answer without the question. Taken for a new call it would send its message again.
+    """
+    if ctx.request_state is not None:
+        return Question.model_validate_json(ctx.request_state)
+    if ctx.input_responses:
+        raise InvalidArgument("requestState", "it is missing beside inputResponses, so what they answer is not known.")
+    return None
 
 
 async def resume(ctx: ToolContext, question: Question, seconds: float) -> Turn:
@@ -121,7 +132,7 @@ async def resume(ctx: ToolContext, question: Question, seconds: float) -> Turn:
     if answer is None or (isinstance(answer, ElicitResult) and answer.action == "cancel"):
         return await _latest(ctx, question.ref, seconds)
     approve, reason = _verdict(answer)
-    approvals = decide(question.ref.conversation_id, question.calls, approve=approve, reason=reason)
+    approvals = decide(question.ref.conversation_id, question.calls, approve=approve, reason=reason, otid=question.otid)
     return await settle(ctx, question.ref, await _hand_over(ctx, question.ref, approvals, seconds), seconds)
 
 
@@ -176,7 +187,7 @@ def _as_result(ref: ConversationRef, calls: Sequence[ToolCall]) -> InputRequired
     form = ElicitRequestFormParams(message=_question(ref, calls), requested_schema=schema)
     return InputRequiredResult(
         input_requests={QUESTION: ElicitRequest(params=form)},
-        request_state=Question(ref=ref, calls=tuple(calls)).model_dump_json(),
+        request_state=Question(ref=ref, calls=tuple(calls), otid=str(uuid.uuid4())).model_dump_json(),
     )
 
 

@@ -32,12 +32,14 @@ class ControlRequest:
     @classmethod
     def of(cls, data: Mapping[str, object]) -> ControlRequest:
         asked = mapping_field(data, "request")
+        request_id = text_field(data, "request_id")
         call = ToolCall(
             id=text_field(asked, "tool_call_id"),
             name=text_field(asked, "tool_name"),
             arguments=to_json(mapping_field(asked, "input")).decode(),
+            asked_by=request_id,
         )
-        return cls(text_field(data, "request_id"), call)
+        return cls(request_id, call)
 
 
 @dataclass(frozen=True)
