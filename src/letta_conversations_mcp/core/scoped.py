@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from itertools import zip_longest
 from typing import TypeVar
 
@@ -43,6 +42,7 @@ from letta_conversations_mcp.core.model import (
     Run,
     ToolCall,
 )
+from letta_conversations_mcp.core.ordering import in_order
 
 AGENTS_PAGE = 100
 """Agents asked for at a time when a list is searched for those that exist here."""
@@ -120,7 +120,9 @@ class ScopedBackend:
             await self.owner_of(query.after)
         if query.agent_id:
             return await self._backend.list_conversations(query) if query.agent_id in self._agents else Page(items=())
-        if query.order_by == "last_run_completion" and len(self._agents) > 1:
+        if len(self._agents) == 1:
+            return await self._backend.list_conversations(query.model_copy(update={"agent_id": min(self._agents)}))
+        if query.order_by == "last_run_completion" and self._agents:
             raise InvalidArgument("order_by", "your token is for several agents; give one of them as agent for this.")
         pages = await self._of_each(
             lambda agent_id: self._backend.list_conversations(query.model_copy(update={"agent_id": agent_id}))
@@ -275,18 +277,7 @@ class ScopedBackend:
 
 
 def _merged(pages: Sequence[Page[Conversation]], query: ConversationQuery) -> Page[Conversation]:
-    """One page in the server's order: by time, then by id, and what has no time at the end."""
-
-    def place(each: Conversation) -> tuple[datetime, str]:
-        return datetime.fromisoformat(_time(each, query)), each.id
-
+    """One page in the server's order."""
     every = [each for page in pages for each in page.items]
-    descending = query.order == "desc"
-    timed = sorted((each for each in every if _time(each, query)), key=place, reverse=descending)
-    others = sorted((each for each in every if not _time(each, query)), key=lambda each: each.id, reverse=descending)
     more = len(every) > query.limit or any(page.more for page in pages)
-    return Page(items=(*timed, *others)[: query.limit], more=more)
-
-
-def _time(conversation: Conversation, query: ConversationQuery) -> str:
-    return conversation.last_message_at if query.order_by == "last_message_at" else conversation.created_at
+    return Page(items=tuple(in_order(every, query)[: query.limit]), more=more)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from letta_conversations_mcp.backends.local.agents import LocalAgents
 from letta_conversations_mcp.backends.local.reading import read_conversation
@@ -17,6 +17,7 @@ from letta_conversations_mcp.core.model import (
     NewConversation,
     Page,
 )
+from letta_conversations_mcp.core.ordering import in_order
 from letta_conversations_mcp.core.wire import mapping_field, mappings, text_field
 
 LIST_PAGE = 200
@@ -63,18 +64,13 @@ class LocalConversations(LocalAgents):
         return ()
 
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
-        every = [each for each in await self._all_conversations(query) if self._is_wanted(each, query)]
-        by: Callable[[Conversation], str] = (
-            (lambda each: each.created_at) if query.order_by == "created_at" else (lambda each: each.last_message_at)
-        )
-        # Without the value last, in both orders, as the REST API has it.
-        having = sorted((each for each in every if by(each)), key=by, reverse=query.order == "desc")
-        ordered = [*having, *(each for each in every if not by(each))]
-        ids = [each.id for each in ordered]
+        """A cursor is a place in the order: its conversation may be another agent's, or hidden since."""
+        every = {each.id: each for each in await self._all_conversations(query) if self._is_wanted(each, query)}
+        if query.after and query.after not in every:
+            every[query.after] = await self.get_conversation(query.after)
+        ordered = in_order(every.values(), query)
         if query.after:
-            if query.after not in ids:
-                raise NotFound.conversation(query.after)
-            ordered = ordered[ids.index(query.after) + 1 :]
+            ordered = ordered[[each.id for each in ordered].index(query.after) + 1 :]
         return Page(items=tuple(ordered[: query.limit]), more=len(ordered) > query.limit)
 
     def _is_wanted(self, conversation: Conversation, query: ConversationQuery) -> bool:
