@@ -201,6 +201,7 @@ def sample(place: str) -> list[tuple[Way, Case]]:
         one_way = Way("memory", "modern")
         cases = [
             Case(Plan(Break("reset", At("request")))),
+            Case(Plan(Break("reset", At("forwarded")), None), "long"),
             Case(Plan(Refuse(), None)),
             Case(Plan(Reply("input refused", 409, REFUSED_INPUT))),
             Case(Plan(Garble("halves"))),

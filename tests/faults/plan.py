@@ -1,8 +1,8 @@
 """What the proxy may be told to do to a connection: the faults, where in an exchange they strike, and how often.
 
 The same words serve HTTP and WebSocket. In an exchange over HTTP the request is a POST or GET, its head the headers of
-the answer, and its events those of the stream. Over a WebSocket the request is the frame that hands a message over, its
-head the frame that accepts it, and its events all frames of the turn after that.
+the answer, and its events those of the stream. Over a WebSocket the request is the frame that hands a message or a
+decision over, its head the frame that accepts it, and its events all frames of the turn after that.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class Frames:
     async def _take(self, frame: Frame) -> None:
         """A frame of our server's."""
         command = content(frame)
-        if command.get("type") != "input" or command["payload"]["kind"] != "create_message":
+        if command.get("type") != "input":
             await self._forward(frame)
             return
         turn = self._turn = self._proxy.begin("input", is_send=True)

@@ -28,10 +28,11 @@ CLOSE_SECONDS = 1
 
 @dataclass(frozen=True)
 class LocalBounds:
-    """All in seconds."""
+    """All in seconds. `look_seconds`: how long a turn is silent before the server is asked whether it runs."""
 
     connect_seconds: float = 5.0
     request_seconds: float = 60.0
+    look_seconds: float = 5.0
     silence_seconds: float = 120.0
     compact_seconds: float = 300.0
 

@@ -187,6 +187,14 @@ class Link:
                 listener.close()
 
 
+def received(frames: Frames) -> list[Frame]:
+    """The frames that have come and were not taken yet."""
+    taken: list[Frame] = []
+    while frames.statistics().current_buffer_used:
+        taken.append(frames.receive_nowait())
+    return taken
+
+
 class _Answer:
     def __init__(self) -> None:
         self.frame: Frame | None = None

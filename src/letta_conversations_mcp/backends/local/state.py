@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import anyio
 from pydantic_core import to_json
 
-from letta_conversations_mcp.backends.local.link import Link
+from letta_conversations_mcp.backends.local.link import Link, received
 from letta_conversations_mcp.core.model import ConversationRef, Decision, ToolCall
 from letta_conversations_mcp.core.wire import mapping_field, mappings, text_field
 
@@ -61,11 +60,7 @@ async def read_state(link: Link, ref: ConversationRef) -> LoopState:
         await link.request(
             "sync", what="tell its state", runtime=scope(ref), recover_approvals=False, force_device_status=True
         )
-        while True:
-            try:
-                frame = frames.receive_nowait()
-            except (anyio.WouldBlock, anyio.EndOfStream, anyio.ClosedResourceError):
-                break
+        for frame in received(frames):
             if frame.get("type") == "update_loop_status":
                 status = mapping_field(frame, "loop_status")
             elif frame.get("type") == "update_device_status":

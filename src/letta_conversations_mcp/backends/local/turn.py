@@ -65,6 +65,7 @@ class TurnReader:
                 consumed = mapping_field(mapping_field(frame, "loop_status"), "client_message_ids_by_run_id")
                 taken = any(isinstance(ids, list) and self._message_id in ids for ids in consumed.values())
                 self._taken, self._ours = self._taken or taken, self._ours or taken
+                yield {"message_type": "ping", "run_id": self.run_id}
             case "stream_delta" if self._ours:
                 yield from self._delta(mapping_field(frame, "delta"))
             case "turn_finished" if self._ours:
@@ -128,6 +129,18 @@ def turns_of(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
 def run_id_of(turn: Sequence[Chunk]) -> str:
     """The protocol has no runs to ask for, so a turn is named after the message that began it."""
     return RUN_PREFIX + (text_field(turn[0], "otid") or text_field(turn[0], "id"))
+
+
+def with_run_ids(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Listed messages, oldest first, each with the id of its turn's run: "" for those of a turn whose beginning is not
+    listed."""
+    run_id = ""
+    named: list[Chunk] = []
+    for chunk in chunks:
+        if chunk.get("message_type") == "user_message":
+            run_id = run_id_of([chunk])
+        named.append({**chunk, "run_id": run_id})
+    return named
 
 
 def is_of(turn: Sequence[Chunk], run_id: str) -> bool:

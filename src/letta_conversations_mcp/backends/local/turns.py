@@ -5,13 +5,13 @@ The protocol has no runs, so a turn is told by the message that began it (see `t
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
 
 from letta_conversations_mcp.backends.local.base import LocalBase
-from letta_conversations_mcp.backends.local.link import Frames, Link
+from letta_conversations_mcp.backends.local.link import Frame, Frames, Link, received
 from letta_conversations_mcp.backends.local.reading import is_only_reminder, without_reminders, without_repeats
 from letta_conversations_mcp.backends.local.state import ControlRequest, LoopState, answer, read_state, scope
 from letta_conversations_mcp.backends.local.turn import (
@@ -22,6 +22,7 @@ from letta_conversations_mcp.backends.local.turn import (
     run_of,
     shown,
     turns_of,
+    with_run_ids,
 )
 from letta_conversations_mcp.core.approvals import calls_chunk, check_pending
 from letta_conversations_mcp.core.backend import NotResumable, StreamLost
@@ -139,26 +140,46 @@ class LocalTurns(LocalBase):
         for chunk in before:
             yield chunk
         while not reader.ended:
-            try:
-                with anyio.fail_after(self._bounds.silence_seconds):
-                    frame = await frames.receive()
-            except TimeoutError as error:
-                raise StreamLost(f"silence for {self._bounds.silence_seconds:g} s") from error
-            except (anyio.EndOfStream, anyio.ClosedResourceError) as error:
-                raise StreamLost("the connection to the App Server broke") from error
-            if frame.get("type") == "control_request":
-                request = ControlRequest.of(frame)
-                if self._tools == "off":
-                    # Nobody was offered tools, and while the question is open the conversation is stuck.
-                    await answer(
-                        link, ref, request.id, Decision(tool_call_id=request.call.id, approve=False, reason=NOT_OFFERED)
-                    )
-                    continue
-                for chunk in reader.stop_at(request.call):
+            for frame in await self._next(link, ref, frames):
+                for chunk in await self._read_frame(link, ref, reader, frame):
                     yield chunk
-                continue
-            for chunk in reader.read(frame):
-                yield chunk
+
+    async def _read_frame(self, link: Link, ref: ConversationRef, reader: TurnReader, frame: Frame) -> Iterable[Chunk]:
+        if reader.ended:
+            return ()
+        if frame.get("type") != "control_request":
+            return reader.read(frame)
+        request = ControlRequest.of(frame)
+        if self._tools != "off":
+            return reader.stop_at(request.call)
+        # Nobody was offered tools, and while the question is open the conversation is stuck.
+        denial = Decision(tool_call_id=request.call.id, approve=False, reason=NOT_OFFERED)
+        await answer(link, ref, request.id, denial)
+        return ()
+
+    async def _next(self, link: Link, ref: ConversationRef, frames: Frames) -> Sequence[Frame]:
+        """What comes next of a turn; after a while of silence, what comes when the server is asked whether one runs.
+
+        It says nothing by itself while a model thinks, and nothing either of a message that it had before and has
+        dropped. Raises StreamLost when no turn runs, when the server is silent, and when the connection breaks.
+        """
+        bounds = self._bounds
+        try:
+            with anyio.fail_after(bounds.silence_seconds):
+                with anyio.move_on_after(bounds.look_seconds):
+                    return [await frames.receive()]
+                state = await read_state(link, ref)
+        except TimeoutError as error:
+            raise StreamLost(f"silence for {bounds.silence_seconds:g} s") from error
+        except (anyio.EndOfStream, anyio.ClosedResourceError) as error:
+            raise StreamLost("the connection to the App Server broke") from error
+        except ConversationError as error:
+            raise StreamLost(str(error)) from error
+        arrived = received(frames)
+        # The turn may have ended while this was asked.
+        if not (state.active or state.pending or any(each.get("type") == "turn_finished" for each in arrived)):
+            raise StreamLost("the App Server runs no turn here")
+        return arrived
 
     async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:
         turns, state = await self._turns(ref)
@@ -197,4 +218,4 @@ class LocalTurns(LocalBase):
         chunks: list[Chunk] = [without_reminders(each) for each in mappings(answer.get("messages"))]
         more = len({text_field(each, "id") for each in chunks}) >= query.limit
         chunks = [each for each in chunks if not is_only_reminder(each)]
-        return without_repeats(chunks[::-1] if query.order == "desc" else chunks), more
+        return with_run_ids(without_repeats(chunks[::-1] if query.order == "desc" else chunks)), more
