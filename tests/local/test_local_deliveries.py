@@ -110,7 +110,7 @@ async def test_a_turn_that_is_silent_for_long_is_followed_while_the_server_says_
     assert "assistant_message" in kinds
 
 
-@pytest.mark.parametrize("at", [At("forwarded"), At("answer"), At("head")], ids=str)
+@pytest.mark.parametrize("at", [At("request"), At("forwarded"), At("answer"), At("head")], ids=str)
 async def test_a_decision_whose_answer_is_lost_is_found_and_handed_over_once(
     server: ServerContext, model: ScriptedModel, tmp_path: Path, at: At
 ) -> None:

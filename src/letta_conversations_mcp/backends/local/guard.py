@@ -3,8 +3,9 @@
 A turn whose last subscribed socket closes is stopped, and leaves its conversation unusable until the App Server is
 started again (seen with 0.34.12). So `link` starts this script, in a session of its own and with the other end of a
 socket as its stdin, and tells it, a JSON object a line, where the server is, and then each conversation; every line is
-answered with one. When that socket ends, however that came about, the script ends too, but not before the turns have.
-While it runs it holds the lock `in-use`, so that the server is not ended either.
+answered with one. An empty object says goodbye. When that has come, or the socket has ended, however that came about,
+the script ends too, but not before the turns have. While it runs it holds the lock `in-use`, so that the server is not
+ended either.
 
     guard.py
 """
@@ -16,10 +17,15 @@ import os
 import signal
 import socket
 import threading
+import time
 from typing import Any, cast
 
 LONGEST_TURN_SECONDS = 3600
 """After this a turn is left to itself."""
+
+LINGER_SECONDS = 5
+"""How long it stays when nobody said goodbye: for the process to connect again, without losing the question of a turn
+that waits for a decision, and for the server to begin a turn of which the process did not hear."""
 
 FRAME_BYTES = 64 * 1024 * 1024
 
@@ -65,10 +71,12 @@ class Guard:
             return  # the server has ended, and its turns with it
 
     def _take_orders(self) -> None:
-        while (order := self._line()) is not None:
+        while order := self._line():
             key = _key(order)
             self._watched[key] = order
             self._ask(key, {"type": "runtime_start", **order, "wait_for_replay": True})
+        if order is None and self._watched:
+            time.sleep(LINGER_SECONDS)
         with self._lock:
             self._ending = True
             self._unsure = set(self._watched)

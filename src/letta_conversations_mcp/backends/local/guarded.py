@@ -7,6 +7,7 @@ import logging
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -46,10 +47,14 @@ class Guarded:
             except (OSError, subprocess.SubprocessError) as error:
                 logger.warning("the turns in conversation %s will not outlive this process: %s", ref, error)
 
-    def close(self) -> None:
-        """Let the guard go, which ends once the turns have."""
+    def close(self, *, goodbye: bool) -> None:
+        """Let the guard go, which ends once the turns have. `goodbye`: nothing is under way but what the server tells
+        it of."""
         self._closed = True
         if self._control is not None:
+            if goodbye:
+                with suppress(OSError):
+                    self._control.sendall(b"{}\n")
             self._control.close()
             self._control = None
 
@@ -58,7 +63,7 @@ class Guarded:
             self._control = self._start()
         _exchange(self._control, order)
         if self._closed:
-            self.close()
+            self.close(goodbye=False)
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()

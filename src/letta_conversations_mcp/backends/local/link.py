@@ -69,6 +69,8 @@ class Link:
         self._waiting: dict[str, _Answer] = {}
         self._listeners: dict[tuple[str, str], list[MemoryObjectSendStream[Frame]]] = {}
         self._subscribed: set[tuple[str, str]] = set()
+        self._unanswered = False
+        """Whether anything was asked of which it is not known whether the server had it."""
         self.ended = anyio.Event()
 
     @property
@@ -145,6 +147,7 @@ class Link:
             raise TimedOut(what, bound, "Nothing is sure about it; look before repeating it.") from error
         finally:
             del self._waiting[request_id]
+            self._unanswered = self._unanswered or answer.frame is None
         if answer.frame is None:
             raise LinkBroken(what)
         return answer.frame
@@ -176,10 +179,10 @@ class Link:
         """Give up a connection over which nothing comes any more: the next call opens a new one."""
         self._socket.transport.abort()
 
-    def close(self) -> None:
+    def close(self, *, broken: bool = False) -> None:
         """Tell everybody who waits that nothing more will come."""
         self.ended.set()
-        self._guarded.close()
+        self._guarded.close(goodbye=not (broken or self._unanswered))
         for answer in self._waiting.values():
             answer.set(None)
         for listeners in self._listeners.values():
@@ -235,7 +238,7 @@ async def open_link(server: AppServer, *, connect_seconds: float, request_second
 
             async def read() -> None:
                 await link.read()
-                link.close()
+                link.close(broken=True)
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(read)
