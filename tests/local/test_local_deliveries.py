@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -29,6 +30,7 @@ from tests.faults.proxy import Proxy
 from tests.faults.relay_websocket import relay_websocket
 from tests.local.conftest import MODEL
 from tests.local.test_local_approvals import ONE_WAY, stopped_at, touch
+from tests.local.test_local_faults import CAPABLE, websocket
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import in_own_task
 
@@ -108,6 +110,30 @@ async def test_a_turn_that_is_silent_for_long_is_followed_while_the_server_says_
     assert kinds.count("ping") >= 4
     assert kinds[-1] == "stop_reason"
     assert "assistant_message" in kinds
+
+
+async def test_a_turn_that_ends_between_its_listing_and_its_state_has_not_failed() -> None:
+    asked = {"message_type": "user_message", "id": "m1", "otid": "ours", "content": "hello"}
+    answered = {"message_type": "assistant_message", "id": "m2", "content": "done"}
+    later = {"message_type": "user_message", "id": "m3", "otid": "another's", "content": "begun since"}
+    listings = [[asked], [later, answered, asked]]
+
+    def answer(command: dict[str, Any]) -> dict[str, Any]:
+        if command["type"] == "conversation_messages_list":
+            return {"success": True, "messages": listings.pop(0)}
+        kind = f"{command['type']}_response"
+        return {"type": kind, "success": True, "protocol_version": 1, "capabilities": CAPABLE}
+
+    @asynccontextmanager
+    async def scripted() -> AsyncGenerator[AppServer]:
+        async with websocket(answer) as url:
+            yield AppServer(url, "")
+
+    here = ConversationRef(conversation_id="local-conv-1", agent_id="agent-local-1")
+    async with in_own_task(open_local_backend(scripted, OFTEN)) as backend:
+        runs = await backend.list_runs(here, limit=10)
+
+    assert [(each.id, each.status) for each in runs] == [("local-run-ours", "completed")]
 
 
 @pytest.mark.parametrize("at", [At("request"), At("forwarded"), At("answer"), At("head")], ids=str)

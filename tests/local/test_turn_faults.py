@@ -117,6 +117,35 @@ async def test_a_turn_outlives_one_of_the_two_connections(
     assert [call.text[-5:] for call in model.calls] == ["think", "more?"]
 
 
+async def test_a_turn_that_loses_all_connections_is_told_to_be_broken_off_with_a_way_out(
+    place: dict[str, str], model: ScriptedModel, tmp_path: Path
+) -> None:
+    held = Hold(Say("Only a part of this is stored."))
+    async with proxied(tmp_path) as (cut_off, proxy):
+        await cut_off.ok("send_message", **place, message="hello")
+        model.enqueue(held)
+        await cut_off.ok("send_message", **place, message="think", wait_seconds=0)
+        await model.asked(2)
+        for connection in list(proxy.connections):
+            await connection.aclose()
+        await cut_off.ok("describe", **place)
+        held.gate.set()
+        with anyio.fail_after(20):
+            while "reply" not in (broken := await cut_off.ok("wait_for_reply", **place, wait_seconds=1)).data:
+                await anyio.sleep(0.05)
+        refused = await cut_off.ok("send_message", **place, message="and now?")
+        branch = await cut_off.ok("fork", **place)
+        model.enqueue(Say("Here I am."))
+        answered = await cut_off.ok("send_message", conversation_id=branch.data["conversation_id"], message="and here?")
+
+    assert broken.data["status"] == refused.data["status"] == "failed"
+    assert "may be a part" in broken.data["note"]
+    assert "fork" in broken.data["note"]
+    assert "already has an active run" in refused.data["note"]
+    assert "fork" in refused.data["note"]
+    assert answered.data["reply"] == "Here I am."
+
+
 async def test_a_reply_is_found_by_the_next_process_when_the_only_one_is_killed(
     model: ScriptedModel, model_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,13 @@ from pydantic_core import from_json
 
 from letta_conversations_mcp.core.wire import mapping_field, text_field
 
+STUCK = (
+    "All connections broke while a turn ran, and the App Server takes no message here until a person starts it again; "
+    "fork opens a branch that goes on at once."
+)
+
 _NEXT_STEPS = {
+    re.compile(r"\balready has an active run\b"): STUCK,
     re.compile(r"\b(?:ENOSPC|EDQUOT|EROFS|EACCES)\b"): (
         "It cannot write to its disk: a person has to make room there, or see to the permissions of its folder. "
         "Part of it may be done: look before repeating this."

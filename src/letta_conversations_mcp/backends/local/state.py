@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from pydantic_core import to_json
 
@@ -43,8 +44,12 @@ class ControlRequest:
 
 @dataclass(frozen=True)
 class LoopState:
+    """`taken`: the ids of the messages that runs have taken since the server was started, and somebody was subscribed.
+    A run whose last subscriber has left before its first words is not among them."""
+
     active: bool
     pending: tuple[ControlRequest, ...] = ()
+    taken: frozenset[str] = frozenset()
 
 
 def scope(ref: ConversationRef) -> dict[str, object]:
@@ -66,7 +71,9 @@ async def read_state(link: Link, ref: ConversationRef) -> LoopState:
             elif frame.get("type") == "update_device_status":
                 device = mapping_field(frame, "device_status")
     pending = tuple(map(ControlRequest.of, mappings(device.get("pending_control_requests"))))
-    return LoopState(active=text_field(status, "status") not in IDLE, pending=pending)
+    consumed = mapping_field(status, "client_message_ids_by_run_id").values()
+    taken = frozenset(str(each) for ids in consumed if isinstance(ids, list) for each in cast("list[object]", ids))
+    return LoopState(active=text_field(status, "status") not in IDLE, pending=pending, taken=taken)
 
 
 async def answer(link: Link, ref: ConversationRef, request_id: str, decision: Decision) -> None:

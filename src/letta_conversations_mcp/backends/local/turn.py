@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from letta_conversations_mcp.backends.local.failures import in_words, innermost
+from letta_conversations_mcp.backends.local.failures import STUCK, in_words, innermost
 from letta_conversations_mcp.backends.local.reading import attempts_of
 from letta_conversations_mcp.backends.local.state import LoopState
 from letta_conversations_mcp.core.model import Chunk, Run, ToolCall, TurnFailure
@@ -35,6 +35,10 @@ FORGOTTEN = TurnFailure(
     type="interrupted",
     message="The turn stopped at a tool call that waited for a decision, and the local server has forgotten the "
     "question, as it does when its last client leaves. The call was not run; another message goes on without it.",
+)
+
+CUT_OFF = TurnFailure(
+    type="interrupted", message=f"The turn was broken off, and its reply may be a part. {STUCK}", stored=True
 )
 
 
@@ -150,7 +154,7 @@ def is_of(turn: Sequence[Chunk], run_id: str) -> bool:
 
 def run_of(turn: Sequence[Chunk], state: LoopState | None) -> Run:
     """What the list of messages tells of a turn; `state` is that of the newest. One without an answer was stopped in
-    the middle, or failed."""
+    the middle, or failed, and one that the server knows of no run for was broken off before its first words."""
     run_id = run_id_of(turn)
     if state is not None and state.pending:
         return Run(id=run_id, status="completed", stop_reason="requires_approval")
@@ -161,6 +165,12 @@ def run_of(turn: Sequence[Chunk], state: LoopState | None) -> Run:
     if INTERRUPTED in text_of(turn[-1].get("tool_return")):
         return Run(id=run_id, status="cancelled", stop_reason="cancelled")
     if any(text_of(chunk.get("content")) or chunk.get("message_type") in TOOL_KINDS for chunk in turn[1:]):
+        if (
+            state is not None
+            and state.taken
+            and state.taken.isdisjoint([*attempts_of(turn[0]), text_field(turn[0], "otid")])
+        ):
+            return Run(id=run_id, status="failed", stop_reason="error", failure=CUT_OFF)
         return Run(id=run_id, status="completed", stop_reason="end_turn")
     words = "The turn ended without an answer: it was stopped, or the local server was."
     failure = TurnFailure(type="interrupted", message=words, stored=True)

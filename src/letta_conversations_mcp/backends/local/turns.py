@@ -203,8 +203,17 @@ class LocalTurns(LocalBase):
 
     async def _turns(self, ref: ConversationRef) -> tuple[list[list[Chunk]], LoopState]:
         """The newest turns, oldest first, and the state of the last of them."""
-        chunks, _ = await self._list_chunks(ref, MessageQuery(limit=TURN_MESSAGES))
-        return turns_of(chunks), await read_state(await self._subscribed(ref), ref)
+        link = await self._subscribed(ref)
+        query = MessageQuery(limit=TURN_MESSAGES)
+        turns = turns_of((await self._list_chunks(ref, query))[0])
+        state = await read_state(link, ref)
+        if turns and run_of(turns[-1], state).status == "failed":
+            # It may have ended well after it was listed and before the state was told.
+            newest = run_id_of(turns[-1])
+            turns = turns_of((await self._list_chunks(ref, query))[0])
+            ends = [place for place, turn in enumerate(turns, 1) if is_of(turn, newest)]
+            turns = turns[: ends[-1]] if ends else turns
+        return turns, state
 
     async def _list_chunks(self, ref: ConversationRef, query: MessageQuery) -> tuple[list[Chunk], bool]:
         wanted = {"agent_id": ref.agent_id, "limit": query.limit, "order": query.order}
