@@ -170,8 +170,8 @@ async def wait_for_reply(
     kinds: Annotated[list[ReplyKind], Field(description="as in send_message")] = [],
 ) -> Reply:
     """Go on waiting for a reply, or fetch it again, without sending anything. Use it after send_message answered
-    running or unknown, after a time-out or a lost connection; it works after a restart, and for turns that others
-    started. Answers like send_message."""
+    running or unknown, a time-out or a lost connection; it works after a restart, and for others' turns. Answers like
+    send_message; `answers`: to which message."""
     services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
     flight = await services.sender.find(ref, check_run_id(run_id))

@@ -23,7 +23,7 @@ from typing import Any, cast
 LONGEST_TURN_SECONDS = 3600
 """After this a turn is left to itself."""
 
-LINGER_SECONDS = 5
+LINGER_SECONDS = 3
 """How long it stays when nobody said goodbye: for the process to connect again, without losing the question of a turn
 that waits for a decision, and for the server to begin a turn of which the process did not hear."""
 
