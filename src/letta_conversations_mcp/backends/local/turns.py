@@ -203,10 +203,9 @@ class LocalTurns(LocalBase):
 
     async def _turns(self, ref: ConversationRef) -> tuple[list[list[Chunk]], LoopState]:
         """The newest turns, oldest first, and the state of the last of them."""
-        link = await self._subscribed(ref)
         query = MessageQuery(limit=TURN_MESSAGES)
         turns = turns_of((await self._list_chunks(ref, query))[0])
-        state = await read_state(link, ref)
+        state = await read_state(await self._subscribed(ref), ref)
         if turns and run_of(turns[-1], state).status == "failed":
             # It may have ended well after it was listed and before the state was told.
             newest = run_id_of(turns[-1])
