@@ -206,6 +206,16 @@ async def test_an_unexpected_failure_ends_its_own_turn_only() -> None:
     assert (fine.reply, following.reply) == ("fine", "still served")
 
 
+async def test_a_turn_that_the_end_of_the_process_leaves_running_was_not_refused() -> None:
+    place = Place()
+    place.turns = {"slow": when_opened(anyio.Event(), says("done", "run-7"))}
+    async with sender_at(place) as sender:
+        flight = sender.send(HERE, message("slow"))
+        await sender.wait(flight, 0.05, silent)
+
+    assert flight.ending == "left"
+
+
 async def test_a_refused_message_does_not_hold_up_the_next() -> None:
     place = Place()
     place.turns = {

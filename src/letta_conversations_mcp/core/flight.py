@@ -45,6 +45,8 @@ class Flight:
         """Calls that wait for it."""
         self.told = False
         """Whether a call was given its outcome."""
+        self.left = False
+        """Whether its following ended before it did."""
         self.begun = run is not None
         """Whether the message is being handed over, or has been."""
         self.withdrawn = False
@@ -133,7 +135,10 @@ class Flight:
 
     @property
     def ending(self) -> str:
-        """How it ended, in a word: the turn's status, or "withdrawn", or "refused" when Letta did not take it."""
+        """How it ended, in a word: the turn's status; "withdrawn"; "refused" when Letta did not take the message; or
+        "left" when the turn goes on without this process."""
         if self.withdrawn:
             return "withdrawn"
+        if self.left:
+            return "left"
         return "refused" if isinstance(self._outcome, ConversationError) else self.result().status

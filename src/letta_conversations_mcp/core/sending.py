@@ -313,6 +313,9 @@ class Sender:
             outcome = error
         except Exception:
             logger.exception("a turn in conversation %s ended in an unexpected error", flight.ref)
+        except anyio.get_cancelled_exc_class():
+            flight.left = flight.begun
+            raise
         finally:
             lane.flights.remove(flight)
             if not lane.flights:
