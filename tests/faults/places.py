@@ -12,7 +12,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -34,7 +34,8 @@ from tests.rig.openai_model import serve_model
 from tests.rig.real_letta import real_letta
 
 MARKER = re.compile(r"marker-[0-9a-f]{12}")
-FAKE_LETTA, REAL_LETTA, APP_SERVER = "fake Letta", "Letta 0.16.8", "App Server"
+FAKE_LETTA, FAKE_WITHOUT_REDIS = "fake Letta", "fake Letta without Redis"
+REAL_LETTA, APP_SERVER = "Letta 0.16.8", "App Server"
 LOCAL_MODEL = "lmstudio/fake-1"
 
 START_SECONDS = 0.25
@@ -202,13 +203,18 @@ def bounds(silence_seconds: float) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def fake_letta() -> AsyncGenerator[Place]:
+async def fake_letta(name: str = FAKE_LETTA, *, redis: bool = True) -> AsyncGenerator[Place]:
     model = MarkedModel(uses_tools=True)
-    async with FakeLetta(model, start_seconds=START_SECONDS).serve() as url:
+    async with FakeLetta(model, redis=redis, start_seconds=START_SECONDS).serve() as url:
         letta = Letta(url, model)
         agent_id, _ = await letta.new_agent()
-        yield LettaPlace(FAKE_LETTA, letta, model, agent_id, silence_seconds=1.5)
+        yield LettaPlace(name, letta, model, agent_id, silence_seconds=1.5)
         await letta.close()
+
+
+def fake_without_redis() -> AbstractAsyncContextManager[Place]:
+    """A server that keeps no streams, locks no conversation and knows no otid."""
+    return fake_letta(FAKE_WITHOUT_REDIS, redis=False)
 
 
 @asynccontextmanager
@@ -233,5 +239,15 @@ async def local_app_server() -> AsyncGenerator[Place]:
                 yield place
 
 
-PLACES = {"fake": fake_letta, "app-server": local_app_server, "live": real_letta_place}
-NAMES = {"fake": FAKE_LETTA, "app-server": APP_SERVER, "live": REAL_LETTA}
+PLACES = {
+    "fake": fake_letta,
+    "fake-without-redis": fake_without_redis,
+    "app-server": local_app_server,
+    "live": real_letta_place,
+}
+NAMES = {
+    "fake": FAKE_LETTA,
+    "fake-without-redis": FAKE_WITHOUT_REDIS,
+    "app-server": APP_SERVER,
+    "live": REAL_LETTA,
+}

@@ -8,21 +8,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.faults.cell import EVILS, Outcome
+from tests.faults.places import NAMES
 from tests.faults.plan import Break, Garble, Refuse, Reply
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
-GENERATED = re.compile(r"(<!-- matrix: .*? -->\n).*?(<!-- end of the matrix -->)", re.DOTALL)
+GENERATED = re.compile(r"(<!-- matrix: .*? -->\n)(.*?)(<!-- end of the matrix -->)", re.DOTALL)
+SECTION = re.compile(r"(^## ([^\n]*)\n.*?)(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 
 
 def write(outcomes: Sequence[Outcome]) -> None:
-    """Put the matrix into the documentation."""
+    """Put the matrix into the documentation. The tables of servers that were not run stay."""
     text = PAGE.read_text()
-    PAGE.write_text(GENERATED.sub(lambda found: f"{found[1]}{markdown(outcomes)}{found[2]}", text))
+    PAGE.write_text(GENERATED.sub(lambda found: f"{found[1]}{_renewed(found[2], outcomes)}{found[3]}", text))
+
+
+def _renewed(tables: str, outcomes: Sequence[Outcome]) -> str:
+    kept = {place: text for text, place in SECTION.findall(tables)}
+    sections = kept | _sections(outcomes)
+    return "".join(sections[place] for place in NAMES.values() if place in sections)
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
+    return "".join(_sections(outcomes).values())
+
+
+def _sections(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """A table for each place."""
     places = dict.fromkeys(outcome.place for outcome in outcomes)
-    return "".join(_section(place, [each for each in outcomes if each.place == place]) for place in places)
+    return {place: _section(place, [each for each in outcomes if each.place == place]) for place in places}
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
