@@ -30,9 +30,9 @@ EVILS: tuple[Evil, ...] = ("doubled", "lost", "hung", "wrong", "leaked", "stuck"
 
 CELL_SECONDS = 60
 SETTLE_SECONDS = 4
-STUCK_SECONDS = 8
+STUCK_SECONDS = 20
 WAIT_SECONDS = {"quick": 4.0, "slow": 4.0, "long": 0.5, "late": 4.0}
-LEAVE_SECONDS = 1.0
+LEAVE_SECONDS = 3.0
 LINK_SOCKETS = 2  # of a link to an App Server; they stay
 
 
@@ -162,7 +162,7 @@ class Lane:
         started = anyio.current_time()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.send_and_leave, LEAVE_SECONDS if leaving == "time out" else None)
-            await self.proxy.struck.wait()
+            await first_of(self.proxy.struck, client.answered)
             match leaving:
                 case "cancel":
                     tasks.cancel_scope.cancel()

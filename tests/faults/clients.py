@@ -25,7 +25,7 @@ from tests.rig.servers import Way, http_server, in_own_task, stdio_server
 
 Leaving = Literal["cancel", "time out", "disconnect", "kill"]
 
-MOST_CALLS = 12
+MOST_CALLS = 40
 CALL_SECONDS = 15
 """Longer than any answer may take: `wait_seconds`, and what Letta is asked before and after."""
 
@@ -169,8 +169,11 @@ class Obedient:
     async def send_and_leave(self, seconds: float | None) -> None:
         """Send, and give the call up after so many seconds, or when it is cancelled or the connection is lost."""
         arguments = {"conversation_id": self._conversation_id, **self._message}
-        with suppress(MCPError, anyio.ClosedResourceError, anyio.BrokenResourceError):
-            await self._line.client.call_tool("send_message", arguments, read_timeout_seconds=seconds)
+        try:
+            with suppress(MCPError, anyio.ClosedResourceError, anyio.BrokenResourceError):
+                await self._line.client.call_tool("send_message", arguments, read_timeout_seconds=seconds)
+        finally:
+            self.answered.set()
 
     async def go_on(self, answer: Answered) -> None:
         """Follow the instructions in an answer, and in those after it, to the end. Raises Hung."""

@@ -28,13 +28,14 @@ async def open_lane(place: Place, way: Way) -> AsyncGenerator[Lane]:
 async def run_matrix(
     place: Place, cells: Iterable[tuple[Way, Case]], tell: Callable[[Outcome], None]
 ) -> Sequence[Outcome]:
-    """Every cell, in lanes by way; the outcomes in the order of the cells."""
+    """Every cell, in lanes by way, as many at once as the place can bear; the outcomes in the order of the cells."""
     lanes: dict[Way, list[tuple[int, Case]]] = {}
     for place_in_table, (way, case) in enumerate(cells):
         lanes.setdefault(way, []).append((place_in_table, case))
     outcomes: dict[int, Outcome] = {}
 
     opening = anyio.Lock()
+    turn = anyio.Semaphore(place.at_once)
 
     async def run_lane(way: Way, cases: Sequence[tuple[int, Case]]) -> None:
         async with AsyncExitStack() as stack:
@@ -43,7 +44,8 @@ async def run_matrix(
                 lane = await stack.enter_async_context(open_lane(place, way))
                 await lane.warm_up()
             for place_in_table, case in cases:
-                outcome = outcomes[place_in_table] = await lane.run(case)
+                async with turn:
+                    outcome = outcomes[place_in_table] = await lane.run(case)
                 tell(outcome)
 
     with counted_tasks():

@@ -32,6 +32,7 @@ from tests.rig.model import Answer as ModelAnswer
 from tests.rig.model import CallTools, Hold, ModelCall, Say, ScriptedModel, Use
 from tests.rig.openai_model import serve_model
 from tests.rig.real_letta import real_letta
+from tests.rig.servers import ALL_WAYS
 
 MARKER = re.compile(r"marker-[0-9a-f]{12}")
 FAKE_LETTA, FAKE_WITHOUT_REDIS = "fake Letta", "fake Letta without Redis"
@@ -103,6 +104,11 @@ class Place(Protocol):
     @property
     def relay(self) -> Relay: ...
 
+    @property
+    def at_once(self) -> int:
+        """How many cells can be run at once. With more, a server is so slow that it looks like one that hangs."""
+        ...
+
     def settings(self, address: str) -> Settings:
         """For our server, when it is to reach this one at another address."""
         ...
@@ -123,8 +129,11 @@ class LettaPlace:
 
     relay = staticmethod(relay_http)
 
-    def __init__(self, name: str, letta: Letta, model: MarkedModel, agent_id: str, *, silence_seconds: float) -> None:
+    def __init__(
+        self, name: str, letta: Letta, model: MarkedModel, agent_id: str, *, silence_seconds: float, at_once: int
+    ) -> None:
         self.name = name
+        self.at_once = at_once
         self._silence_seconds = silence_seconds
         self.model = model
         url = urlsplit(letta.base_url)
@@ -151,6 +160,7 @@ class AppServerPlace:
     """Letta Code's App Server."""
 
     name = APP_SERVER
+    at_once = len(ALL_WAYS)
     relay = staticmethod(relay_websocket)
 
     def __init__(self, server: AppServer, model: MarkedModel) -> None:
@@ -208,7 +218,7 @@ async def fake_letta(name: str = FAKE_LETTA, *, redis: bool = True) -> AsyncGene
     async with FakeLetta(model, redis=redis, start_seconds=START_SECONDS).serve() as url:
         letta = Letta(url, model)
         agent_id, _ = await letta.new_agent()
-        yield LettaPlace(name, letta, model, agent_id, silence_seconds=1.5)
+        yield LettaPlace(name, letta, model, agent_id, silence_seconds=1.5, at_once=len(ALL_WAYS))
         await letta.close()
 
 
@@ -223,7 +233,7 @@ async def real_letta_place() -> AsyncGenerator[Place]:
     async with serve_model(model) as model_url, real_letta(model_url) as real:
         letta = Letta(real.base_url, model)
         agent_id, _ = await letta.new_agent()
-        yield LettaPlace(REAL_LETTA, letta, model, agent_id, silence_seconds=3)
+        yield LettaPlace(REAL_LETTA, letta, model, agent_id, silence_seconds=3, at_once=3)
         await letta.close()
 
 

@@ -15,6 +15,7 @@ import pytest
 from letta_conversations_mcp.settings import Settings
 from tests.operations.service import Service, service
 from tests.rig.fake_letta import FakeLetta
+from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import Era
 
@@ -70,25 +71,24 @@ async def begin_to_drain(running: Service) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_running_call_is_answered_early_and_its_turn_is_found_by_another_server(era: Era) -> None:
-    model = ScriptedModel()
-    fake = FakeLetta(model)
-    agent_id = fake.add_agent("slow")
+async def test_a_running_call_is_answered_early_and_its_turn_is_found_by_another_server(
+    era: Era, letta: Letta, model: ScriptedModel
+) -> None:
+    agent_id, _ = await letta.new_agent()
     held = Hold(Say("It was not lost."))
     model.enqueue(held)
-    async with fake.serve() as letta_url:
-        settings = Settings(base_url=letta_url)
-        async with service(settings) as running, running.client(era) as caller:
-            call = asyncio.create_task(caller.ok("send_message", agent=agent_id, message="think"))
-            await model.asked()
-            running.process.send_signal(signal.SIGTERM)
-            status = await running.ended(10)
-            answer = await call
+    settings = Settings(base_url=letta.base_url)
+    async with service(settings) as running, running.client(era) as caller:
+        call = asyncio.create_task(caller.ok("send_message", agent=agent_id, message="think"))
+        await model.asked()
+        running.process.send_signal(signal.SIGTERM)
+        status = await running.ended(10)
+        answer = await call
 
-        held.gate.set()
-        told = answer.data
-        async with service(settings) as other, other.client(era) as caller:
-            found = await caller.ok("wait_for_reply", conversation_id=told["conversation_id"], run_id=told["run_id"])
+    held.gate.set()
+    told = answer.data
+    async with service(settings) as other, other.client(era) as caller:
+        found = await caller.ok("wait_for_reply", conversation_id=told["conversation_id"], run_id=told["run_id"])
 
     assert status == 0
     assert told["status"] == "running"
@@ -119,26 +119,23 @@ async def test_while_it_drains_it_is_not_ready_and_refuses_new_calls_but_is_aliv
     assert "Nothing was done" in call.json()["error"]["message"]
 
 
-async def test_a_message_that_waits_for_its_place_is_not_sent_any_more() -> None:
-    model = ScriptedModel()
-    fake = FakeLetta(model)
-    agent_id = fake.add_agent("slow")
+async def test_a_message_that_waits_for_its_place_is_not_sent_any_more(letta: Letta, model: ScriptedModel) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
     held = Hold(Say("first"))
     model.enqueue(held)
-    async with fake.serve() as letta_url:
-        conversation_id = fake.add_conversation(agent_id)
-        async with service(Settings(base_url=letta_url)) as running, running.client("modern") as caller:
-            send = partial(caller.call, "send_message", conversation_id=conversation_id)
-            first = asyncio.create_task(send(message="one"))
-            await model.asked()
-            second = asyncio.create_task(send(message="two"))
-            with anyio.fail_after(10):
-                while "letta_mcp_messages_queued 1.0" not in (await running.get("/metrics")).text:
-                    await anyio.sleep(0.02)
-            running.process.send_signal(signal.SIGTERM)
-            await running.ended(10)
-            sent, waiting = await first, await second
-        held.gate.set()
+    async with service(Settings(base_url=letta.base_url)) as running, running.client("modern") as caller:
+        send = partial(caller.call, "send_message", conversation_id=conversation_id)
+        first = asyncio.create_task(send(message="one"))
+        await model.asked()
+        second = asyncio.create_task(send(message="two"))
+        with anyio.fail_after(10):
+            while "letta_mcp_messages_queued 1.0" not in (await running.get("/metrics")).text:
+                await anyio.sleep(0.02)
+        running.process.send_signal(signal.SIGTERM)
+        await running.ended(10)
+        sent, waiting = await first, await second
+    held.gate.set()
 
     assert sent.data["status"] == "running"
     assert waiting.is_error

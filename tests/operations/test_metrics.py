@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from letta_conversations_mcp.settings import Settings
 from tests.rig.fake_letta import FakeLetta
+from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Refuse, Say, ScriptedModel
 from tests.rig.servers import Caller, http_server
 
@@ -54,21 +55,17 @@ async def ended_turns(url: str, count: int) -> Scrape:
 
 
 @asynccontextmanager
-async def served(fake: FakeLetta) -> AsyncGenerator[tuple[Caller, str]]:
+async def served(letta_url: str) -> AsyncGenerator[tuple[Caller, str]]:
     """A server over HTTP in front of this Letta: a caller of its tools, and its URL."""
-    async with (
-        fake.serve() as letta_url,
-        http_server(Settings(base_url=letta_url)) as url,
-        Client(f"{url}/mcp") as client,
-    ):
+    async with http_server(Settings(base_url=letta_url)) as url, Client(f"{url}/mcp") as client:
         yield Caller(client), url
 
 
-async def test_calls_turns_and_requests_to_letta_are_counted_by_how_they_ended() -> None:
-    model = ScriptedModel()
-    fake = FakeLetta(model)
-    agent_id = fake.add_agent("talker")
-    async with served(fake) as (caller, url):
+async def test_calls_turns_and_requests_to_letta_are_counted_by_how_they_ended(
+    letta: Letta, model: ScriptedModel
+) -> None:
+    agent_id, _ = await letta.new_agent()
+    async with served(letta.base_url) as (caller, url):
         await caller.ok("send_message", agent=agent_id, message="hello")
         model.enqueue(Refuse(500))
         await caller.ok("send_message", agent=agent_id, message="fail")
@@ -86,14 +83,12 @@ async def test_calls_turns_and_requests_to_letta_are_counted_by_how_they_ended()
     assert seen.value("letta_mcp_letta_requests_total", status="200") > 2
 
 
-async def test_turns_that_run_and_messages_that_wait_are_told_apart() -> None:
-    model = ScriptedModel()
-    fake = FakeLetta(model)
-    agent_id = fake.add_agent("slow")
+async def test_turns_that_run_and_messages_that_wait_are_told_apart(letta: Letta, model: ScriptedModel) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
     held = Hold(Say("done"))
     model.enqueue(held)
-    async with served(fake) as (caller, url):
-        conversation_id = fake.add_conversation(agent_id)
+    async with served(letta.base_url) as (caller, url):
         arguments = {"conversation_id": conversation_id, "message": "think"}
         await caller.ok("send_message", **arguments, wait_seconds=0.1)
         running = await scrape(url)
@@ -112,7 +107,7 @@ async def test_turns_that_run_and_messages_that_wait_are_told_apart() -> None:
 async def test_broken_connections_are_counted_with_what_was_done_about_them() -> None:
     fake = FakeLetta(ScriptedModel())
     agent_id = fake.add_agent("far")
-    async with served(fake) as (caller, url):
+    async with fake.serve() as letta_url, served(letta_url) as (caller, url):
         fake.drop("POST", "/v1/conversations/*/messages", after_events=2)
         await caller.ok("send_message", agent=agent_id, message="hello")
         seen = await ended_turns(url, 1)
@@ -125,7 +120,7 @@ async def test_broken_connections_are_counted_with_what_was_done_about_them() ->
 async def test_a_message_that_never_arrived_is_counted_when_it_is_sent_again() -> None:
     fake = FakeLetta(ScriptedModel(), redis=False)
     agent_id = fake.add_agent("far")
-    async with served(fake) as (caller, url):
+    async with fake.serve() as letta_url, served(letta_url) as (caller, url):
         fake.drop("POST", "/v1/conversations/*/messages", before_request_is_handled=True)
         await caller.ok("send_message", agent=agent_id, message="hello")
         seen = await ended_turns(url, 1)
@@ -134,10 +129,9 @@ async def test_a_message_that_never_arrived_is_counted_when_it_is_sent_again() -
     assert seen.value("letta_mcp_letta_requests_total", status="none") == 1
 
 
-async def test_no_label_holds_an_id_a_name_or_a_text() -> None:
-    fake = FakeLetta(ScriptedModel())
-    agent_id = fake.add_agent("Bartholomew")
-    async with served(fake) as (caller, url):
+async def test_no_label_holds_an_id_a_name_or_a_text(letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent("Bartholomew")
+    async with served(letta.base_url) as (caller, url):
         sent = await caller.ok("send_message", agent="Bartholomew", message="a very private text")
         await caller.refused("tool-of-my-own-invention")
         few = (await ended_turns(url, 1)).labels()

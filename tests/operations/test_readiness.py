@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from letta_conversations_mcp.observability import readiness
 from letta_conversations_mcp.settings import Settings
 from tests.rig.fake_letta import FakeLetta
+from tests.rig.letta_server import Letta
 from tests.rig.loopback import loopback_socket
 from tests.rig.model import ScriptedModel
 from tests.rig.servers import http_server
@@ -22,9 +23,8 @@ async def ask(settings: Settings, path: str = "/readyz") -> httpx.Response:
         return await http.get(f"{url}{path}")
 
 
-async def test_it_is_ready_when_letta_answers() -> None:
-    async with FakeLetta(ScriptedModel()).serve() as letta_url:
-        response = await ask(Settings(base_url=letta_url, token=SecretStr("a-token")))
+async def test_it_is_ready_when_letta_answers(letta: Letta) -> None:
+    response = await ask(Settings(base_url=letta.base_url, token=SecretStr("a-token")))
 
     assert (response.status_code, response.json()) == (200, {"status": "ready"})
 

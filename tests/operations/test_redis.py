@@ -18,8 +18,7 @@ from letta_conversations_mcp.core.changes import Change
 from letta_conversations_mcp.replicas import OUTBOX, open_changes
 from letta_conversations_mcp.settings import Settings
 from tests.operations.service import Service, service
-from tests.rig.fake_letta import FakeLetta
-from tests.rig.model import ScriptedModel
+from tests.rig.letta_server import Letta
 from tests.rig.real_letta import free_port, home_folder, redis_running
 from tests.rig.servers import in_own_task
 
@@ -230,20 +229,24 @@ async def listening(server: Service, uri: str) -> AsyncGenerator[list[str]]:
         tasks.cancel_scope.cancel()
 
 
-async def test_a_subscription_made_on_one_server_hears_of_a_message_sent_through_another(redis_url: str) -> None:
-    fake = FakeLetta(ScriptedModel())
-    agent_id = fake.add_agent("talker")
-    async with fake.serve() as letta_url:
-        # No looking by itself in the time that this test takes.
-        settings = sharing(redis_url, letta_base_url=letta_url, watch_interval=300)
-        async with service(settings) as one, service(settings) as other, other.client("legacy") as caller:
-            conversation_id = fake.add_conversation(agent_id)
-            uri = f"letta://conversations/{conversation_id}"
-            async with listening(one, uri) as told:
-                await caller.ok("send_message", conversation_id=conversation_id, message="hello")
-                with anyio.fail_after(10):
-                    while not any("notifications/resources/updated" in each for each in told):
-                        await anyio.sleep(0.02)
+async def test_a_subscription_made_on_one_server_hears_of_a_message_sent_through_another(
+    redis_url: str, letta: Letta
+) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+    uri = f"letta://conversations/{conversation_id}"
+    # No looking by itself in the time that this test takes.
+    settings = sharing(redis_url, letta_base_url=letta.base_url, watch_interval=300)
+    async with (
+        service(settings) as one,
+        service(settings) as other,
+        other.client("legacy") as caller,
+        listening(one, uri) as told,
+    ):
+        await caller.ok("send_message", conversation_id=conversation_id, message="hello")
+        with anyio.fail_after(10):
+            while not any("notifications/resources/updated" in each for each in told):
+                await anyio.sleep(0.02)
 
     assert any(uri in each for each in told)
 

@@ -11,8 +11,8 @@ from mcp_types import EmptyResult, SubscribeRequest, SubscribeRequestParams
 from letta_conversations_mcp.settings import Settings
 from tests.operations.balancer import Balancer, balanced
 from tests.operations.service import service
-from tests.rig.fake_letta import FakeLetta
-from tests.rig.model import Hold, Say, ScriptedModel
+from tests.rig.letta_server import Letta
+from tests.rig.model import Hold, Say
 from tests.rig.servers import Caller, Era, in_own_task
 
 URI = "letta://conversations/conv-123e4567-e89b-42d3-a456-426614174000"
@@ -21,40 +21,30 @@ ERAS: tuple[Era, ...] = ("legacy", "modern")
 
 
 @pytest.fixture(scope="module")
-def model() -> ScriptedModel:
-    return ScriptedModel()
-
-
-@pytest.fixture(scope="module")
-def fake(model: ScriptedModel) -> FakeLetta:
-    return FakeLetta(model)
-
-
-@pytest.fixture(scope="module")
-async def behind(fake: FakeLetta) -> AsyncGenerator[tuple[str, Balancer]]:
+async def behind(letta_server: Letta) -> AsyncGenerator[tuple[str, Balancer]]:
     """The address of a balancer with two servers behind it."""
-    async with fake.serve() as letta_url:
-        settings = Settings(base_url=letta_url, stateless=True)
-        async with (
-            in_own_task(service(settings)) as one,
-            in_own_task(service(settings)) as other,
-            balanced([one.url, other.url]) as address,
-        ):
-            yield address
+    settings = Settings(base_url=letta_server.base_url, stateless=True)
+    async with (
+        in_own_task(service(settings)) as one,
+        in_own_task(service(settings)) as other,
+        balanced([one.url, other.url]) as address,
+    ):
+        yield address
 
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_turn_that_was_started_on_one_is_awaited_on_the_other(
-    era: Era, behind: tuple[str, Balancer], fake: FakeLetta, model: ScriptedModel
+    era: Era, behind: tuple[str, Balancer], letta: Letta
 ) -> None:
     url, balancer = behind
+    agent_id, _ = await letta.new_agent()
     held = Hold(Say("From afar."))
-    model.enqueue(held)
+    letta.model.enqueue(held)
     async with Client(f"{url}/mcp", mode="legacy" if era == "legacy" else "auto") as client:
         caller = Caller(client)
         await client.list_tools()
         balancer.served.clear()
-        sent = await caller.ok("send_message", agent=fake.add_agent("slow"), message="think", wait_seconds=0.1)
+        sent = await caller.ok("send_message", agent=agent_id, message="think", wait_seconds=0.1)
         held.gate.set()
         replied = await caller.ok("wait_for_reply", conversation_id=sent.data["conversation_id"])
         started_on, awaited_on = balancer.served
@@ -66,10 +56,10 @@ async def test_a_turn_that_was_started_on_one_is_awaited_on_the_other(
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_every_call_of_a_client_may_go_to_another_server(
-    era: Era, behind: tuple[str, Balancer], fake: FakeLetta
+    era: Era, behind: tuple[str, Balancer], letta: Letta
 ) -> None:
     url, balancer = behind
-    agent_id = fake.add_agent("talker")
+    agent_id, _ = await letta.new_agent()
     async with Client(f"{url}/mcp", mode="legacy" if era == "legacy" else "auto") as client:
         caller = Caller(client)
         opened = await caller.ok("send_message", agent=agent_id, message="one")

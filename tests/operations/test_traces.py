@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from letta_conversations_mcp.settings import Settings
 from tests.operations.service import service
-from tests.rig.fake_letta import FakeLetta
+from tests.rig.letta_server import Letta
 from tests.rig.loopback import loopback_socket, serve_loopback
 from tests.rig.model import Refuse, Say, ScriptedModel
 
@@ -55,14 +55,14 @@ def attributes(span: Span) -> dict[str, str]:
     return {each.key: each.value.string_value for each in span.attributes}
 
 
-async def test_a_turn_is_a_span_with_its_ids_within_the_span_of_its_call_and_without_any_text() -> None:
-    model = ScriptedModel()
-    fake = FakeLetta(model)
-    agent_id = fake.add_agent("talker")
+async def test_a_turn_is_a_span_with_its_ids_within_the_span_of_its_call_and_without_any_text(
+    letta: Letta, model: ScriptedModel
+) -> None:
+    agent_id, _ = await letta.new_agent()
     collector = Collector()
-    async with fake.serve() as letta_url, collector.serve() as url:
+    async with collector.serve() as url:
         variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": url}
-        async with service(Settings(base_url=letta_url, traces=True), variables) as running:
+        async with service(Settings(base_url=letta.base_url, traces=True), variables) as running:
             async with running.client("modern") as caller:
                 model.enqueue(Say(TEXT))
                 sent = await caller.ok("send_message", agent=agent_id, message=TEXT)
