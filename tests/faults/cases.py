@@ -13,7 +13,7 @@ from typing import get_args
 
 from tests.faults.cell import Case, Evil, Turn
 from tests.faults.clients import Leaving
-from tests.faults.places import APP_SERVER
+from tests.faults.places import APP_SERVER, FAKE_WITHOUT_REDIS
 from tests.faults.plan import At, Break, Fault, Garble, Garbling, How, Plan, Refuse, Reply, Wait
 from tests.rig.servers import ALL_WAYS, Way
 
@@ -209,6 +209,16 @@ def sample(place: str) -> list[tuple[Way, Case]]:
             Case(Plan(Wait(At("event", 1))), "slow", "cancel"),
         ]
         return [(one_way, case) for case in cases]
+    if place == FAKE_WITHOUT_REDIS:
+        return [
+            (Way("memory", "modern"), Case(Plan(Break("reset", At("request"))))),
+            (Way("memory", "modern"), Case(Plan(Break("reset", At("forwarded"))), "slow")),
+            (Way("memory", "modern"), Case(Plan(Break("stall", At("answer"))))),
+            (Way("memory", "modern"), Case(Plan(Break("end", At("event", 2))))),
+            (Way("memory", "modern"), Case(Plan(Reply("502 with a page", 502, PAGE, taken=True), 2))),
+            (Way("memory", "modern"), Case(Plan(Garble("twice")))),
+            (Way("stdio", "modern"), Case(Plan(Wait(At("event", 1))), "slow", "kill")),
+        ]
     core = [case for case in letta_cases() if is_core(case) and (case.turn == "quick" or not stalls(case))]
     leaving = [
         (Way("stdio", "legacy"), Case(Plan(Wait(At("request"))), "slow", "kill", first=True)),

@@ -19,7 +19,7 @@ from tests.rig.servers import Way
 
 def cells() -> Iterator[ParameterSet]:
     """A parameter for every cell; what is known to go wrong must go wrong."""
-    for place in ("fake", "app-server"):
+    for place in ("fake", "fake-without-redis", "app-server"):
         for way, case in sample(NAMES[place]):
             expected = known(NAMES[place], case)
             marks = [pytest.mark.xfail(reason=expected.why, strict=True)] if expected else []

@@ -119,11 +119,16 @@ async def read_chunks(events: AsyncIterator[httpx_sse.ServerSentEvent], silence_
 
     An event that is no JSON object is passed on as a chunk without a kind, to be counted. Raises StreamLost.
     """
+    before = ""
     try:
         async for event in events:
             if event.data == END_OF_STREAM:
                 return
-            yield _read_event(event.data)
+            # Whole steps are asked for, so two events that are alike are one that came twice; without Redis they have
+            # no numbers that would tell.
+            if event.data != before:
+                yield _read_event(event.data)
+            before = event.data
     except httpx.ReadTimeout as error:
         raise StreamLost(f"no sign of life for {silence_seconds:g} s") from error
     except (httpx.HTTPError, httpx.StreamError, httpx_sse.SSEError) as error:
