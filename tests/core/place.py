@@ -32,6 +32,7 @@ QUICK = Pace(
     poll_longest=0.002,
     unseen=0.001,
     settle=0.005,
+    confirm=0.05,
     give_up=0.05,
 )
 

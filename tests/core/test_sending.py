@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, cast
 
 import anyio
@@ -9,12 +11,10 @@ import pytest
 
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import Busy, Refused, ServerFault, TooManyRequests
-from letta_conversations_mcp.core.model import (
-    Chunk,
-    Run,
-)
+from letta_conversations_mcp.core.model import Chunk, OutgoingMessage, Run, Turn
 from tests.core.place import (
     HERE,
+    QUICK,
     THERE,
     Place,
     at_once,
@@ -47,6 +47,49 @@ async def test_messages_to_one_conversation_wait_for_each_other_and_others_do_no
     assert begun_before == ["first", "elsewhere"]
     assert "waiting for the turn before it" in waiting
     assert replies == ["1", "2"]
+
+
+async def test_a_wait_that_is_over_lasts_until_letta_has_the_message() -> None:
+    place, arrives, ends = Place(), anyio.Event(), anyio.Event()
+
+    async def think(_: OutgoingMessage) -> AsyncIterator[Chunk]:
+        ping, *rest = says("done", "run-7")
+        await arrives.wait()
+        yield ping
+        await ends.wait()
+        for chunk in rest:
+            yield chunk
+
+    place.turns = {"think": think}
+    answers: list[Turn] = []
+    answered_before: list[Turn] = []
+    async with sender_at(place, replace(QUICK, confirm=10)) as sender, anyio.create_task_group() as tasks:
+
+        async def send() -> None:
+            answers.append(await sender.send_and_wait(HERE, message("think"), 0, silent))
+
+        tasks.start_soon(send)
+        await anyio.wait_all_tasks_blocked()
+        answered_before += answers
+        arrives.set()
+        with anyio.fail_after(5):
+            while not answers:
+                await anyio.sleep(0.001)
+        ends.set()
+
+    assert answered_before == []
+    assert [(each.status, each.run_id) for each in answers] == [("running", "run-7")]
+
+
+async def test_a_wait_for_letta_to_take_the_message_has_a_bound() -> None:
+    place, arrives = Place(), anyio.Event()
+    place.turns = {"think": when_opened(arrives, [{}, *says("done", "run-7")])}
+    async with sender_at(place) as sender:
+        with anyio.fail_after(5):
+            answer = await sender.send_and_wait(HERE, message("think"), 0, silent)
+        arrives.set()
+
+    assert (answer.status, answer.run_id) == ("running", "")
 
 
 async def test_a_wait_that_ends_early_shows_what_has_come_and_leaves_the_turn() -> None:

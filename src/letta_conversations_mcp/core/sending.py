@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from copy import copy
 from dataclasses import dataclass
+from itertools import count
 
 import anyio
 from anyio.abc import TaskGroup
@@ -175,18 +176,22 @@ class Sender:
 
     async def _newest_run(self, ref: ConversationRef) -> Run:
         """The active run, or else the newest. Looked for a second time when none is active: Letta shows a run only a
-        moment after its message came in, and who asks after a lost connection asks at once."""
+        moment after its message came in, and who asks after a lost connection asks at once. Where there is none at all
+        it is looked for longer: who is told so sends the message again."""
         newest: Run | None = None
-        for pause in (self._pace.unseen, 0):
+        settled_at = anyio.current_time() + self._pace.settle
+        for looks in count(1):
             runs = await self._backend.list_runs(ref, limit=RECENT_RUNS)
             taken = [each for each in runs if not (each.failure and each.failure.awaits_approval)]
             if active := next((each for each in taken if each.active), None):
                 return active
             newest = next(iter(taken or runs), newest)
-            await anyio.sleep(pause)
-        if newest is None:
-            raise NoReply(str(ref))
-        return newest
+            if newest is not None and looks > 1:
+                return newest
+            if newest is None and anyio.current_time() >= settled_at:
+                break
+            await anyio.sleep(self._pace.unseen)
+        raise NoReply(str(ref))
 
     async def send_and_wait(
         self,
@@ -232,6 +237,9 @@ class Sender:
         """Wait up to `seconds` for the turn's end, reporting; then give it as it stands. When the server goes down,
         that is as soon as Letta has the message.
 
+        A wait that is over before Letta has the message goes on until then, though not without a bound: what is told to
+        be running is found by every process, and is not lost with this one.
+
         Cancelling this ends the wait and nothing else.
         """
         flight.listeners += 1
@@ -262,6 +270,8 @@ class Sender:
                 waiting.start_soon(self._until_known, flight, waiting.cancel_scope)
             with self._drain.patience(seconds - (anyio.current_time() - started)):
                 await flight.landed.wait()
+            with self._drain.patience(self._pace.confirm - (anyio.current_time() - started)):
+                await self._until_taken(flight)
             waiting.cancel_scope.cancel()
         if self._drain.begun and not await self._is_taken(flight):
             return flight.result().model_copy(update={"status": "unknown"})
@@ -273,12 +283,15 @@ class Sender:
             await self._is_taken(flight)
 
     async def _is_taken(self, flight: Flight) -> bool:
-        """Whether Letta has told of the turn, so that it goes on without this process. A message that is queued is not
-        waited for: it is taken back."""
+        """Whether Letta has told of the turn, so that it goes on without this process."""
         with anyio.move_on_after(self._drain.seconds_left):
-            while flight.begun and not flight.run_id and not flight.landed.is_set():
-                await flight.changed()
+            await self._until_taken(flight)
         return bool(flight.run_id) or flight.landed.is_set() or not flight.begun
+
+    async def _until_taken(self, flight: Flight) -> None:
+        """Until Letta has told of the turn. A message that is queued is not waited for: it is taken back."""
+        while flight.begun and not flight.run_id and not flight.landed.is_set():
+            await flight.changed()
 
     async def _until_known(self, flight: Flight, waiting: anyio.CancelScope) -> None:
         while not flight.run_id:
