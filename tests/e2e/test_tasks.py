@@ -60,6 +60,7 @@ async def test_a_reply_that_takes_long_is_fetched_by_its_task(
     assert "at last" in ended["result"]["content"][0]["text"]
 
 
+@pytest.mark.fake_only  # a real server may take longer than a second
 async def test_a_reply_that_comes_at_once_makes_no_task(letta: Letta, settings: Settings) -> None:
     conversation_id = await a_conversation(letta)
 
@@ -290,6 +291,7 @@ async def test_clients_that_do_not_declare_the_extension_see_nothing_of_it(letta
         answer = await client.call("send_message", conversation_id=conversation_id, message="hello")
         with pytest.raises(MCPError) as raised:
             await client.get("v1.AAAA")
+        await letta.model.asked()
         held.gate.set()
 
     assert answer["structuredContent"]["status"] == "running"

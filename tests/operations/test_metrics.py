@@ -89,12 +89,12 @@ async def test_turns_that_run_and_messages_that_wait_are_told_apart(letta: Letta
     held = Hold(Say("done"))
     model.enqueue(held)
     async with served(letta.base_url) as (caller, url):
-        arguments = {"conversation_id": conversation_id, "message": "think"}
-        await caller.ok("send_message", **arguments, wait_seconds=0.1)
+        place = {"conversation_id": conversation_id}
+        await caller.ok("send_message", **place, message="think", wait_seconds=0.1)
         running = await scrape(url)
-        await caller.refused("send_message", **arguments, wait_seconds=0.1)
+        await caller.refused("send_message", **place, message="think again", wait_seconds=0.1)
         held.gate.set()
-        await caller.ok("wait_for_reply", conversation_id=conversation_id)
+        await caller.ok("wait_for_reply", **place)
         ended = await ended_turns(url, 2)
 
     assert running.value("letta_mcp_turns_in_flight") == 1
