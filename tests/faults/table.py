@@ -87,6 +87,6 @@ def _ends(outcomes: Sequence[Outcome]) -> str:
     longest = max(call.seconds for outcome in outcomes for call in outcome.calls)
     return (
         f"The reply came with the first answer in {at_once}, from `wait_for_reply` in {waited}, from "
-        f"`list_messages` in {looked}, and after the client had sent the "
-        f"message again, as it was told, in {sent_again}. The longest call took {longest:.1f} s."
+        f"`list_messages` in {looked}, and after the client had sent the message again, as it was told or because it "
+        f"had given up, in {sent_again}. The longest call took {longest:.1f} s."
     )
