@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ import pytest
 
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import Busy, Refused, ServerFault, TooManyRequests
-from letta_conversations_mcp.core.model import Chunk, OutgoingMessage, Run, Turn
+from letta_conversations_mcp.core.model import Chunk, ConversationRef, OutgoingMessage, Run, Turn
 from tests.core.place import (
     HERE,
     QUICK,
@@ -90,6 +90,20 @@ async def test_a_wait_for_letta_to_take_the_message_has_a_bound() -> None:
         arrives.set()
 
     assert (answer.status, answer.run_id) == ("running", "")
+
+
+async def test_a_turn_that_letta_is_slow_to_show_is_found() -> None:
+    class SlowToShow(Place):
+        looks = 0
+
+        async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:
+            self.looks += 1
+            return [Run(id="run-7", status="running")] if self.looks > 5 else []
+
+    async with sender_at(SlowToShow(), replace(QUICK, settle=10)) as sender:
+        found = await sender.find(HERE)
+
+    assert found.run_id == "run-7"
 
 
 async def test_a_wait_that_ends_early_shows_what_has_come_and_leaves_the_turn() -> None:
