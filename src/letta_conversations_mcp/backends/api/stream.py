@@ -119,7 +119,7 @@ async def read_chunks(events: AsyncIterator[httpx_sse.ServerSentEvent], silence_
 
     An event that is no JSON object is passed on as a chunk without a kind, to be counted. Raises StreamLost.
     """
-    before = ""
+    before: str | None = None
     try:
         async for event in events:
             if event.data == END_OF_STREAM:
