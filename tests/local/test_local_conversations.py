@@ -214,3 +214,14 @@ async def test_a_summary_by_another_model_is_refused(mcp: Caller, agent: str) ->
 
     assert "the conversation's own model" in refusal
     assert "Nothing was changed" in refusal
+
+
+async def test_a_conversation_without_messages_has_no_time_of_a_last_one(mcp: Caller, agent: str) -> None:
+    opened = [(await mcp.ok("create_conversation", agent=agent)).data["conversation_id"] for _ in range(3)]
+    await mcp.ok("send_message", conversation_id=opened[1], message="hello")
+
+    listed = await mcp.ok("list_conversations", agent=agent, order_by="last_message_at", order="asc")
+
+    rows = listed.data["conversations"]
+    assert [each["id"] for each in rows] == [opened[1], opened[0], opened[2]]
+    assert ["last_message_at" in each for each in rows] == [True, False, False]

@@ -27,6 +27,9 @@ def read_agent(data: Mapping[str, object]) -> Agent:
 
 
 def read_conversation(data: Mapping[str, object]) -> Conversation:
+    in_context = _ids(data.get("in_context_message_ids"))
+    # The server tells a time also where there is no message (seen with 0.34.12).
+    last_message_at = text_field(data, "last_message_at") if in_context != () else ""
     return Conversation(
         id=text_field(data, "id"),
         agent_id=text_field(data, "agent_id"),
@@ -38,8 +41,8 @@ def read_conversation(data: Mapping[str, object]) -> Conversation:
         hidden=data.get("hidden") is True,
         archived=data.get("archived") is True,
         created_at=text_field(data, "created_at"),
-        last_message_at=text_field(data, "last_message_at"),
-        in_context=_ids(data.get("in_context_message_ids")),
+        last_message_at=last_message_at,
+        in_context=in_context,
     )
 
 
