@@ -34,9 +34,9 @@ from letta_conversations_mcp.backends.pool import open_pool
 from letta_conversations_mcp.core.access import EVERYTHING, Access, Scope
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.changes import Changes, LocalChanges, announcing
-from letta_conversations_mcp.core.delivery import Pace
 from letta_conversations_mcp.core.draining import Drain
 from letta_conversations_mcp.core.errors import Forbidden
+from letta_conversations_mcp.core.pace import Pace
 from letta_conversations_mcp.core.sending import TurnLimits, open_sender
 from letta_conversations_mcp.observability.calls import UNKNOWN, CallWatch, counted
 from letta_conversations_mcp.observability.watch import Watch

@@ -9,7 +9,6 @@ from typing import cast
 import anyio
 
 from letta_conversations_mcp.core.backend import Backend, NotResumable
-from letta_conversations_mcp.core.delivery import Pace
 from letta_conversations_mcp.core.errors import NotFound
 from letta_conversations_mcp.core.model import (
     Chunk,
@@ -21,6 +20,7 @@ from letta_conversations_mcp.core.model import (
     Run,
     Turn,
 )
+from letta_conversations_mcp.core.pace import Pace
 from letta_conversations_mcp.core.sending import Sender, open_sender
 
 HERE = ConversationRef(conversation_id="conv-00000000-0000-4000-8000-000000000001", agent_id="agent-1")

@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from letta_conversations_mcp.core.backend import Backend, NotResumable, StreamLost
-from letta_conversations_mcp.core.delivery import Pace
 from letta_conversations_mcp.core.errors import Busy, ConversationError, NotFound, Refused, TooManyRequests
 from letta_conversations_mcp.core.model import (
     Chunk,
@@ -29,6 +28,7 @@ from letta_conversations_mcp.core.model import (
     Page,
     Run,
 )
+from letta_conversations_mcp.core.pace import Pace
 from letta_conversations_mcp.core.sending import Sender, open_sender
 
 PACE = Pace(

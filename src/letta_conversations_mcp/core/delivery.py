@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -21,13 +20,11 @@ from letta_conversations_mcp.core.backend import Backend, NotResumable, StreamLo
 from letta_conversations_mcp.core.errors import AwaitingApproval, Busy, ConversationError, ServerFault, TimedOut
 from letta_conversations_mcp.core.flight import Flight
 from letta_conversations_mcp.core.meter import SILENT, Meter
-from letta_conversations_mcp.core.model import Approvals, Chunk, ConversationRef, MessageQuery, Outgoing, Run, Turn
-from letta_conversations_mcp.core.turn import TurnBuilder
+from letta_conversations_mcp.core.model import Approvals, Chunk, MessageQuery, Outgoing, Run, Turn
+from letta_conversations_mcp.core.pace import Pace
+from letta_conversations_mcp.core.runs import RECENT_RUNS, follow, until_ended
 
 logger = logging.getLogger(__name__)
-
-RECENT_RUNS = 10
-"""How many of a conversation's newest runs are looked at to find a turn again: some of them took no message."""
 
 RECENT_MESSAGES = 40
 """How many of the newest messages are searched for a message's otid: more than one turn with its tool calls stores."""
@@ -37,27 +34,6 @@ RESUMPTIONS = 3
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
 """By how much Letta's clock may be behind ours, when a failed run is told from older ones."""
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How often to look and to tell, and how long to try. All in seconds.
-
-    `unseen` is how long a run may be there and not be shown: 0.2 to 0.4 s after the request came in (seen on 0.16.8).
-    `settle` is how long a message without any trace may still turn up, when Letta is busy; `confirm` how long a call
-    lasts at least as long as Letta has not told of the message. `give_up` bounds the asking of a server that does not
-    answer, `turn` the whole of a turn.
-    """
-
-    report_at_most_every: float = 1.0
-    report_at_least_every: float = 10.0
-    poll_first: float = 0.3
-    poll_longest: float = 3.0
-    unseen: float = 0.6
-    settle: float = 5.0
-    confirm: float = 5.0
-    give_up: float = 120.0
-    turn: float = 3600.0
 
 
 class Delivery:
@@ -228,25 +204,3 @@ class Delivery:
         if created.tzinfo is None:
             created = created.replace(tzinfo=UTC)
         return created >= self._begun_at - CLOCK_TOLERANCE
-
-
-async def follow(backend: Backend, ref: ConversationRef, run: Run, pace: Pace) -> Turn:
-    """Wait for a run's end by asking, and build its turn from what it stored."""
-    run = await until_ended(backend, ref, run, pace)
-    builder = TurnBuilder()
-    builder.run_id = run.id
-    for chunk in await backend.list_run_chunks(ref, run.id):
-        builder.add(chunk)
-    builder.failure = run.failure
-    ends = {"failed": "error", "cancelled": "cancelled"}
-    builder.stop_reason = run.stop_reason or ends.get(run.status, "end_turn")
-    return builder.build()
-
-
-async def until_ended(backend: Backend, ref: ConversationRef, run: Run, pace: Pace) -> Run:
-    pause = pace.poll_first
-    while run.active:
-        await anyio.sleep(pause)
-        pause = min(pause * 1.5, pace.poll_longest)
-        run = await backend.get_run(ref, run.id)
-    return run

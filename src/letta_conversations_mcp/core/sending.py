@@ -14,19 +14,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from copy import copy
 from dataclasses import dataclass
-from itertools import count
 
 import anyio
 from anyio.abc import TaskGroup
 
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.delivery import RECENT_RUNS, Delivery, Pace, follow, until_ended
+from letta_conversations_mcp.core.delivery import Delivery
 from letta_conversations_mcp.core.draining import Drain
 from letta_conversations_mcp.core.errors import (
     Busy,
     ConversationError,
-    NoReply,
-    NotFound,
     Overloaded,
     ServerFault,
     ShuttingDown,
@@ -34,6 +31,8 @@ from letta_conversations_mcp.core.errors import (
 from letta_conversations_mcp.core.flight import WITHDRAWN, Flight
 from letta_conversations_mcp.core.meter import SILENT, Meter
 from letta_conversations_mcp.core.model import ConversationRef, Outgoing, OutgoingMessage, Run, Turn
+from letta_conversations_mcp.core.pace import Pace
+from letta_conversations_mcp.core.runs import follow, newest_run, until_free
 from letta_conversations_mcp.core.unread import Unread
 
 logger = logging.getLogger(__name__)
@@ -171,27 +170,8 @@ class Sender:
         """
         if flight := self.in_flight(ref, run_id):
             return flight
-        run = await self._backend.get_run(ref, run_id) if run_id else await self._newest_run(ref)
+        run = await self._backend.get_run(ref, run_id) if run_id else await newest_run(self._backend, ref, self._pace)
         return Flight(ref, run=run)
-
-    async def _newest_run(self, ref: ConversationRef) -> Run:
-        """The active run, or else the newest. Looked for a second time when none is active: Letta shows a run only a
-        moment after its message came in, and who asks after a lost connection asks at once. Where there is none at all
-        it is looked for longer: who is told so sends the message again."""
-        newest: Run | None = None
-        settled_at = anyio.current_time() + self._pace.settle
-        for looks in count(1):
-            runs = await self._backend.list_runs(ref, limit=RECENT_RUNS)
-            taken = [each for each in runs if not (each.failure and each.failure.awaits_approval)]
-            if active := next((each for each in taken if each.active), None):
-                return active
-            newest = next(iter(taken or runs), newest)
-            if newest is not None and looks > 1:
-                return newest
-            if newest is None and anyio.current_time() >= settled_at:
-                break
-            await anyio.sleep(self._pace.unseen)
-        raise NoReply(str(ref))
 
     async def send_and_wait(
         self,
@@ -360,7 +340,7 @@ class Sender:
                 if not flight.waits_if_busy:
                     raise
                 with flight.queueing("waiting for somebody else's turn in this conversation", busy):
-                    await self._until_free(flight.ref, busy)
+                    await until_free(self._backend, flight.ref, busy, self._pace)
             except ConversationError as error:
                 if error.try_again_after is None or not patient:
                     raise
@@ -369,20 +349,6 @@ class Sender:
                     await anyio.sleep(error.try_again_after)
             if flight.withdrawn:
                 return flight.builder.build()
-
-    async def _until_free(self, ref: ConversationRef, busy: Busy) -> None:
-        """Wait for the end of the turn that holds a conversation."""
-        try:
-            if busy.run_id:
-                await until_ended(self._backend, ref, await self._backend.get_run(ref, busy.run_id), self._pace)
-            else:
-                for run in await self._backend.list_runs(ref, limit=RECENT_RUNS):
-                    await until_ended(self._backend, ref, run, self._pace)
-        except NotFound:
-            # A run that does not say whose it is; the next try shows whether it has ended.
-            await anyio.sleep(self._pace.poll_longest)
-        # The conversation is set free a moment after its run has ended.
-        await anyio.sleep(self._pace.poll_first)
 
     async def _watch(self, flight: Flight, run: Run) -> None:
         try:

@@ -1,0 +1,26 @@
+"""How patient this server is with Letta, and how often it looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often to look and to tell, and how long to try. All in seconds.
+
+    `unseen` is how long a run may be there and not be shown: 0.2 to 0.4 s after the request came in (seen on 0.16.8).
+    `settle` is how long a message without any trace may still turn up, when Letta is busy; `confirm` how long a call
+    lasts at least as long as Letta has not told of the message. `give_up` bounds the asking of a server that does not
+    answer, `turn` the whole of a turn.
+    """
+
+    report_at_most_every: float = 1.0
+    report_at_least_every: float = 10.0
+    poll_first: float = 0.3
+    poll_longest: float = 3.0
+    unseen: float = 0.6
+    settle: float = 5.0
+    confirm: float = 5.0
+    give_up: float = 120.0
+    turn: float = 3600.0
