@@ -160,7 +160,7 @@ class AppServerPlace:
     """Letta Code's App Server."""
 
     name = APP_SERVER
-    at_once = len(ALL_WAYS)
+    at_once = 3  # more than one Node.js process serves in time
     relay = staticmethod(relay_websocket)
 
     def __init__(self, server: AppServer, model: MarkedModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from letta_conversations_mcp.observability.logs import configure_logging
 from letta_conversations_mcp.server import build_server
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.stdio import serve_stdio
+
+logger = logging.getLogger(__name__)
 
 
 def serve(settings: Settings, *, http: bool) -> int:
@@ -63,7 +66,7 @@ def _serve_http(settings: Settings) -> int:
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port."
         ) from error
     host, port = bound.getsockname()[:2]
-    print(f"Serving MCP at http://{f'[{host}]' if ':' in host else host}:{port}/mcp", file=sys.stderr)
+    _tell(f"Serving MCP at http://{f'[{host}]' if ':' in host else host}:{port}/mcp", settings)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -78,3 +81,12 @@ def _serve_http(settings: Settings) -> int:
 
     DrainingServer(config, server.drain, settle, settings.drain_seconds).run(sockets=[bound])
     return 0
+
+
+def _tell(words: str, settings: Settings) -> None:
+    """Whatever the level of the log, and in its form: what reads JSON lines shall find nothing else."""
+    if settings.log_format == "json":
+        logger.setLevel(logging.INFO)
+        logger.info(words)
+    else:
+        print(words, file=sys.stderr)
