@@ -146,7 +146,7 @@ async def test_of_two_that_were_made_in_a_race_the_oldest_counts(mcp: Caller, le
         tasks.start_soon(late)
         with anyio.fail_after(5):
             while not any(each.method == "POST" and each.query.get("agent_id") == agent_id for each in requests):
-                await anyio.wait_all_tasks_blocked()
+                await anyio.sleep(0.01)
         rivals.append(letta.fake.add_conversation(agent_id, "[key: k]"))
         gate.set()
 

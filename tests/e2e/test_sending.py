@@ -402,8 +402,11 @@ async def test_a_message_waits_for_somebody_elses_turn(mcp: Caller, letta: Letta
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(letta.send, conversation_id, "somebody else's")
         await letta.model.asked()
+        mcp.told.clear()
         tasks.start_soon(mine)
-        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(20):
+            while not any("somebody else's turn" in words for words in mcp.told):
+                await anyio.sleep(0.02)
         held.gate.set()
 
     assert answers == ["echo: mine"]
