@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 
 from letta_conversations_mcp.tools.asking import AT_ONCE
@@ -117,3 +119,27 @@ async def test_many_long_replies_fit_one_answer(mcp: Caller, letta: Letta) -> No
 )
 async def test_asking_nobody_or_nothing_is_refused(mcp: Caller, arguments: dict[str, Any], words: str) -> None:
     assert words in await mcp.refused("ask_many", **arguments)
+
+
+async def test_a_call_that_is_made_again_asks_those_once_who_have_not_answered(mcp: Caller, letta: Letta) -> None:
+    agents = [await letta.new_agent() for _ in range(2)]
+    call = {"message": "What is new?", "agents": [name for _, name in agents]}
+    held = [Hold(Say("This."), gate=anyio.Event()) for _ in agents]
+    letta.model.enqueue(*held)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(mcp.ok, "ask_many", **call))
+        await letta.model.asked(2)
+        tasks.cancel_scope.cancel()
+    running = await mcp.ok("ask_many", **call, wait_seconds=1)
+    for each in held:
+        each.gate.set()
+    again = await mcp.ok("ask_many", **call)
+
+    rows = again.data["replies"]
+    assert [row["conversation_id"] for row in running.data["replies"]] == [row["conversation_id"] for row in rows]
+    assert [row["reply"] for row in rows] == ["This.", "This."]
+    assert all("it was not sent again" in row["note"] for row in rows)
+    assert again.text.count("it was not sent again") == 2
+    for row in rows:
+        assert await letta.stored_texts(row["agent_id"], row["conversation_id"]) == ["What is new?"]

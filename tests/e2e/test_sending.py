@@ -310,6 +310,26 @@ async def test_a_call_that_was_given_up_and_is_made_again_sends_one_message(mcp:
     assert await letta.stored_texts(agent_id, conversation_id) == ["Think hard"]
 
 
+async def test_a_call_to_an_agent_that_is_made_again_opens_one_conversation(mcp: Caller, letta: Letta) -> None:
+    agent_id, name = await letta.new_agent()
+    held = Hold(Say("At last."))
+    letta.model.enqueue(held)
+    call = {"agent": name, "message": "Think hard"}
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(mcp.ok, "send_message", **call))
+        await letta.model.asked()
+        tasks.cancel_scope.cancel()
+    running = await mcp.ok("send_message", **call, wait_seconds=0)
+    held.gate.set()
+    again = await mcp.ok("send_message", **call)
+    anew = await mcp.ok("send_message", **call)
+
+    assert (again.data["status"], again.data["reply"]) == ("completed", "At last.")
+    assert running.data["conversation_id"] == again.data["conversation_id"] != anew.data["conversation_id"]
+    assert await letta.stored_texts(agent_id, again.data["conversation_id"]) == ["Think hard"]
+
+
 async def test_a_message_whose_place_does_not_come_in_time_is_not_sent(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
     conversation_id = await letta.new_conversation(agent_id)

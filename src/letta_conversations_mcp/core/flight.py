@@ -33,6 +33,7 @@ class Flight:
         self.ref = ref
         self.caller = caller
         self.message = message
+        self.opened = isinstance(message, OutgoingMessage) and message.opens
         self.waits_if_busy = waits_if_busy
         """Whether the message waits for the end of a turn that somebody else has begun."""
         self.run = run

@@ -324,13 +324,14 @@ class Image(Noun):
 
 class OutgoingMessage(Noun):
     """What is sent. `otid` names the message for ever: a send that is repeated with the same one is the same
-    message."""
+    message. `opens` is whether its conversation was opened for it."""
 
     text: str
     otid: str
     images: tuple[Image, ...] = ()
     model: str = ""
     max_steps: int | None = None
+    opens: bool = False
 
     def is_in(self, message: Message) -> bool:
         """Whether a listed message shows that this was taken."""
@@ -338,7 +339,8 @@ class OutgoingMessage(Noun):
 
     def repeats(self, other: Outgoing | None) -> bool:
         """Whether it is what somebody sends who gave up on the other one and tries again."""
-        return isinstance(other, OutgoingMessage) and other.model_copy(update={"otid": self.otid}) == self
+        same = {"otid": self.otid, "opens": self.opens}
+        return isinstance(other, OutgoingMessage) and other.model_copy(update=same) == self
 
 
 class Decision(Noun):

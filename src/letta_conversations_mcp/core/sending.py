@@ -207,6 +207,13 @@ class Sender:
             raise flight.obstacle or Busy(ref.conversation_id, running.run_id if running else "")
         return turn.model_copy(update={"repeated": True}) if repeated else turn
 
+    def opened_before(self, agent_id: str, message: OutgoingMessage) -> ConversationRef | None:
+        """The conversation that was opened with an agent for the same message, if that caller has gone without a reply:
+        it does not know the conversation, and would open another one."""
+        flights = [*(flight for lane in self._lanes.values() for flight in lane.flights), *self._unread.all()]
+        left = (each for each in flights if each.opened and not each.listeners and each.ref.agent_id == agent_id)
+        return next((each.ref for each in left if each.is_of(message, self._caller)), None)
+
     def _begun_before(self, ref: ConversationRef, message: Outgoing) -> Flight | None:
         """The turn of the same message: running or queued, or ended without anybody being told."""
         flights = self._lanes[ref].flights if self.is_busy(ref) else ()

@@ -43,6 +43,11 @@ class Unread:
         is_it = flight is not None and anyio.current_time() <= until and flight.is_of(message, caller)
         return flight if is_it else None
 
+    def all(self) -> list[Flight]:
+        """The turns that are kept."""
+        now = anyio.current_time()
+        return [flight for flight, until in self._flights.values() if now <= until]
+
     def forget(self, ref: ConversationRef) -> None:
         """Somebody was told of the conversation's last turn, or has begun another."""
         self._flights.pop(ref, None)

@@ -11,12 +11,13 @@ from typing import Annotated, Literal
 import anyio
 from pydantic import Field
 
-from letta_conversations_mcp.core.addressing import find_agent, locate
+from letta_conversations_mcp.core.addressing import locate
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
-from letta_conversations_mcp.core.model import ConversationRef, NewConversation, OutgoingMessage, Turn, TurnStatus
+from letta_conversations_mcp.core.model import ConversationRef, OutgoingMessage, Turn, TurnStatus
 from letta_conversations_mcp.core.transcript import cut, fair_share, length
+from letta_conversations_mcp.tools.opening import open_for
 from letta_conversations_mcp.tools.progress import HEARTBEAT_SECONDS, reporter
-from letta_conversations_mcp.tools.replies import describe_failure
+from letta_conversations_mcp.tools.replies import REPEATED, describe_failure
 from letta_conversations_mcp.tools.tool import Result, Services, ToolContext, ToolSpec, WaitArgument, services_of
 
 logger = logging.getLogger(__name__)
@@ -47,10 +48,11 @@ class ReplyRow(Result):
     run_id: str = ""
     reply: str = ""
     error: str = ""
+    note: str = ""
 
     def to_text(self) -> str:
         ids = " · ".join(filter(None, [self.status, self.conversation_id, self.agent_id, self.run_id]))
-        return "\n".join(filter(None, [f"## {self.to} [{ids}]", self.reply, self.error]))
+        return "\n".join(filter(None, [f"## {self.to} [{ids}]", self.reply, self.error, self.note]))
 
 
 class Replies(Result):
@@ -134,11 +136,11 @@ async def _ask(services: Services, target: Target, message: str, deadline: float
     if seconds < 0:
         return row_of(target, ref, error="Not asked: the time was over before its place came. Nothing was sent to it.")
     try:
+        outgoing = OutgoingMessage(text=message, otid=str(uuid.uuid4()), opens=target.opens)
         if target.opens:
-            ref = await _open(services, target.name)
+            ref = await open_for(services, target.name, outgoing)
         else:
             ref = await locate(services.backend, target.name)
-        outgoing = OutgoingMessage(text=message, otid=str(uuid.uuid4()))
         turn = await services.sender.send_and_wait(
             ref, outgoing, max(deadline - anyio.current_time(), 0), _without_report
         )
@@ -150,12 +152,6 @@ async def _ask(services: Services, target: Target, message: str, deadline: float
         where = f"list_messages(conversation_id={ref.conversation_id!r})" if ref else "list_conversations"
         return row_of(target, ref, error=f"This failed inside the MCP server; look with {where} before asking again.")
     return row_of(target, ref, turn)
-
-
-async def _open(services: Services, agent: str) -> ConversationRef:
-    owner = await find_agent(services.backend, agent)
-    opened = await services.backend.create_conversation(NewConversation(agent_id=owner.id))
-    return ConversationRef(conversation_id=opened.id, agent_id=owner.id)
 
 
 async def _without_report(words: str) -> None:
@@ -172,6 +168,7 @@ def row_of(target: Target, ref: ConversationRef | None, turn: Turn | None = None
         run_id=turn.run_id if turn else "",
         reply=turn.reply if turn else "",
         error=error or (describe_failure(turn) if turn else ""),
+        note=REPEATED if turn and turn.repeated else "",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from letta_conversations_mcp.core import branching
-from letta_conversations_mcp.core.addressing import check_message_id, check_run_id, find_agent, locate
+from letta_conversations_mcp.core.addressing import check_message_id, check_run_id, locate
 from letta_conversations_mcp.core.errors import Busy, ConversationError, InvalidArgument
 from letta_conversations_mcp.core.history import DEFAULT_KINDS, HistoryPage, read_history
 from letta_conversations_mcp.core.images import read_image
@@ -18,13 +18,13 @@ from letta_conversations_mcp.core.model import (
     ConversationRef,
     MessageKind,
     MessageQuery,
-    NewConversation,
     OnBusy,
     Order,
     OutgoingMessage,
 )
 from letta_conversations_mcp.core.transcript import body, shorten, to_markdown
 from letta_conversations_mcp.tools.approvals import question_of, resume, settle
+from letta_conversations_mcp.tools.opening import open_for
 from letta_conversations_mcp.tools.progress import reporter
 from letta_conversations_mcp.tools.replies import Reply, ReplyKind
 from letta_conversations_mcp.tools.tool import (
@@ -111,19 +111,24 @@ async def send_message(
         return Reply.of(await resume(ctx, asked, seconds), asked.ref, kinds, services.settings.max_output_chars)
     if not message.strip() and not images:
         raise InvalidArgument("message", "a text or an image is needed.")
+    opens = not conversation_id.strip()
     outgoing = OutgoingMessage(
         text=message,
         otid=str(uuid.uuid4()),
         images=tuple(map(read_image, images)),
         model=model.strip(),
         max_steps=max_steps,
+        opens=opens,
     )
     speaker, hop, most = None, 0, services.settings.max_depth
     if sender.strip():
         speaker = await find_speaker(services.backend, sender)
         hop = await next_hop(services.backend, services.sender, speaker, message, most)
-    opens = not conversation_id.strip()
-    ref = await _open(ctx, agent) if opens else await locate(services.backend, conversation_id, agent)
+    if opens and not agent.strip():
+        raise InvalidArgument(
+            "conversation_id", "give a conversation_id to continue, or an agent to open a new conversation."
+        )
+    ref = await (open_for(services, agent, outgoing) if opens else locate(services.backend, conversation_id, agent))
     branch_of = ""
     try:
         if speaker:
@@ -148,17 +153,6 @@ async def send_message(
 async def _branch(services: Services, ref: ConversationRef) -> ConversationRef:
     branch = await branching.fork(services.backend, ref)
     return ConversationRef(conversation_id=branch.conversation.id, agent_id=ref.agent_id)
-
-
-async def _open(ctx: ToolContext, agent: str) -> ConversationRef:
-    backend = services_of(ctx).backend
-    if not agent.strip():
-        raise InvalidArgument(
-            "conversation_id", "give a conversation_id to continue, or an agent to open a new conversation."
-        )
-    owner = await find_agent(backend, agent)
-    opened = await backend.create_conversation(NewConversation(agent_id=owner.id))
-    return ConversationRef(conversation_id=opened.id, agent_id=owner.id)
 
 
 async def wait_for_reply(

@@ -19,6 +19,8 @@ RESERVED_CHARS = 1_500
 ANSWERS_CHARS = 120
 """Of the message that a reply answers: enough to know it again."""
 
+REPEATED = "The same message was sent before, and nobody was told the reply; it was not sent again."
+
 CALL_CHARS = 150
 """What a tool call costs beside its arguments and result."""
 
@@ -161,7 +163,7 @@ def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool, left_out: int) -> 
     notes: list[str] = []
     if turn.repeated:
         anew = "" if turn.status == "running" else " To send it anew, make the call once more."
-        notes.append(f"The same message was sent before, and nobody was told the reply; it was not sent again.{anew}")
+        notes.append(f"{REPEATED}{anew}")
     if is_cut:
         notes.append(
             f"Cut to fit; list_messages({place}, limit=5) shows it, with skip_chars the rest of a long message."
