@@ -422,10 +422,10 @@ async def test_a_message_waits_for_somebody_elses_turn(mcp: Caller, letta: Letta
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(letta.send, conversation_id, "somebody else's")
         await letta.model.asked()
-        mcp.told.clear()
+        mcp.progress.clear()
         tasks.start_soon(mine)
         with anyio.fail_after(20):
-            while not any("somebody else's turn" in words for words in mcp.told):
+            while not any("somebody else's turn" in words for words in mcp.progress):
                 await anyio.sleep(0.02)
         held.gate.set()
 

@@ -114,11 +114,11 @@ class Answer:
 
 
 class Caller:
-    """Calls tools as a model would: by name, with plain arguments. `told` is the progress of all calls so far."""
+    """Calls tools as a model would: by name, with plain arguments. `progress` is that of all calls so far."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.told: list[str] = []
+        self.progress: list[str] = []
 
     async def call(self, tool: str, **arguments: Any) -> Answer:
         """Whatever comes back, an error too."""
@@ -126,7 +126,7 @@ class Caller:
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             words.append(message or "")
-            self.told.append(message or "")
+            self.progress.append(message or "")
 
         with anyio.fail_after(CALL_SECONDS):
             result = await self.client.call_tool(tool, arguments, progress_callback=on_progress)
