@@ -47,6 +47,22 @@ def test_a_message_that_a_run_took_is_stored() -> None:
     assert error["stored"] is True
 
 
+def test_a_frame_that_comes_twice_is_taken_once() -> None:
+    reader = TurnReader("m", started=True)
+    pieces = [
+        {
+            "type": "stream_delta",
+            "idempotency_key": f"stream_delta:{number}:00000000-0000-4000-8000-000000000000",
+            "delta": {"message_type": "assistant_message", "id": "1", "content": "ha", "run_id": "local-run-1"},
+        }
+        for number in (1, 2)
+    ]
+
+    chunks = [chunk for piece in pieces for _ in range(2) for chunk in reader.read(piece)]
+
+    assert [chunk["content"] for chunk in chunks] == ["ha", "ha"]
+
+
 def test_a_queued_turn_takes_nothing_of_the_one_before_it() -> None:
     reader = TurnReader("m", started=False)
     other = {"type": "stream_delta", "delta": {"message_type": "assistant_message", "id": "1", "content": "not ours"}}

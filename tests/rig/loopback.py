@@ -14,6 +14,8 @@ from starlette.types import ASGIApp
 
 START_SECONDS = 10
 STOP_SECONDS = 5
+KEEP_ALIVE_SECONDS = 60
+"""Longer than clients keep a connection: one that both give up at the same moment fails the request in it."""
 
 
 def loopback_socket(port: int = 0) -> socket.socket:
@@ -30,7 +32,8 @@ class LoopbackServer(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, **options: Any) -> None:
         # An asker that stays must not keep the tests from ending.
-        super().__init__(uvicorn.Config(app, ws="none", log_config=None, timeout_graceful_shutdown=1, **options))
+        own: dict[str, Any] = {"timeout_graceful_shutdown": 1, "timeout_keep_alive": KEEP_ALIVE_SECONDS}
+        super().__init__(uvicorn.Config(app, ws="none", log_config=None, **(own | options)))
         self.ready = anyio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -44,6 +44,24 @@ PROTOCOL_VERSION = 1
 TESTED_VERSION = "0.34.12"
 NEEDED = ("agent_management", "conversation_management", "runtime_start")
 
+QUESTIONS = frozenset(
+    {
+        "agent_list",
+        "agent_retrieve",
+        "app_server_info",
+        "conversation_list",
+        "conversation_messages_list",
+        "conversation_retrieve",
+        "list_models",
+        "runtime_start",
+        "sync",
+    }
+)
+"""Commands that change nothing in a conversation."""
+
+AGAIN = "It was only a question, which changes nothing: the same call may succeed in a moment."
+UNSURE = "Nothing is sure about it; look before repeating it."
+
 FRAME_BYTES = 64 * 1024 * 1024
 """The largest frame taken: a page of messages with images."""
 
@@ -144,7 +162,7 @@ class Link:
         except ConnectionClosed as error:
             raise LinkBroken(what) from error
         except TimeoutError as error:
-            raise TimedOut(what, bound, "Nothing is sure about it; look before repeating it.") from error
+            raise TimedOut(what, bound, AGAIN if command in QUESTIONS else UNSURE) from error
         finally:
             del self._waiting[request_id]
             self._unanswered = self._unanswered or answer.frame is None

@@ -61,9 +61,14 @@ class TurnReader:
         self._pieces: dict[str, set[str]] = {}
         """The ids of the messages that each of the server's runs has streamed."""
         self._failure: Mapping[str, object] = {}
+        self._last_frame = ""
 
     def read(self, frame: Mapping[str, object]) -> Iterator[Chunk]:
-        """The chunks that a frame holds."""
+        """The chunks that a frame holds; none of one that comes twice."""
+        key = text_field(frame, "idempotency_key")
+        if key and key == self._last_frame:
+            return
+        self._last_frame = key
         match frame.get("type"):
             case "update_loop_status":
                 consumed = mapping_field(mapping_field(frame, "loop_status"), "client_message_ids_by_run_id")
