@@ -24,6 +24,7 @@ test-live: $(VENV)/.installed
 # Needs npm, with which it installs the suite and the Node.js that this needs; says so and does nothing without.
 conformance: $(VENV)/.installed
 	$(BIN)/python -m tests.conformance
+
 faults: $(VENV)/.installed
 	$(BIN)/python -m tests.faults --write
 

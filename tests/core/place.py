@@ -111,7 +111,7 @@ async def result(sender: Sender, ref: ConversationRef, text: str, seconds: float
 
 async def until_gone(sender: Sender) -> None:
     """Wait until the place is free again."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         while sender.is_busy(HERE):
             await anyio.sleep(0.001)
 

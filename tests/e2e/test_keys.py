@@ -144,7 +144,7 @@ async def test_of_two_that_were_made_in_a_race_the_oldest_counts(mcp: Caller, le
     rivals: list[str] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(late)
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             while not any(each.method == "POST" and each.query.get("agent_id") == agent_id for each in requests):
                 await anyio.sleep(0.01)
         rivals.append(letta.fake.add_conversation(agent_id, "[key: k]"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from letta_conversations_mcp.settings import Settings
+from tests.local.app_servers import until_gone
 from tests.rig.model import ScriptedModel
 from tests.rig.openai_model import serve_model
 from tests.rig.servers import ALL_WAYS, Caller, Way, connect, in_own_task
@@ -57,3 +58,11 @@ def mcp(local_caller: Caller, model: ScriptedModel) -> Caller:
 async def agent(mcp: Caller) -> str:
     """The id of a new agent."""
     return (await mcp.ok("create_agent", name="newcomer", model=MODEL, human="Name: Ann")).data["agent_id"]
+
+
+@pytest.fixture
+async def folder(tmp_path: Path) -> AsyncGenerator[Path]:
+    """A state folder in which nothing may run in the end."""
+    path = tmp_path / "state"
+    yield path
+    await until_gone(path)

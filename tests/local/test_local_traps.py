@@ -15,8 +15,8 @@ import pytest
 from letta_conversations_mcp.backends.local.keeper import ADDRESS, TOKEN
 from letta_conversations_mcp.backends.local.process import AppServer
 from letta_conversations_mcp.settings import Settings
+from tests.local.app_servers import ask
 from tests.local.conftest import MODEL
-from tests.local.test_process import ask
 from tests.rig.model import CallTools, Hold, Say, ScriptedModel, Use
 from tests.rig.servers import Caller, Way, in_own_task
 

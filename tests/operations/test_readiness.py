@@ -66,7 +66,7 @@ async def test_a_letta_that_does_not_answer_makes_it_unready_within_the_bound(mo
     gate = anyio.Event()
     fake.stall("GET", "/v1/agents/*", gate)
     async with fake.serve() as letta_url:
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             response = await ask(Settings(base_url=letta_url))
         gate.set()
 

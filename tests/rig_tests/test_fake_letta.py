@@ -59,9 +59,9 @@ async def history(http: httpx.AsyncClient, conversation_id: str) -> list[str]:
 
 async def until_idle(fake: FakeLetta, http: httpx.AsyncClient, conversation_id: str) -> None:
     """Follow the turn that runs by asking for its run, as a client must."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         while (await http.get("/v1/runs/", params={"conversation_id": conversation_id, "active": True})).json():
-            await anyio.wait_all_tasks_blocked()
+            await anyio.sleep(0.01)
 
 
 async def test_the_sdk_streams_a_turn_with_a_tool(
@@ -303,7 +303,7 @@ async def test_the_server_ends_while_a_stream_is_open(model: ScriptedModel) -> N
     fake = FakeLetta(model)
     conversation_id = fake.add_conversation(fake.add_agent("ann"))
     model.enqueue(Hold(Say("never")))
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with httpx.AsyncClient() as http:
             async with fake.serve() as base_url:
                 request = http.build_request(
