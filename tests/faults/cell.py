@@ -13,7 +13,7 @@ from typing import Literal
 
 import anyio
 
-from tests.faults.clients import Answered, Hung, Leaving, Line, Obedient
+from tests.faults.clients import Answered, Hung, Leaving, Line, Obedient, ends_server
 from tests.faults.places import APP_SERVER, MARKER, Place, answer_to, new_marker
 from tests.faults.plan import Garble, Plan
 from tests.faults.proxy import Proxy
@@ -149,6 +149,9 @@ class Lane:
         """Let the model answer when the turn has taken as long as it should."""
         if case.turn == "slow" and case.leaving is None:
             await first_of(self.proxy.came_back, client.answered)
+        elif case.repeats and ends_server(case.leaving, self.line.way):
+            # The new server has asked Letta by then, and knows that the turn runs.
+            await client.has_news.wait()
         elif case.repeats:
             await client.under_way.wait()
         elif case.turn == "late":

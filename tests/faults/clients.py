@@ -33,6 +33,11 @@ UNTAKEN = re.compile(r"Nothing was (?:sent|done)|same call can be made again|saf
 """An answer that says so says that the message was not taken."""
 
 
+def ends_server(leaving: Leaving | None, way: Way) -> bool:
+    """Whether our server goes when its client does."""
+    return leaving == "kill" or (leaving, way.transport) == ("disconnect", "memory")
+
+
 class Hung(Exception):
     """A call was not answered within its bound."""
 
@@ -105,12 +110,14 @@ class Line:
         await self._client.aclose()
         await self._server.aclose()
 
-    async def call(self, tool: str, arguments: Mapping[str, Any], under_way: anyio.Event) -> Answered:
-        """Call a tool; `under_way` is set when the server has told of its progress. Raises Hung."""
+    async def call(self, tool: str, arguments: Mapping[str, Any], *reports: anyio.Event) -> Answered:
+        """Call a tool; the server's first report of progress sets the first of `reports`, and so on. Raises Hung."""
         started = anyio.current_time()
+        unset = iter(reports)
 
         async def note(progress: float, total: float | None, message: str | None) -> None:
-            under_way.set()
+            if report := next(unset, None):
+                report.set()
 
         try:
             with anyio.fail_after(CALL_SECONDS):
@@ -150,6 +157,8 @@ class Obedient:
         """Set when the third is."""
         self.under_way = anyio.Event()
         """Set when a call that was not given up is under way."""
+        self.has_news = anyio.Event()
+        """Set when there is more to tell of one."""
         self.reply: str | None = None
         self.gave_up = ""
         """Why it knew no further."""
@@ -209,8 +218,10 @@ class Obedient:
         if "wait_for_reply(" in advice:
             run = re.search(r"run_id='([^']+)'", advice)
             waited = await self.wait(**({"run_id": run[1]} if run else {}))
-            # It waited for another's turn to end.
-            return await self.send() if UNTAKEN.search(advice) and waited.status != "running" else waited
+            # It waited for another's turn to end, unless that was its own.
+            is_own = self._marker in str(waited.data.get("answers", ""))
+            is_over = UNTAKEN.search(advice) and waited.status != "running" and not is_own
+            return await self.send() if is_over else waited
         if "Use send_message" in advice:
             return await self.send()
         if UNTAKEN.search(advice) or "may succeed in a moment" in advice:
@@ -238,7 +249,7 @@ class Obedient:
     async def _call(self, tool: str, **arguments: Any) -> Answered:
         try:
             place = {"conversation_id": self._conversation_id}
-            answer = await self._line.call(tool, place | arguments, self.under_way)
+            answer = await self._line.call(tool, place | arguments, self.under_way, self.has_news)
         except Hung as hung:
             self.calls.append(Answered(tool, "hung", str(hung), seconds=CALL_SECONDS))
             raise

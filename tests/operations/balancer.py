@@ -19,9 +19,10 @@ HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "content-length",
 
 
 class Balancer:
-    """`served` has the server of each request, in order."""
+    """`served` has the server of each request, in order; `urls` all that there are."""
 
     def __init__(self, urls: Sequence[str]) -> None:
+        self.urls = urls
         self._next = cycle(urls)
         self._http = httpx.AsyncClient(trust_env=False, timeout=60)
         self.served: list[str] = []

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from functools import partial
 
+import anyio
 import pytest
 from mcp import Client, MCPError
 from mcp_types import EmptyResult, SubscribeRequest, SubscribeRequestParams
@@ -13,7 +16,7 @@ from tests.operations.balancer import Balancer, balanced
 from tests.operations.service import service
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say
-from tests.rig.servers import Caller, Era, in_own_task
+from tests.rig.servers import Answer, Caller, Era, in_own_task
 
 URI = "letta://conversations/conv-123e4567-e89b-42d3-a456-426614174000"
 
@@ -70,6 +73,49 @@ async def test_every_call_of_a_client_may_go_to_another_server(
     assert replies == ["echo: two", "echo: three"]
     assert [each["text"] for each in listed.data["messages"] if each["kind"] == "user"] == ["one", "two", "three"]
     assert len(set(balancer.served)) == 2
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_call_that_is_given_up_and_made_again_on_the_other_sends_one_message(
+    era: Era, behind: tuple[str, Balancer], letta: Letta
+) -> None:
+    agent_id, _ = await letta.new_agent()
+    call = {"conversation_id": await letta.new_conversation(agent_id), "message": "Think hard"}
+    held = Hold(Say("At last."))
+    letta.model.enqueue(held)
+    answers: list[Answer] = []
+
+    async def call_again() -> None:
+        answers.append(await other.ok("send_message", **call))
+
+    async with AsyncExitStack() as clients:
+        one, other = [
+            Caller(
+                await clients.enter_async_context(Client(f"{url}/mcp", mode="legacy" if era == "legacy" else "auto"))
+            )
+            for url in behind[1].urls
+        ]
+        async with anyio.create_task_group() as given_up:
+            given_up.start_soon(partial(one.ok, "send_message", **call))
+            await letta.model.asked()
+            given_up.cancel_scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call_again)
+            await until_waiting(other)
+            held.gate.set()
+
+    [again] = answers
+    assert again.data["reply"] == "At last."
+    assert "not sent again" in again.data["note"]
+    assert len(letta.model.calls) == 1
+    assert await letta.stored_texts(agent_id, call["conversation_id"]) == ["Think hard"]
+
+
+async def until_waiting(caller: Caller) -> None:
+    """Until the caller is told that another turn is waited for."""
+    with anyio.fail_after(20):
+        while not any("somebody else's turn" in words for words in caller.progress):
+            await anyio.sleep(0.01)
 
 
 async def test_an_older_client_is_not_promised_to_be_told_of_changes(behind: tuple[str, Balancer]) -> None:

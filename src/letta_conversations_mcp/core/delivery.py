@@ -10,7 +10,7 @@ Cancelling a delivery ends the following, not the turn.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 
@@ -22,12 +22,9 @@ from letta_conversations_mcp.core.flight import Flight
 from letta_conversations_mcp.core.meter import SILENT, Meter
 from letta_conversations_mcp.core.model import Approvals, Chunk, MessageQuery, Outgoing, Run, Turn
 from letta_conversations_mcp.core.pace import Pace
-from letta_conversations_mcp.core.runs import RECENT_RUNS, follow, until_ended
+from letta_conversations_mcp.core.runs import RECENT_MESSAGES, RECENT_RUNS, follow, until_ended
 
 logger = logging.getLogger(__name__)
-
-RECENT_MESSAGES = 40
-"""How many of the newest messages are searched for a message's otid: more than one turn with its tool calls stores."""
 
 RESUMPTIONS = 3
 """How often in a row, without any news, a stream is taken up again before the run is asked for instead."""
@@ -37,7 +34,7 @@ CLOCK_TOLERANCE = timedelta(seconds=5)
 
 
 class Delivery:
-    """The way of one message. `run` it once."""
+    """The way of one message. `run` it once, or `follow`."""
 
     def __init__(self, backend: Backend, flight: Flight, message: Outgoing, pace: Pace, meter: Meter = SILENT) -> None:
         self._backend = backend
@@ -56,9 +53,19 @@ class Delivery:
             ConversationError: Letta has not taken the message. The error says why.
             TimedOut: the turn lasts longer than turns are followed.
         """
+        return await self._bounded(self._deliver)
+
+    async def follow(self) -> Turn:
+        """The turn when it has ended, of the flight's run, which has the message already. Raises as `run` does."""
+        return await self._bounded(self._ask_for_it)
+
+    async def _deliver(self) -> Turn:
+        await self._consume(self._hand_over())
+        return self._turn() if self._ended else await self._recover()
+
+    async def _bounded(self, way: Callable[[], Awaitable[Turn]]) -> Turn:
         with anyio.move_on_after(self._pace.turn):
-            await self._consume(self._hand_over())
-            return self._turn() if self._ended else await self._recover()
+            return await way()
         raise TimedOut(
             "finish the turn",
             self._pace.turn,
@@ -155,8 +162,7 @@ class Delivery:
         self._repeated = True
         self._meter.message_resent()
         self._begun_at = datetime.now(UTC)
-        await self._consume(self._hand_over())
-        return self._turn() if self._ended else await self._recover()
+        return await self._deliver()
 
     def _never_taken(self) -> ConversationError:
         place = f"conversation_id={self._flight.ref.conversation_id!r}"

@@ -194,7 +194,8 @@ class Busy(ConversationError):
         which = f" (run {run_id})" if run_id else ""
         super().__init__(
             f"Conversation {conversation_id} is answering another message{which}. Nothing was sent. "
-            f"Call wait_for_reply(conversation_id={conversation_id!r}) until that turn has ended, then send again."
+            f"Call wait_for_reply(conversation_id={conversation_id!r}) until that turn has ended, then send again, "
+            "unless that was the reply to this very message."
         )
 
 

@@ -50,6 +50,8 @@ class Flight:
         """Whether its following ended before it did."""
         self.begun = run is not None
         """Whether the message is being handed over, or has been."""
+        self.taken_up = False
+        """Whether the turn is that of the same message, which another process has handed over."""
         self.withdrawn = False
         self.obstacle: ConversationError | None = None
         """Why the message has not been handed over yet."""
@@ -89,6 +91,14 @@ class Flight:
         self.begun = True
         self.obstacle = None
         self.note(HANDING_OVER)
+
+    def take_up(self, run: Run) -> None:
+        """Nor can it when another process has handed it over, and this run answers it."""
+        self.begun = True
+        self.obstacle = None
+        self.taken_up = True
+        self.builder.run_id = run.id
+        self.note(ASKING)
 
     @contextmanager
     def queueing(self, why: str, obstacle: ConversationError | None = None) -> Generator[None]:

@@ -324,10 +324,10 @@ class Image(Noun):
 
 class OutgoingMessage(Noun):
     """What is sent. `otid` names the message for ever: a send that is repeated with the same one is the same
-    message. `opens` is whether its conversation was opened for it."""
+    message; one without it is given a new one. `opens` is whether its conversation was opened for it."""
 
     text: str
-    otid: str
+    otid: str = ""
     images: tuple[Image, ...] = ()
     model: str = ""
     max_steps: int | None = None

@@ -6,12 +6,16 @@ import anyio
 
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import Busy, NoReply, NotFound
-from letta_conversations_mcp.core.model import ConversationRef, Run, Turn
+from letta_conversations_mcp.core.message_ids import is_same_message
+from letta_conversations_mcp.core.model import ConversationRef, MessageQuery, Outgoing, OutgoingMessage, Run, Turn
 from letta_conversations_mcp.core.pace import Pace
 from letta_conversations_mcp.core.turn import TurnBuilder
 
 RECENT_RUNS = 10
 """How many of a conversation's newest runs are looked at to find a turn again: some of them took no message."""
+
+RECENT_MESSAGES = 40
+"""How many of the newest messages are searched for one: more than one turn with its tool calls stores."""
 
 
 async def newest_run(backend: Backend, ref: ConversationRef, pace: Pace) -> Run:
@@ -75,3 +79,15 @@ async def until_free(backend: Backend, ref: ConversationRef, busy: Busy, pace: P
         await anyio.sleep(pace.poll_longest)
     # The conversation is set free a moment after its run has ended.
     await anyio.sleep(pace.poll_first)
+
+
+async def run_of_same(backend: Backend, ref: ConversationRef, message: Outgoing, busy: Busy) -> Run | None:
+    """The run that holds a conversation, if it is seen to answer the same message: another process took that from the
+    same caller, who gave up there. A server lists a message at once, after the first step, or with the reply."""
+    if not busy.run_id or not isinstance(message, OutgoingMessage):
+        return None
+    newest = await backend.list_messages(ref, MessageQuery(limit=RECENT_MESSAGES))
+    asked = next((each for each in reversed(newest.items) if each.run_id == busy.run_id and each.kind == "user"), None)
+    if asked is None or not is_same_message(asked.otid, message.otid):
+        return None
+    return await backend.get_run(ref, busy.run_id)

@@ -29,10 +29,11 @@ from letta_conversations_mcp.core.errors import (
     ShuttingDown,
 )
 from letta_conversations_mcp.core.flight import WITHDRAWN, Flight
+from letta_conversations_mcp.core.message_ids import new_otid
 from letta_conversations_mcp.core.meter import SILENT, Meter
 from letta_conversations_mcp.core.model import ConversationRef, Outgoing, OutgoingMessage, Run, Turn
 from letta_conversations_mcp.core.pace import Pace
-from letta_conversations_mcp.core.runs import follow, newest_run, until_free
+from letta_conversations_mcp.core.runs import follow, newest_run, run_of_same, until_free
 from letta_conversations_mcp.core.unread import Unread
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,8 @@ class Sender:
         if self.is_busy(ref) and not wait_if_busy:
             raise Busy(ref.conversation_id, self._lanes[ref].flights[0].run_id)
         self._check_room()
+        if isinstance(message, OutgoingMessage) and not message.otid:
+            message = message.model_copy(update={"otid": new_otid(message, self._caller)})
         self._unread.forget(ref)
         lane = self._lanes.setdefault(ref, _Lane())
         flight = Flight(ref, message=message, waits_if_busy=wait_if_busy, caller=self._caller)
@@ -205,7 +208,8 @@ class Sender:
                 raise ShuttingDown
             running = self.in_flight(ref)
             raise flight.obstacle or Busy(ref.conversation_id, running.run_id if running else "")
-        return turn.model_copy(update={"repeated": True}) if repeated else turn
+        is_repeated = repeated is not None or flight.taken_up
+        return turn.model_copy(update={"repeated": True}) if is_repeated else turn
 
     def opened_before(self, agent_id: str, message: OutgoingMessage) -> ConversationRef | None:
         """The conversation that was opened with an agent for the same message, if that caller has gone without a reply:
@@ -344,10 +348,9 @@ class Sender:
             try:
                 return await Delivery(self._backend, flight, message, self._pace, self._meter).run()
             except Busy as busy:
-                if not flight.waits_if_busy:
-                    raise
-                with flight.queueing("waiting for somebody else's turn in this conversation", busy):
-                    await until_free(self._backend, flight.ref, busy, self._pace)
+                if run := await self._settle_busy(flight, message, busy):
+                    flight.take_up(run)
+                    return await Delivery(self._backend, flight, message, self._pace, self._meter).follow()
             except ConversationError as error:
                 if error.try_again_after is None or not patient:
                     raise
@@ -356,6 +359,18 @@ class Sender:
                     await anyio.sleep(error.try_again_after)
             if flight.withdrawn:
                 return flight.builder.build()
+
+    async def _settle_busy(self, flight: Flight, message: Outgoing, busy: Busy) -> Run | None:
+        """Wait until the conversation is free. Gives the run that held it when that has this very message, from another
+        process; as soon as that shows."""
+        run = await run_of_same(self._backend, flight.ref, message, busy)
+        if run is None:
+            if not flight.waits_if_busy:
+                raise busy
+            with flight.queueing("waiting for somebody else's turn in this conversation", busy):
+                await until_free(self._backend, flight.ref, busy, self._pace)
+                run = await run_of_same(self._backend, flight.ref, message, busy)
+        return None if flight.withdrawn else run
 
     async def _watch(self, flight: Flight, run: Run) -> None:
         try:

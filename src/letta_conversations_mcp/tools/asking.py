@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -136,7 +135,7 @@ async def _ask(services: Services, target: Target, message: str, deadline: float
     if seconds < 0:
         return row_of(target, ref, error="Not asked: the time was over before its place came. Nothing was sent to it.")
     try:
-        outgoing = OutgoingMessage(text=message, otid=str(uuid.uuid4()), opens=target.opens)
+        outgoing = OutgoingMessage(text=message, opens=target.opens)
         if target.opens:
             ref = await open_for(services, target.name, outgoing)
         else:

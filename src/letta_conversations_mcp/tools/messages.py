@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -114,7 +113,6 @@ async def send_message(
     opens = not conversation_id.strip()
     outgoing = OutgoingMessage(
         text=message,
-        otid=str(uuid.uuid4()),
         images=tuple(map(read_image, images)),
         model=model.strip(),
         max_steps=max_steps,

@@ -19,7 +19,7 @@ RESERVED_CHARS = 1_500
 ANSWERS_CHARS = 120
 """Of the message that a reply answers: enough to know it again."""
 
-REPEATED = "The same message was sent before, and nobody was told the reply; it was not sent again."
+REPEATED = "The same message had been sent before; this is its turn, and it was not sent again."
 
 CALL_CHARS = 150
 """What a tool call costs beside its arguments and result."""

@@ -26,7 +26,14 @@ from letta_conversations_mcp.backends.local.turn import (
 )
 from letta_conversations_mcp.core.approvals import calls_chunk, check_pending
 from letta_conversations_mcp.core.backend import NotResumable, StreamLost
-from letta_conversations_mcp.core.errors import AwaitingApproval, ConversationError, NotFound, NothingPending, Refused
+from letta_conversations_mcp.core.errors import (
+    AwaitingApproval,
+    Busy,
+    ConversationError,
+    NotFound,
+    NothingPending,
+    Refused,
+)
 from letta_conversations_mcp.core.model import (
     Approvals,
     Chunk,
@@ -58,9 +65,13 @@ class LocalTurns(LocalBase):
                 "Nothing was sent; leave them out.",
             )
         link = await self._subscribed(ref)
-        if self._tools != "off" and (await read_state(link, ref)).pending:
-            # The server would take it, and put it into the turn after the decision.
+        state = await read_state(link, ref)
+        # The server would take it, and put it into the turn after the decision, or make one turn of all that wait.
+        if self._tools != "off" and state.pending:
             raise AwaitingApproval(ref.conversation_id)
+        if state.active:
+            newest = await self.list_runs(ref, limit=1)
+            raise Busy(ref.conversation_id, newest[0].id if newest and newest[0].active else "")
         with link.listen(ref) as frames:
             started = await self._hand_over(link, ref, message)
             yield self._chunks(link, ref, frames, TurnReader(RUN_PREFIX + message.otid, started=started))
