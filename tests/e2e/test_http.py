@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import httpx
 import pytest
 from pydantic import SecretStr
 
-from letta_conversations_mcp.http import CannotServe, build_app
+from letta_conversations_mcp.http import CannotServe, build_app, listen
 from letta_conversations_mcp.server import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.servers import http_server
@@ -30,6 +31,11 @@ ACCEPT = {"Accept": "application/json, text/event-stream"}
 async def initialize(url: str, **headers: str) -> httpx.Response:
     async with httpx.AsyncClient(trust_env=False) as client:
         return await client.post(f"{url}/mcp", json=INITIALIZE, headers=ACCEPT | headers)
+
+
+def test_who_comes_as_soon_as_the_address_is_known_is_not_refused() -> None:
+    with listen(Settings(port=0)) as listening, socket.create_connection(listening.getsockname(), timeout=20) as client:
+        assert client.getpeername() == listening.getsockname()
 
 
 async def test_without_a_token_this_machine_may_call() -> None:

@@ -198,7 +198,8 @@ def ip_is_unspecified(host: str) -> bool:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A bound socket: bound before serving, so that a taken port is an error at the start and 0 has become a number."""
+    """A socket that listens already: a taken port is an error at the start, 0 has become a number, and a client that
+    comes as soon as it is told the address waits until it is served."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # With the protocol named, or asyncio would leave Nagle's algorithm on, which costs 40 ms for every answer.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -208,6 +209,7 @@ def listen(settings: Settings) -> socket.socket:
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.body_timeout * 1000))
     try:
         bound.bind((settings.host, settings.port))
+        bound.listen()
     except OSError:
         bound.close()
         raise
