@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
 import anyio
+from mcp import MCPError
 
 from tests.faults.clients import Answered, Hung, Leaving, Line, Obedient, ends_server
 from tests.faults.places import APP_SERVER, MARKER, Place, answer_to, new_marker
@@ -170,7 +172,11 @@ class Lane:
                 case "cancel":
                     tasks.cancel_scope.cancel()
                 case "kill":
-                    await self.line.kill()
+                    self.line.kill()
+                    # What the process had written is on its way, and comes at once.
+                    self.proxy.released.set()
+                    with suppress(MCPError):  # that its server is gone
+                        await self.line.hang_up()
                 case "disconnect":
                     tasks.cancel_scope.cancel()
                     with anyio.CancelScope(shield=True):

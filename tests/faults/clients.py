@@ -99,12 +99,10 @@ class Line:
         await self._client.aclose()
         self._client = AsyncExitStack()
 
-    async def kill(self) -> None:
+    def kill(self) -> None:
         """End the server's process without a warning."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
-        with suppress(MCPError):  # that its server is gone
-            await self.hang_up()
 
     async def close(self) -> None:
         await self._client.aclose()
