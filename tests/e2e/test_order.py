@@ -131,9 +131,7 @@ async def test_a_message_waits_for_somebody_elses_turn(mcp: Caller, letta: Letta
         await letta.model.asked()
         mcp.progress.clear()
         tasks.start_soon(mine)
-        with anyio.fail_after(20):
-            while not any("somebody else's turn" in words for words in mcp.progress):
-                await anyio.sleep(0.02)
+        await mcp.until_reported("somebody else's turn")
         held.gate.set()
 
     assert answers == ["echo: mine"]

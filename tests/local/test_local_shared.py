@@ -46,13 +46,6 @@ def held(model: ScriptedModel, reply: str) -> Generator[Hold]:
         turn.gate.set()
 
 
-async def until_waiting(caller: Caller) -> None:
-    """Until the caller is told that somebody else's turn is waited for."""
-    with anyio.fail_after(20):
-        while not any("somebody else's turn" in words for words in caller.progress):
-            await anyio.sleep(0.01)
-
-
 async def users_texts(caller: Caller, conversation_id: str) -> list[str]:
     page = await caller.ok("list_messages", conversation_id=conversation_id, kinds=["user"])
     return [each["text"] for each in page.data["messages"]]
@@ -72,7 +65,7 @@ async def test_a_message_waits_for_the_turn_of_the_other_server(
             tasks.start_soon(ask, one, "first")
             await model.asked()
             tasks.start_soon(ask, other, "second")
-            await until_waiting(other)
+            await other.until_reported("somebody else's turn")
             turn.gate.set()
 
     assert {text: answer.data["reply"] for text, answer in replies.items()} == {

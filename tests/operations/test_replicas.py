@@ -101,7 +101,7 @@ async def test_a_call_that_is_given_up_and_made_again_on_the_other_sends_one_mes
             given_up.cancel_scope.cancel()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(call_again)
-            await until_waiting(other)
+            await other.until_reported("somebody else's turn")
             held.gate.set()
 
     [again] = answers
@@ -109,13 +109,6 @@ async def test_a_call_that_is_given_up_and_made_again_on_the_other_sends_one_mes
     assert "not sent again" in again.data["note"]
     assert len(letta.model.calls) == 1
     assert await letta.stored_texts(agent_id, call["conversation_id"]) == ["Think hard"]
-
-
-async def until_waiting(caller: Caller) -> None:
-    """Until the caller is told that another turn is waited for."""
-    with anyio.fail_after(20):
-        while not any("somebody else's turn" in words for words in caller.progress):
-            await anyio.sleep(0.01)
 
 
 async def test_an_older_client_is_not_promised_to_be_told_of_changes(behind: tuple[str, Balancer]) -> None:

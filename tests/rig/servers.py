@@ -150,6 +150,12 @@ class Caller:
                 answer = await self.ok("wait_for_reply", **place, wait_seconds=0.1)
         return answer
 
+    async def until_reported(self, words: str) -> None:
+        """Wait until the progress of a call has these words."""
+        with anyio.fail_after(CALL_SECONDS):
+            while not any(words in each for each in self.progress):
+                await anyio.sleep(0.02)
+
     async def refused(self, tool: str, **arguments: Any) -> str:
         """The text of a call that must be an error."""
         answer = await self.call(tool, **arguments)

@@ -33,7 +33,6 @@ class Flight:
         self.ref = ref
         self.caller = caller
         self.message = message
-        self.opened = isinstance(message, OutgoingMessage) and message.opens
         self.waits_if_busy = waits_if_busy
         """Whether the message waits for the end of a turn that somebody else has begun."""
         self.run = run
@@ -67,6 +66,11 @@ class Flight:
         if self.withdrawn or self.told or self.caller != caller:
             return False
         return isinstance(message, OutgoingMessage) and message.repeats(self.message)
+
+    @property
+    def opened(self) -> bool:
+        """Whether its conversation was opened for its message."""
+        return isinstance(self.message, OutgoingMessage) and self.message.opens
 
     @property
     def run_id(self) -> str:
