@@ -18,8 +18,8 @@ from letta_client import AsyncLetta
 
 from benchmarks.pairs import interleave
 from benchmarks.table import Group, Row
-from letta_conversations_mcp.backends.api.stream import read_stream
-from letta_conversations_mcp.core.turn import TurnBuilder
+from letta_conversations_mcp.backends.letta_api.stream import read_stream
+from letta_conversations_mcp.turns.aggregate import TurnBuilder
 
 GOAL = 0.3
 

@@ -15,7 +15,7 @@ from benchmarks.app_server import MODEL, AppServerClient, bare_app_server, clien
 from benchmarks.pairs import interleave, seconds_of
 from benchmarks.processes import StdioServer, bare_server, local_server, model_server
 from benchmarks.table import Group, Row
-from letta_conversations_mcp.backends.local.keeper import ADDRESS, TOKEN
+from letta_conversations_mcp.backends.app_server.keeper import ADDRESS, TOKEN
 
 START_GOAL = 1.15
 MEMORY_GOAL = 1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 
+import hypothesis
 import pytest
 from mcp import Client
 
@@ -18,6 +19,10 @@ from tests.rig.model import ScriptedModel
 from tests.rig.openai_model import serve_model
 from tests.rig.real_letta import real_letta
 from tests.rig.servers import ALL_WAYS, Caller, Way, connect, in_own_task
+
+# Properties are checked without a deadline: a slow machine is no counterexample.
+hypothesis.settings.register_profile("default-run", deadline=None, max_examples=150)
+hypothesis.settings.load_profile("default-run")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from letta_conversations_mcp.cli import COMMANDS
-from letta_conversations_mcp.prompts import PROMPTS
+from letta_conversations_mcp.cli.main import COMMANDS
+from letta_conversations_mcp.server.prompts import PROMPTS
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.catalogue import TOOLS
 

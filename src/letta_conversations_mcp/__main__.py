@@ -2,13 +2,13 @@
 
 import sys
 
-from letta_conversations_mcp.loading import loading
+from letta_conversations_mcp.cli.loading import loading
 
 
 def main() -> int:
     """Run the command line. Returns its exit status."""
     with loading():
-        from letta_conversations_mcp.cli import main as run_command
+        from letta_conversations_mcp.cli.main import main as run_command
     return run_command()
 
 

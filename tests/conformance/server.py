@@ -11,9 +11,9 @@ from mcp.server import MCPServer
 from mcp_types import CallToolResult, GetPromptResult, InputRequiredResult, Prompt, Tool
 
 from letta_conversations_mcp.http import build_app, listen
-from letta_conversations_mcp.server import ConversationServer
+from letta_conversations_mcp.server.app import ConversationServer
+from letta_conversations_mcp.server.tasks.handlers import TASKED, Tasked
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.tasked import TASKED, Tasked
 from letta_conversations_mcp.tools.tool import ToolContext
 from tests.conformance.content import JSON_SCHEMA_TOOL, add_content
 from tests.conformance.rounds import add_rounds

@@ -13,8 +13,8 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, CallToolResult
 
 from letta_conversations_mcp.core.errors import NotFound
-from letta_conversations_mcp.tasked import Finding, Trace
-from letta_conversations_mcp.tasks import GRACE_SECONDS
+from letta_conversations_mcp.server.tasks.extension import GRACE_SECONDS
+from letta_conversations_mcp.server.tasks.handlers import Finding, Trace
 from letta_conversations_mcp.tools.tool import Services
 
 LONGER = GRACE_SECONDS + 0.2

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from letta_client.types.conversation_create_params import ModelSettings
 
-from letta_conversations_mcp.backends.api.model_settings import check_model_settings
+from letta_conversations_mcp.backends.letta_api.model_settings import check_model_settings
 from letta_conversations_mcp.core.errors import InvalidArgument
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp import Client
 
-from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.catalogue import TOOLS
 from tests.rig.fake_letta import FakeLetta

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from mcp import Client
 
-from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from letta_conversations_mcp.http import CannotServe, build_app, listen
-from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.servers import http_server
 

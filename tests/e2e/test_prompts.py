@@ -8,7 +8,7 @@ import pytest
 from mcp import MCPError
 from mcp_types import PromptReference, TextContent
 
-from letta_conversations_mcp.prompts import PROMPTS
+from letta_conversations_mcp.server.prompts import PROMPTS
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.catalogue import TOOLS
 from tests.rig.letta_server import Letta

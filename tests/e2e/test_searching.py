@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 import pytest
 from mcp import Client
 
-from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta

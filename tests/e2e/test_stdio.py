@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import anyio
@@ -158,8 +159,8 @@ async def test_a_new_process_finds_the_turn_that_a_killed_one_started() -> None:
 
 async def test_the_sdk_is_not_loaded_before_it_is_needed() -> None:
     script = (
-        "import sys, letta_conversations_mcp.cli\n"
-        "from letta_conversations_mcp.server import build_server\n"
+        "import sys, letta_conversations_mcp.cli.main\n"
+        "from letta_conversations_mcp.server.app import build_server\n"
         "from letta_conversations_mcp.settings import Settings\n"
         "build_server(Settings()).tools\n"
         "print(sorted({'letta_client', 'httpx'} & set(sys.modules)))"
@@ -171,22 +172,22 @@ async def test_the_sdk_is_not_loaded_before_it_is_needed() -> None:
 
 
 NOT_AT_THE_START = {
-    "callers": "only over HTTP",
+    "server.caller_view": "only over HTTP",
     "http": "only over HTTP",
     "observability.endpoints": "only over HTTP",
     "observability.metrics": "only over HTTP",
-    "replicas": "only for one of several",
-    "backends.local": "only for agents on this machine",
+    "notifications.redis_bus": "only for one of several",
+    "backends.app_server": "only for agents on this machine",
     "observability.traces": "only where traces are wanted",
-    "commands.apply": "another command",
-    "commands.doctor": "another command",
-    "commands.export": "another command",
-    "commands.token": "another command",
-    "demo": "another command",
+    "cli.apply": "another command",
+    "cli.doctor": "another command",
+    "cli.export": "another command",
+    "cli.token": "another command",
+    "cli.demo": "another command",
     "tools.catalogue": "with the first request for a tool",
     "tools.messages": "with the first request for a tool",
-    "tasked": "with the first call that may become a task",
-    "prompts": "with the first request for a prompt",
+    "server.tasks.handlers": "with the first call that may become a task",
+    "server.prompts": "with the first request for a prompt",
 }
 """Modules of ours, and when they are loaded."""
 
@@ -208,8 +209,9 @@ async def test_what_the_first_answer_does_not_need_is_not_loaded_for_it() -> Non
 
     loaded = set(json.loads(done.stderr))
     assert json.loads(done.stdout)["result"]["serverInfo"]["name"] == "letta-conversations"
-    assert "letta_conversations_mcp.server" in loaded
+    assert "letta_conversations_mcp.server.app" in loaded
     assert not {f"letta_conversations_mcp.{name}" for name in NOT_AT_THE_START} & loaded
+    assert all(find_spec(f"letta_conversations_mcp.{name}") for name in NOT_AT_THE_START)
     assert not {"letta_client", "redis", "prometheus_client", "opentelemetry.sdk", "websockets"} & loaded
 
 

@@ -9,8 +9,8 @@ import pytest
 from mcp import MCPError
 from pydantic import SecretStr
 
+from letta_conversations_mcp.server.tasks.extension import IDENTIFIER, Handle, Seal
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.tasks import IDENTIFIER, Handle, Seal
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Refuse, Say
 from tests.rig.servers import TRANSPORTS, Caller, Transport

@@ -9,7 +9,7 @@ import pytest
 from mcp import Client, MCPError
 from mcp_types import Tool
 
-from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.servers import Caller
 

@@ -18,7 +18,7 @@ import psutil
 from mcp import Client, MCPError
 from mcp_types import TextContent
 
-from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.faults.places import MARKER
 from tests.rig.servers import Way, http_server, in_own_task, stdio_server

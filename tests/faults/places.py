@@ -21,7 +21,7 @@ import anyio
 from pydantic import SecretStr
 from websockets.asyncio.client import connect
 
-from letta_conversations_mcp.backends.local.process import AppServer, LocalOptions, app_server
+from letta_conversations_mcp.backends.app_server.process import AppServer, LocalOptions, app_server
 from letta_conversations_mcp.settings import Settings
 from tests.faults.proxy import Relay
 from tests.faults.relay_http import relay_http

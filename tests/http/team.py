@@ -13,7 +13,7 @@ import httpx2
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from letta_conversations_mcp.http.tokens import hash_of, make_token
+from letta_conversations_mcp.http.auth.token_file import hash_of, make_token
 from letta_conversations_mcp.settings import Settings
 from tests.rig.servers import Caller, Era, http_server
 

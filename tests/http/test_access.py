@@ -9,8 +9,8 @@ from mcp_types import ResourceTemplateReference
 from pydantic import SecretStr
 
 from letta_conversations_mcp.http import CannotServe, build_app
-from letta_conversations_mcp.http.tokens import LOOK_SECONDS, make_token
-from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.http.auth.token_file import LOOK_SECONDS, make_token
+from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.catalogue import TOOLS
 from tests.http.team import Team, call_tool, client_of, member, post

@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from letta_conversations_mcp.http import oidc
+from letta_conversations_mcp.http.auth import oidc
 from letta_conversations_mcp.settings import Settings
 from tests.http.provider import Provider, new_rsa_key, provider
 from tests.http.team import Team, call_tool, client_of, post

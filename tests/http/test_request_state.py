@@ -12,7 +12,7 @@ from mcp_types import ElicitRequest, ElicitRequestFormParams, InputRequiredResul
 from pydantic import SecretStr
 
 from letta_conversations_mcp.http import build_app, listen
-from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.tool import Result, ToolContext, ToolSpec
 from tests.http.team import Team, post

@@ -12,6 +12,7 @@ import pytest
 
 from letta_conversations_mcp.backends.open import open_backend
 from letta_conversations_mcp.backends.pool import open_pool
+from letta_conversations_mcp.backends.scoped import ScopedBackend
 from letta_conversations_mcp.core.backend import Backend, NoSearch
 from letta_conversations_mcp.core.errors import InvalidArgument, NotFound, Overloaded, Refused
 from letta_conversations_mcp.core.model import (
@@ -30,7 +31,6 @@ from letta_conversations_mcp.core.model import (
     OrderBy,
     OutgoingMessage,
 )
-from letta_conversations_mcp.core.scoped import ScopedBackend
 from letta_conversations_mcp.settings import BackendSettings
 from tests.rig.letta_server import Letta
 

@@ -12,7 +12,7 @@ import anyio
 import httpx
 import pytest
 
-from letta_conversations_mcp.http.tokens import hash_of
+from letta_conversations_mcp.http.auth.token_file import hash_of
 from tests.http.provider import provider
 from tests.http.team import Team, client_of, post
 from tests.rig.letta_server import Letta

@@ -7,11 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from letta_conversations_mcp.callers import CallerToken
-from letta_conversations_mcp.cli import main
+from letta_conversations_mcp.cli.main import main
 from letta_conversations_mcp.http import CannotServe, build_app
-from letta_conversations_mcp.http.tokens import PREFIX, BadTokensFile, TokensFile, hash_of, make_token, read_tokens
-from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.http.auth.token_file import (
+    PREFIX,
+    BadTokensFile,
+    TokensFile,
+    hash_of,
+    make_token,
+    read_tokens,
+)
+from letta_conversations_mcp.server.app import build_server
+from letta_conversations_mcp.server.caller_view import CallerToken
 from letta_conversations_mcp.settings import Settings
 
 AGENT = "agent-123e4567-e89b-42d3-a456-426614174000"

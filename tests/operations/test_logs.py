@@ -194,8 +194,8 @@ def test_passwords_in_urls_are_secrets_too() -> None:
 
 async def test_over_stdio_nothing_of_this_is_loaded() -> None:
     script = (
-        "import sys, letta_conversations_mcp.cli, letta_conversations_mcp.commands.serve\n"
-        "from letta_conversations_mcp.server import build_server\n"
+        "import sys, letta_conversations_mcp.cli.main, letta_conversations_mcp.cli.serve\n"
+        "from letta_conversations_mcp.server.app import build_server\n"
         "from letta_conversations_mcp.settings import Settings\n"
         "from letta_conversations_mcp.observability.logs import configure_logging\n"
         "configure_logging(Settings())\n"

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from letta_conversations_mcp.core.changes import Change
-from letta_conversations_mcp.replicas import OUTBOX, open_changes
+from letta_conversations_mcp.notifications.events import Change
+from letta_conversations_mcp.notifications.redis_bus import OUTBOX, open_changes
 from letta_conversations_mcp.settings import Settings
 from tests.operations.service import Service, service
 from tests.rig.letta_server import Letta
@@ -256,7 +256,7 @@ async def test_without_the_extra_the_start_says_what_to_install() -> None:
         "import sys, importlib.util as u\n"
         "find = u.find_spec\n"
         "u.find_spec = lambda name, *more: None if name == 'redis' else find(name, *more)\n"
-        "from letta_conversations_mcp.cli import main\n"
+        "from letta_conversations_mcp.cli.main import main\n"
         "sys.exit(main(['serve', '--http', '--port', '0', '--redis-url', 'redis://x', '--letta-base-url', 'http://x']))"
     )
 

@@ -88,7 +88,7 @@ async def test_without_the_extra_the_start_says_what_to_install() -> None:
     script = (
         "import sys\n"
         "sys.modules['opentelemetry.sdk'] = None\n"
-        "from letta_conversations_mcp.cli import main\n"
+        "from letta_conversations_mcp.cli.main import main\n"
         "sys.exit(main(['serve', '--http', '--port', '0', '--traces', '--letta-base-url', 'http://127.0.0.1:9']))"
     )
 

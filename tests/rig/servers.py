@@ -17,7 +17,7 @@ from mcp_types import TextContent
 from pydantic import SecretStr
 
 from letta_conversations_mcp.http import build_app, listen
-from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.loopback import serve_loopback
 

@@ -19,7 +19,7 @@ from mcp_types import (
     UnsubscribeRequestParams,
 )
 
-from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.servers import Caller, Way, http_server, stdio_server
 

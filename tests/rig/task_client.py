@@ -12,9 +12,9 @@ from mcp.client import advertise
 from mcp_types import CallToolRequest, CallToolRequestParams, Request, Result
 from pydantic import ConfigDict
 
-from letta_conversations_mcp.server import build_server
+from letta_conversations_mcp.server.app import build_server
+from letta_conversations_mcp.server.tasks.extension import IDENTIFIER
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.tasks import IDENTIFIER
 from tests.rig.servers import Transport, http_server, stdio_server
 
 ENDED = ("completed", "failed", "cancelled")

@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 
-from letta_conversations_mcp.backends.api import ApiBackend, ApiOptions
-from letta_conversations_mcp.backends.api.client import CLOUD_URL
+from letta_conversations_mcp.backends.letta_api import ApiBackend, ApiOptions
+from letta_conversations_mcp.backends.letta_api.client import CLOUD_URL
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.meter import SILENT, Meter
 from letta_conversations_mcp.settings import BackendSettings
+from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
 
 
 class NoBackend(Exception):
@@ -63,8 +63,8 @@ async def _open_local(settings: BackendSettings) -> AsyncGenerator[Backend]:
     # Late: what the local backend needs is an extra that not everyone has installed.
     from platformdirs import user_data_path
 
-    from letta_conversations_mcp.backends.local.backend import LocalBounds, open_local_backend
-    from letta_conversations_mcp.backends.local.process import AppServer, LocalOptions, app_server
+    from letta_conversations_mcp.backends.app_server.backend import LocalBounds, open_local_backend
+    from letta_conversations_mcp.backends.app_server.process import AppServer, LocalOptions, app_server
 
     bounds = LocalBounds(
         connect_seconds=settings.connect_timeout,

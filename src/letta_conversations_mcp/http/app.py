@@ -18,16 +18,16 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from letta_conversations_mcp.callers import Callers
 from letta_conversations_mcp.core.access import SCOPES
-from letta_conversations_mcp.http.gate import EitherVerifier, Gate
+from letta_conversations_mcp.http.auth.middleware import EitherVerifier, Gate
+from letta_conversations_mcp.http.auth.oidc import OidcOptions, OidcTokens
+from letta_conversations_mcp.http.auth.token_file import BadTokensFile, OneToken, TokensFile
 from letta_conversations_mcp.http.limits import Bounds, CloseUnread, Limits
-from letta_conversations_mcp.http.oidc import OidcOptions, OidcTokens
-from letta_conversations_mcp.http.tokens import BadTokensFile, OneToken, TokensFile
 from letta_conversations_mcp.observability.endpoints import Endpoints
 from letta_conversations_mcp.observability.metrics import PrometheusMeter
 from letta_conversations_mcp.observability.readiness import Readiness
-from letta_conversations_mcp.server import ConversationServer
+from letta_conversations_mcp.server.app import ConversationServer
+from letta_conversations_mcp.server.caller_view import Callers
 from letta_conversations_mcp.settings import Settings
 
 MCP_PATH = "/mcp"

@@ -22,10 +22,10 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, CallToolResult, SubscriptionsListenResult, TextContent
 from pydantic import BaseModel
 
-from letta_conversations_mcp.core.draining import Drain
-from letta_conversations_mcp.core.meter import Meter, Outcome
 from letta_conversations_mcp.observability.context import Subject, about, conversation_of
 from letta_conversations_mcp.observability.request_id import request_id_of
+from letta_conversations_mcp.turns.draining import Drain
+from letta_conversations_mcp.turns.instrumentation import Meter, Outcome
 
 logger = logging.getLogger(__name__)
 

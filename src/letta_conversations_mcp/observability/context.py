@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
-from letta_conversations_mcp.core.flight import Flight
 from letta_conversations_mcp.core.model import CONVERSATION_ID
+from letta_conversations_mcp.turns.handle import Flight
 
 
 @dataclass(frozen=True)

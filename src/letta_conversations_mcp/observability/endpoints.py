@@ -23,10 +23,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from letta_conversations_mcp import __version__
-from letta_conversations_mcp.core.draining import Drain
 from letta_conversations_mcp.core.errors import RETRY_SECONDS, ShuttingDown
 from letta_conversations_mcp.observability.metrics import PrometheusMeter
 from letta_conversations_mcp.observability.request_id import name_request
+from letta_conversations_mcp.turns.draining import Drain
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from prometheus_client import (
 )
 
 from letta_conversations_mcp import __version__
-from letta_conversations_mcp.core.flight import Flight
-from letta_conversations_mcp.core.meter import Meter, Outcome
+from letta_conversations_mcp.turns.handle import Flight
+from letta_conversations_mcp.turns.instrumentation import Meter, Outcome
 
 CALL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 45, 60, 120, 300, 600)
 """From a list out of the cache to the longest waits that clients ask for."""

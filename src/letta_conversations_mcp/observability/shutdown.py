@@ -12,7 +12,7 @@ from types import FrameType
 import anyio
 import uvicorn
 
-from letta_conversations_mcp.core.draining import Drain
+from letta_conversations_mcp.turns.draining import Drain
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from letta_conversations_mcp.core.addressing import check_agent_id
+from letta_conversations_mcp.conversations.lookup import check_agent_id
+from letta_conversations_mcp.conversations.transcript import cut
 from letta_conversations_mcp.core.errors import Refused
 from letta_conversations_mcp.core.model import Agent, NewAgent
-from letta_conversations_mcp.core.transcript import cut
 from letta_conversations_mcp.tools.tool import Result, ToolContext, ToolSpec, services_of
 
 DESCRIPTION_CHARS = 200

@@ -19,8 +19,8 @@ from mcp_types import ElicitRequest, ElicitRequestFormParams, ElicitResult, Inpu
 from mcp_types.version import is_version_at_least
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from letta_conversations_mcp.core.addressing import locate
-from letta_conversations_mcp.core.approvals import decide
+from letta_conversations_mcp.conversations.approvals import decide
+from letta_conversations_mcp.conversations.lookup import locate
 from letta_conversations_mcp.core.errors import InvalidArgument, NothingPending, quote
 from letta_conversations_mcp.core.model import Approvals, ConversationRef, ToolCall, Turn
 from letta_conversations_mcp.tools.progress import reporter

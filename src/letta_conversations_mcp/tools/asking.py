@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 import anyio
 from pydantic import Field
 
-from letta_conversations_mcp.core.addressing import locate
+from letta_conversations_mcp.conversations.lookup import locate
+from letta_conversations_mcp.conversations.transcript import cut, fair_share, length
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
 from letta_conversations_mcp.core.model import ConversationRef, OutgoingMessage, Turn, TurnStatus
-from letta_conversations_mcp.core.transcript import cut, fair_share, length
 from letta_conversations_mcp.tools.opening import open_for
 from letta_conversations_mcp.tools.progress import HEARTBEAT_SECONDS, reporter
 from letta_conversations_mcp.tools.replies import REPEATED, describe_failure

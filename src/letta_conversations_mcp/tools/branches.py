@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from letta_conversations_mcp.core import branching
-from letta_conversations_mcp.core.addressing import check_message_id, locate
-from letta_conversations_mcp.core.transcript import cut
+from letta_conversations_mcp.conversations import fork as branching
+from letta_conversations_mcp.conversations.lookup import check_message_id, locate
+from letta_conversations_mcp.conversations.transcript import cut
 from letta_conversations_mcp.tools.tool import (
     SUMMARY_CHARS,
     ConversationArgument,

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from letta_conversations_mcp.core.addressing import check_run_id, locate
+from letta_conversations_mcp.conversations.lookup import check_run_id, locate
 from letta_conversations_mcp.core.errors import ConversationError
+from letta_conversations_mcp.core.message_json import read_message
 from letta_conversations_mcp.core.model import Chunk, ConversationRef
-from letta_conversations_mcp.core.wire import read_message
 from letta_conversations_mcp.tools.replies import place_of
 from letta_conversations_mcp.tools.tool import (
     ConversationArgument,

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from letta_conversations_mcp.core import changing, memory
-from letta_conversations_mcp.core.addressing import check_conversation_id, locate
+from letta_conversations_mcp.conversations import memory
+from letta_conversations_mcp.conversations import update as changing
+from letta_conversations_mcp.conversations.lookup import check_conversation_id, locate
+from letta_conversations_mcp.conversations.transcript import cut
 from letta_conversations_mcp.core.model import ConversationChanges
-from letta_conversations_mcp.core.transcript import cut
 from letta_conversations_mcp.tools.tool import (
     RESERVED_CHARS,
     SUMMARY_CHARS,

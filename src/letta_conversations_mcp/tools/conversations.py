@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from letta_conversations_mcp.core.addressing import check_conversation_id, find_agent, locate
+from letta_conversations_mcp.conversations.finding import check_blocks, conversations_with_summary
+from letta_conversations_mcp.conversations.keys import check_key, one_at_a_time, open_with_key
+from letta_conversations_mcp.conversations.lookup import check_conversation_id, find_agent, locate
+from letta_conversations_mcp.conversations.transcript import cut, length
+from letta_conversations_mcp.conversations.update import check_text
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.changing import check_text
 from letta_conversations_mcp.core.errors import InvalidArgument, NotConfirmed, Refused
-from letta_conversations_mcp.core.finding import check_blocks, conversations_with_summary
-from letta_conversations_mcp.core.keys import check_key, one_at_a_time, open_with_key
 from letta_conversations_mcp.core.model import (
     Archived,
     CompactionMode,
@@ -23,7 +24,6 @@ from letta_conversations_mcp.core.model import (
     Order,
     OrderBy,
 )
-from letta_conversations_mcp.core.transcript import cut, length
 from letta_conversations_mcp.tools.progress import heartbeat
 from letta_conversations_mcp.tools.tool import (
     SUMMARY_CHARS,

@@ -7,11 +7,11 @@ from typing import Any
 from pydantic import Field
 from pydantic_core import to_json
 
-from letta_conversations_mcp.core import describing
-from letta_conversations_mcp.core.addressing import locate
-from letta_conversations_mcp.core.describing import Description
+from letta_conversations_mcp.conversations import describe as describing
+from letta_conversations_mcp.conversations.describe import Description
+from letta_conversations_mcp.conversations.lookup import locate
+from letta_conversations_mcp.conversations.transcript import cut, length
 from letta_conversations_mcp.core.model import ToolCall
-from letta_conversations_mcp.core.transcript import cut, length
 from letta_conversations_mcp.tools.tool import (
     RESERVED_CHARS,
     ConversationArgument,

@@ -7,12 +7,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from letta_conversations_mcp.core import branching
-from letta_conversations_mcp.core.addressing import check_message_id, check_run_id, locate
+from letta_conversations_mcp.conversations import fork as branching
+from letta_conversations_mcp.conversations.history import DEFAULT_KINDS, HistoryPage, read_history
+from letta_conversations_mcp.conversations.images import read_image
+from letta_conversations_mcp.conversations.lookup import check_message_id, check_run_id, locate
+from letta_conversations_mcp.conversations.sender import find_speaker, introduce, next_hop
+from letta_conversations_mcp.conversations.transcript import body, shorten, to_markdown
 from letta_conversations_mcp.core.errors import Busy, ConversationError, InvalidArgument
-from letta_conversations_mcp.core.history import DEFAULT_KINDS, HistoryPage, read_history
-from letta_conversations_mcp.core.images import read_image
-from letta_conversations_mcp.core.introduction import find_speaker, introduce, next_hop
 from letta_conversations_mcp.core.model import (
     ConversationRef,
     MessageKind,
@@ -21,7 +22,6 @@ from letta_conversations_mcp.core.model import (
     Order,
     OutgoingMessage,
 )
-from letta_conversations_mcp.core.transcript import body, shorten, to_markdown
 from letta_conversations_mcp.tools.approvals import question_of, resume, settle
 from letta_conversations_mcp.tools.opening import open_for
 from letta_conversations_mcp.tools.progress import reporter

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from letta_conversations_mcp.core.addressing import find_agent
+from letta_conversations_mcp.conversations.lookup import find_agent
 from letta_conversations_mcp.core.model import ConversationRef, NewConversation, OutgoingMessage
 from letta_conversations_mcp.tools.tool import Services
 

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from letta_conversations_mcp.core.sending import Report
 from letta_conversations_mcp.tools.tool import ToolContext
+from letta_conversations_mcp.turns.scheduler import Report
 
 HEARTBEAT_SECONDS = 10.0
 """Clients that watch for progress give up after a minute or more without any."""

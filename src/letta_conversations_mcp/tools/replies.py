@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
+from letta_conversations_mcp.conversations.transcript import cut, fair_share, length
 from letta_conversations_mcp.core.errors import quote
-from letta_conversations_mcp.core.flight import WITHDRAWN
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, ConversationRef, ToolCall, Turn, TurnStatus, Usage
-from letta_conversations_mcp.core.transcript import cut, fair_share, length
 from letta_conversations_mcp.tools.tool import Result
+from letta_conversations_mcp.turns.handle import WITHDRAWN
 
 ReplyKind = Literal["reasoning", "tool"]
 

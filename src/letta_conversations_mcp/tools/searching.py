@@ -6,15 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from letta_conversations_mcp.core.addressing import find_agent, locate
-from letta_conversations_mcp.core.model import (
-    ConversationRef,
-    FoundMessage,
-    MessageKind,
-    MessageSearch,
-    SearchMode,
-)
-from letta_conversations_mcp.core.search import (
+from letta_conversations_mcp.conversations.lookup import find_agent, locate
+from letta_conversations_mcp.conversations.search import (
     SNIPPET_CHARS,
     Findings,
     check_search_cursor,
@@ -22,7 +15,14 @@ from letta_conversations_mcp.core.search import (
     search,
     snippet,
 )
-from letta_conversations_mcp.core.transcript import SPEAKER, body, cut
+from letta_conversations_mcp.conversations.transcript import SPEAKER, body, cut
+from letta_conversations_mcp.core.model import (
+    ConversationRef,
+    FoundMessage,
+    MessageKind,
+    MessageSearch,
+    SearchMode,
+)
 from letta_conversations_mcp.tools.progress import heartbeat
 from letta_conversations_mcp.tools.tool import (
     RESERVED_CHARS,

@@ -21,9 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from letta_conversations_mcp.core.access import Access, Scope
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError
-from letta_conversations_mcp.core.sending import Sender
-from letta_conversations_mcp.core.watching import Watcher
+from letta_conversations_mcp.notifications.poller import Watcher
 from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.turns.scheduler import Sender
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,104 @@
+"""The verbs of a conversation, spoken to Letta Code's App Server with its local backend.
+
+What the server lacks, or has only in part, is done here as well as it can be and said where it cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+
+from letta_conversations_mcp.backends.app_server.base import LocalBounds, LocalTools, ServerContext
+from letta_conversations_mcp.backends.app_server.conversations import LocalConversations
+from letta_conversations_mcp.backends.app_server.link import TESTED_VERSION
+from letta_conversations_mcp.backends.app_server.reading import read_local_message
+from letta_conversations_mcp.backends.app_server.turns import LocalTurns
+from letta_conversations_mcp.core.backend import NoSearch
+from letta_conversations_mcp.core.errors import Refused
+from letta_conversations_mcp.core.message_json import int_field, mapping_field, text_field
+from letta_conversations_mcp.core.model import (
+    DEFAULT_CONVERSATION,
+    Compaction,
+    CompactionSettings,
+    ConversationRef,
+    Deletion,
+    FoundMessage,
+    Health,
+    Message,
+    MessageQuery,
+    MessageSearch,
+    Page,
+)
+
+
+class LocalBackend(LocalConversations, LocalTurns):
+    """Agents on this machine. Made by `open_local_backend`."""
+
+    name = "local"
+    deletion: Deletion = "hidden"
+    without_models = (
+        "No model is connected to the agents on this machine. Start Ollama or LM Studio here, or set OPENAI_API_KEY, "
+        "ANTHROPIC_API_KEY, OLLAMA_BASE_URL or LMSTUDIO_BASE_URL for this MCP server and start it again."
+    )
+
+    async def check(self) -> Health:
+        info = await self._read("app_server_info", what="tell its version")
+        link = await self._open()
+        version = text_field(info, "letta_code_version")
+        tested = f"Letta Code {version or 'of an unknown version'} runs here; {TESTED_VERSION} is what was tested."
+        return Health(
+            kind="local", address=link.url, version=version, remarks=() if version == TESTED_VERSION else (tested,)
+        )
+
+    # Messages
+
+    async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:
+        """After a compaction the server lists only what is in context, with the summary in front."""
+        chunks, more = await self._list_chunks(ref, query)
+        if not chunks and not (query.before or query.after) and ref.conversation_id != DEFAULT_CONVERSATION:
+            await self.get_conversation(ref.conversation_id)
+        return Page(items=tuple(map(read_local_message, chunks)), more=more)
+
+    async def search_messages(self, search: MessageSearch) -> Sequence[FoundMessage]:
+        """The protocol has no command for it."""
+        raise NoSearch
+
+    async def compact(self, ref: ConversationRef, settings: CompactionSettings) -> Compaction:
+        if settings.model or settings.model_settings:
+            raise Refused(
+                "compact with another model",
+                "the local backend writes the summary with the conversation's own model",
+                "Nothing was changed; leave model and model_settings out.",
+            )
+        link = await self._open()
+        body: dict[str, object] = {"agent_id": ref.agent_id}
+        if wanted := settings.model_dump(exclude_defaults=True):
+            body["compaction_settings"] = wanted
+        answer = await link.request(
+            "conversation_compact",
+            what="compact the conversation",
+            seconds=self._bounds.compact_seconds,
+            conversation_id=ref.conversation_id,
+            body=body,
+        )
+        done = mapping_field(answer, "compaction")
+        return Compaction(
+            before=int_field(done, "num_messages_before"),
+            after=int_field(done, "num_messages_after"),
+            summary=text_field(done, "summary"),
+            older_listed=False,
+        )
+
+
+@asynccontextmanager
+async def open_local_backend(
+    server: ServerContext, bounds: LocalBounds, *, local_tools: LocalTools = "off"
+) -> AsyncGenerator[LocalBackend]:
+    """A backend whose link lives in this context. `server` gives an App Server for as long as its own context lasts."""
+    async with anyio.create_task_group() as tasks:
+        try:
+            yield LocalBackend(server, tasks, bounds, local_tools)
+        finally:
+            tasks.cancel_scope.cancel()

@@ -1,0 +1,90 @@
+"""What every verb of the local backend works with: the link to the App Server.
+
+Opened at the first request, in a task of its own, and opened anew when it breaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from letta_conversations_mcp.backends.app_server.link import Frame, Link, LinkBroken, open_link
+from letta_conversations_mcp.backends.app_server.process import AppServer
+from letta_conversations_mcp.core.errors import ConversationError, TimedOut
+
+LocalTools = Literal["off", "ask", "on"]
+"""Whether the agents' tools are offered to them, and run only when somebody has approved each call."""
+
+ServerContext = Callable[[], AbstractAsyncContextManager[AppServer]]
+
+CLOSE_SECONDS = 1
+"""For an abandoned connection to be noticed, which takes a turn of the event loop."""
+
+
+@dataclass(frozen=True)
+class LocalBounds:
+    """All in seconds. `look_seconds`: how long a turn is silent before the server is asked whether it runs."""
+
+    connect_seconds: float = 5.0
+    request_seconds: float = 60.0
+    look_seconds: float = 5.0
+    silence_seconds: float = 120.0
+    compact_seconds: float = 300.0
+
+
+class LocalBase:
+    """`server` gives an App Server for as long as its own context lasts; `tasks` holds the link."""
+
+    def __init__(self, server: ServerContext, tasks: TaskGroup, bounds: LocalBounds, tools: LocalTools) -> None:
+        self._server = server
+        self._tasks = tasks
+        self._bounds = bounds
+        # Without a mode the server is "unrestricted": the agent runs shell commands unasked (measured).
+        self._mode = "unrestricted" if tools == "on" else "strict"
+        self._offers: dict[str, object] = {"client_tool_allowlist": []} if tools == "off" else {}
+        self._tools: LocalTools = tools
+        self._opening = anyio.Lock()
+        self._link: Link | None = None
+
+    async def _open(self) -> Link:
+        async with self._opening:
+            if self._link is None or self._link.closed:
+                self._link = cast("Link", await self._tasks.start(self._keep_link))
+            return self._link
+
+    async def _read(self, command: str, *, what: str, **fields: object) -> Frame:
+        """Ask for something that changes nothing; once more, over a new link, when the server ended in between, or is
+        silent: the connection may be dead."""
+        link = await self._open()
+        try:
+            return await link.request(command, what=what, seconds=None, **fields)
+        except LinkBroken:
+            pass
+        except TimedOut:
+            link.abandon()
+            with anyio.move_on_after(CLOSE_SECONDS):
+                await link.ended.wait()
+        return await (await self._open()).request(command, what=what, seconds=None, **fields)
+
+    async def _keep_link(self, *, task_status: TaskStatus[Link]) -> None:
+        """Hold a link until it breaks. A failure before it is there is raised to who asked for it."""
+        link: Link | None = None
+        try:
+            async with (
+                self._server() as server,
+                open_link(
+                    server,
+                    connect_seconds=self._bounds.connect_seconds,
+                    request_seconds=self._bounds.request_seconds,
+                ) as link,
+            ):
+                task_status.started(link)
+                await anyio.sleep_forever()
+        except ConversationError:
+            if link is None:
+                raise

@@ -1,0 +1,58 @@
+"""What an App Server's words about a failure mean, of which it says no more than a few. All seen with 0.34.12."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pydantic_core import from_json
+
+from letta_conversations_mcp.core.message_json import mapping_field, text_field
+
+STUCK = (
+    "All connections broke while a turn ran, and the App Server takes no message here until a person starts it again; "
+    "fork opens a branch that goes on at once."
+)
+
+_NEXT_STEPS = {
+    re.compile(r"\balready has an active run\b"): STUCK,
+    re.compile(r"\b(?:ENOSPC|EDQUOT|EROFS|EACCES)\b"): (
+        "It cannot write to its disk: a person has to make room there, or see to the permissions of its folder. "
+        "Part of it may be done: look before repeating this."
+    ),
+    re.compile(r"\bJSON (?:at position|input)\b|\bin JSON\b"): (
+        "A file that it keeps on this machine is broken: a person has to restore it from a backup, or do without it. "
+        "Other conversations can be used."
+    ),
+    re.compile(r"\brejected by the queue\b"): (
+        "Nothing was sent. It says this when its disk is full, and while a tool call waits for a decision."
+    ),
+}
+
+_HTTP_STATUS = re.compile(r"[45]\d\d\b")
+
+
+def next_step(words: str) -> str:
+    """What to do about an error; "" when that is not known."""
+    return next((step for pattern, step in _NEXT_STEPS.items() if pattern.search(words)), "")
+
+
+def innermost(error: str) -> Mapping[str, object]:
+    """What a turn says of its error: JSON that is wrapped in JSON, or words."""
+    try:
+        found = mapping_field({"error": from_json(error)}, "error")
+    except ValueError:
+        return {"message": error}
+    while inner := mapping_field(found, "error"):
+        found = inner
+    return found if text_field(found, "message") else {"message": error}
+
+
+def in_words(kind: str, words: str) -> str:
+    """The error of a turn with whose it is, which the server leaves out: "terminated" is a model's connection that
+    broke."""
+    if _HTTP_STATUS.match(words):
+        return f"The language model's server answered {words}"
+    if kind == "llm_error":
+        return f"The language model gave no whole answer: {words}"
+    return f"{words.removesuffix('.')}. {next_step(words)}".rstrip()

@@ -1,0 +1,291 @@
+"""A connection to an App Server: requests and their answers, and the frames of a conversation for whoever listens.
+
+Speaks the App Server's WebSocket protocol, version 1 (tested with Letta Code 0.34.12). Everything is asked over one
+socket; a guard, a process of its own, subscribes to the same conversations, because a turn whose last subscribed socket
+closes is stopped, and leaves its conversation unusable until the server restarts (measured).
+
+Frames and commands that are not known are ignored, by the server too: it never answers a command that it does not know.
+Every request therefore has a bound.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import cast
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from pydantic_core import from_json, to_json
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+from letta_conversations_mcp.backends.app_server.failures import next_step
+from letta_conversations_mcp.backends.app_server.guarded import Guarded
+from letta_conversations_mcp.backends.app_server.process import AppServer
+from letta_conversations_mcp.core.errors import (
+    ConversationError,
+    Refused,
+    ServerFault,
+    TimedOut,
+    Unauthorized,
+    Unreachable,
+    quote,
+)
+from letta_conversations_mcp.core.message_json import mapping_field, text_field
+from letta_conversations_mcp.core.model import ConversationRef
+
+SETTING = "--app-server-url (or LETTA_MCP_APP_SERVER_URL)"
+"""Where a person gives the address of an App Server, for the errors."""
+
+PROTOCOL_VERSION = 1
+TESTED_VERSION = "0.34.12"
+NEEDED = ("agent_management", "conversation_management", "runtime_start")
+
+QUESTIONS = frozenset(
+    {
+        "agent_list",
+        "agent_retrieve",
+        "app_server_info",
+        "conversation_list",
+        "conversation_messages_list",
+        "conversation_retrieve",
+        "list_models",
+        "runtime_start",
+        "sync",
+    }
+)
+"""Commands that change nothing in a conversation."""
+
+AGAIN = "It was only a question, which changes nothing: the same call may succeed in a moment."
+UNSURE = "Nothing is sure about it; look before repeating it."
+
+FRAME_BYTES = 64 * 1024 * 1024
+"""The largest frame taken: a page of messages with images."""
+
+Frame = Mapping[str, object]
+Frames = MemoryObjectReceiveStream[Frame]
+
+
+class LinkBroken(ServerFault):
+    """The connection broke while the server was asked."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, 0, "the connection broke", "The next call opens a new one; look before repeating this.")
+
+
+class Link:
+    """One connection while it lasts. Made by `open_link`."""
+
+    def __init__(self, url: str, socket: ClientConnection, guarded: Guarded, request_seconds: float) -> None:
+        self.url = url
+        self._socket = socket
+        self._guarded = guarded
+        self._request_seconds = request_seconds
+        self._waiting: dict[str, _Answer] = {}
+        self._listeners: dict[tuple[str, str], list[MemoryObjectSendStream[Frame]]] = {}
+        self._subscribed: set[tuple[str, str]] = set()
+        self._unanswered = False
+        """Whether anything was asked of which it is not known whether the server had it."""
+        self.ended = anyio.Event()
+
+    @property
+    def closed(self) -> bool:
+        return self.ended.is_set()
+
+    async def request(self, command: str, *, what: str, seconds: float | None = None, **fields: object) -> Frame:
+        """Send a command and give its answer.
+
+        Args:
+            what: what is asked, for the errors ("list the conversations").
+            seconds: the bound; the link's own when None.
+
+        Raises:
+            Refused: the server answered that it did not do it.
+            TimedOut: it did not answer, as to a command that it does not know.
+            LinkBroken: the connection broke.
+        """
+        answer = await self._exchange(command, what, seconds, fields)
+        if answer.get("success") is False or answer.get("accepted") is False:
+            reason = text_field(answer, "error") or "no reason given"
+            raise Refused(what, quote(reason), next_step(reason))
+        return answer
+
+    async def subscribe(self, ref: ConversationRef, mode: str) -> None:
+        """Subscribe to a conversation, and have it guarded; set how its tools are allowed."""
+        key = (ref.agent_id, ref.conversation_id)
+        if key in self._subscribed:
+            return
+        failure: ConversationError | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._guarded.watch, ref, mode)
+            try:
+                await self.request(
+                    "runtime_start",
+                    what="open the conversation",
+                    agent_id=ref.agent_id,
+                    conversation_id=ref.conversation_id,
+                    mode=mode,
+                    wait_for_replay=True,
+                    client_info={"name": "letta-conversations-mcp"},
+                )
+            except ConversationError as error:
+                # Raised below: leaving the task group with it would wrap it in an ExceptionGroup.
+                failure = error
+        if failure is not None:
+            raise failure
+        self._subscribed.add(key)
+
+    @contextmanager
+    def listen(self, ref: ConversationRef) -> Generator[Frames]:
+        """The frames of a conversation from now on. The stream ends when the connection does."""
+        send, receive = anyio.create_memory_object_stream[Frame](math.inf)
+        listeners = self._listeners.setdefault((ref.agent_id, ref.conversation_id), [])
+        listeners.append(send)
+        try:
+            yield receive
+        finally:
+            listeners.remove(send)
+            send.close()
+            receive.close()
+
+    async def _exchange(self, command: str, what: str, seconds: float | None, fields: Mapping[str, object]) -> Frame:
+        request_id = str(uuid.uuid4())
+        answer = self._waiting[request_id] = _Answer()
+        bound = self._request_seconds if seconds is None else seconds
+        try:
+            await self._socket.send(to_json({"type": command, "request_id": request_id, **fields}).decode())
+            with anyio.fail_after(bound):
+                await answer.arrived.wait()
+        except ConnectionClosed as error:
+            raise LinkBroken(what) from error
+        except TimeoutError as error:
+            raise TimedOut(what, bound, AGAIN if command in QUESTIONS else UNSURE) from error
+        finally:
+            del self._waiting[request_id]
+            self._unanswered = self._unanswered or answer.frame is None
+        if answer.frame is None:
+            raise LinkBroken(what)
+        return answer.frame
+
+    async def read(self) -> None:
+        """Take the server's frames until it closes the socket."""
+        try:
+            async for data in self._socket:
+                try:
+                    frame = from_json(data)
+                except ValueError:
+                    continue
+                if isinstance(frame, dict):
+                    self._take(cast("Frame", frame))
+        except ConnectionClosed:
+            pass
+
+    def _take(self, frame: Frame) -> None:
+        waiting = self._waiting.get(text_field(frame, "request_id"))
+        if waiting is not None and frame.get("type") != "control_request":
+            waiting.set(frame)
+            return
+        runtime = mapping_field(frame, "runtime") or frame
+        key = (text_field(runtime, "agent_id"), text_field(runtime, "conversation_id"))
+        for listener in self._listeners.get(key, ()):
+            listener.send_nowait(frame)
+
+    def abandon(self) -> None:
+        """Give up a connection over which nothing comes any more: the next call opens a new one."""
+        self._socket.transport.abort()
+
+    def close(self, *, broken: bool = False) -> None:
+        """Tell everybody who waits that nothing more will come."""
+        self.ended.set()
+        self._guarded.close(goodbye=not (broken or self._unanswered))
+        for answer in self._waiting.values():
+            answer.set(None)
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.close()
+
+
+def received(frames: Frames) -> list[Frame]:
+    """The frames that have come and were not taken yet."""
+    taken: list[Frame] = []
+    while frames.statistics().current_buffer_used:
+        taken.append(frames.receive_nowait())
+    return taken
+
+
+class _Answer:
+    def __init__(self) -> None:
+        self.frame: Frame | None = None
+        self.arrived = anyio.Event()
+
+    def set(self, frame: Frame | None) -> None:
+        self.frame = frame
+        self.arrived.set()
+
+
+@asynccontextmanager
+async def open_link(server: AppServer, *, connect_seconds: float, request_seconds: float) -> AsyncGenerator[Link]:
+    """Connect, check the protocol, and keep the link until the body ends or the socket closes, which cancels the body.
+
+    Raises:
+        Unreachable, Unauthorized: nothing answers there, no App Server does, or it does not accept the token.
+    """
+    url, token = server.url, server.token
+    try:
+        socket = await connect(
+            url,
+            additional_headers={"Authorization": f"Bearer {token}"} if token else {},
+            open_timeout=connect_seconds,
+            max_size=FRAME_BYTES,
+            proxy=None,
+        )
+    except InvalidHandshake as error:
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        if status == 401:
+            raise Unauthorized(url, key_given=bool(token), variable="LETTA_MCP_APP_SERVER_TOKEN") from error
+        raise Unreachable(url, "What answers there is no App Server", setting=SETTING) from error
+    except (OSError, TimeoutError, InvalidURI) as error:
+        raise Unreachable(url, "The App Server cannot be reached", setting=SETTING) from error
+    link = Link(url, socket, Guarded(url, token, server.in_use), request_seconds)
+    failure: Exception | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+
+            async def read() -> None:
+                await link.read()
+                link.close(broken=True)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(read)
+            try:
+                await _check_protocol(link)
+                yield link
+            except ConversationError as error:
+                # Raised below: leaving the task group with it would wrap it in an ExceptionGroup.
+                failure = error
+            tasks.cancel_scope.cancel()
+    finally:
+        link.close()
+        with anyio.move_on_after(1, shield=True):
+            await socket.close()
+        # A server that is ending itself may not answer in time.
+        socket.transport.abort()
+    if failure is not None:
+        raise failure
+
+
+async def _check_protocol(link: Link) -> None:
+    info = await link.request("app_server_info", what="tell its version")
+    version = info.get("protocol_version")
+    if version != PROTOCOL_VERSION:
+        raise Unreachable(
+            link.url,
+            f"The App Server speaks protocol version {version!r}, and this program version {PROTOCOL_VERSION} "
+            f"(tested with Letta Code {TESTED_VERSION}, it is {text_field(info, 'letta_code_version') or 'unknown'})",
+        )
+    capabilities = mapping_field(info, "capabilities")
+    if missing := [name for name in NEEDED if capabilities.get(name) is not True]:
+        raise Unreachable(link.url, f"The App Server lacks what is needed: {', '.join(missing)}")

@@ -1,0 +1,335 @@
+"""Runs Letta Code's App Server as long as somebody needs it, one for each state folder.
+
+`app_server` hands out the address of a running server, started when there is none. However many processes use a folder
+at once, they share one server, and it ends once the last is gone, however that came about. This is done with two file
+locks, which the kernel lets go with the process that holds them:
+
+- Every user holds `in-use`, shared. The keeper, which runs the server, waits to get it exclusively, and only then ends
+  the server: nobody can be handed the address of a server that is about to stop, and who comes meanwhile waits.
+- Who gets `keeper` starts a keeper, and hands the lock on to it: while it is held, a server runs, starts, or ends.
+
+Nothing outside the folder is written: it is the server's home too.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+
+from letta_conversations_mcp.backends.app_server import keeper
+from letta_conversations_mcp.core.errors import QUOTE_CHARS, ConversationError, quote
+
+INSTALL = "pip install 'letta-conversations-mcp[local]'"
+LOG = "server.log"
+
+ANSWER_SECONDS = 2
+"""For the server to say that it is there, which takes it a few milliseconds."""
+
+FORK_SECONDS = 20
+"""For a bare Python to start, on a machine that is busy."""
+
+FULL_BYTES = 16_384
+"""A disk with less room is full: not even the server's own files fit."""
+
+TOKEN_BYTES = 32
+TOKEN_CHARS = 43
+"""How those are written."""
+
+_FOLDERS = ("home", "backend", "temporary", "work")
+_NOT_PASSED = ("LETTA_", "GIT_", "XDG_", "PYTHON")
+"""Beginnings of variables that would lead the server to other folders or servers than its own, or hold our secrets."""
+
+
+@dataclass(frozen=True)
+class LocalOptions:
+    """Where the server keeps its agents, and how it is run. All durations in seconds.
+
+    `command` is the program `letta`: without it the one of this Python, else the one on PATH. `environment` is where
+    the server finds models and their keys (OPENAI_API_KEY, OLLAMA_BASE_URL, …); what would lead it astray is left out.
+    Whoever starts the server decides about `command` and `environment`: those who join it later get it as it is.
+    `start_seconds` bounds all waiting for the server, `stop_seconds` how long it is asked before it is killed.
+    """
+
+    state_dir: Path
+    command: str | None = None
+    start_seconds: float = 60
+    stop_seconds: float = 5
+    environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+
+@dataclass(frozen=True)
+class AppServer:
+    """A running server: where its WebSocket is, the bearer token that it asks for, and, for one of ours, the file whose
+    shared lock keeps it running."""
+
+    url: str
+    token: str = field(repr=False)
+    in_use: Path | None = None
+
+
+class LocalServerProblem(ConversationError):
+    """There is no server on this machine to be had, for a reason that a person has to remove."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        self.problem = problem
+        super().__init__(f"The Letta server of this machine cannot be used: {problem}. Nothing was done. {remedy}")
+
+
+@asynccontextmanager
+async def app_server(options: LocalOptions) -> AsyncGenerator[AppServer]:
+    """A running server, for as long as the context lasts. When it breaks, leave the context and enter a new one.
+
+    Raises LocalServerProblem. Cancelled in the start, it leaves nothing running that nobody else uses.
+    """
+    if sys.platform == "win32":
+        raise LocalServerProblem(
+            "it is started only on Linux and macOS",
+            "On Windows, start one with `letta server --listen`, and give its address with --app-server-url.",
+        )
+    start = _Start(options)
+    in_use: int | None = None
+    server: AppServer | None = None
+    try:
+        with anyio.move_on_after(options.start_seconds), start.problems():
+            await anyio.to_thread.run_sync(start.prepare)
+            in_use = keeper.open_lock(start.folder / keeper.IN_USE)
+            while not keeper.lock(in_use, shared=True):  # noqa: ASYNC110 - a lock of the kernel's, not the loop's
+                await anyio.sleep(keeper.POLL_SECONDS)
+            server = await start.until_running()
+        if server is None:
+            raise start.too_slow()
+        yield server
+    finally:
+        if in_use is not None:
+            keeper.unlock(in_use)
+
+
+async def until_stopped(folder: Path) -> None:
+    """Wait until no server runs, starts or ends in a state folder, so that it can be removed. Without a bound."""
+    if sys.platform == "win32":
+        return  # there is none that was started here
+    descriptor = keeper.open_lock(folder / keeper.KEEPER)
+    try:
+        while not keeper.lock(descriptor):  # noqa: ASYNC110 - a lock of the kernel's, not the loop's
+            await anyio.sleep(keeper.POLL_SECONDS)
+    finally:
+        os.close(descriptor)
+
+
+class _Start:
+    """One user's way to a running server."""
+
+    def __init__(self, options: LocalOptions) -> None:
+        self._options = options
+        self.folder = Path(os.path.abspath(options.state_dir))
+        self._program = ""
+        self._environment: dict[str, str] = {}
+
+    def prepare(self) -> None:
+        """Find the programs and make the folders. Blocks."""
+        given, path = self._options.environment, self._options.environment.get("PATH") or os.environ.get("PATH")
+        beside = Path(sys.executable).with_name("letta")
+        wanted = self._options.command or (str(beside) if beside.exists() else "letta")
+        program = shutil.which(wanted, path=path)
+        if program is None:
+            raise LocalServerProblem(
+                f"there is no program {quote(wanted)}, which is Letta Code", f"A person has to run: {INSTALL}"
+            )
+        if shutil.which("git", path=path) is None:
+            raise LocalServerProblem(
+                "the program git is missing, in which Letta Code keeps the memory of agents",
+                "A person has to install git.",
+            )
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # As the system knows it: the server is recognised by a path in its command line.
+        self.folder = self.folder.resolve()
+        for each in _FOLDERS:
+            (self.folder / each).mkdir(mode=0o700, exist_ok=True)
+        self._program = os.path.abspath(program)
+        self._environment = {name: value for name, value in given.items() if not name.startswith(_NOT_PASSED)}
+        self._environment |= {
+            "PATH": path or os.defpath,
+            "HOME": str(self.folder / "home"),
+            "TMPDIR": str(self.folder / "temporary"),
+            "LETTA_LOCAL_BACKEND_DIR": str(self.folder / "backend"),
+            "LETTA_CODE_TELEM": "0",
+            "LETTA_SKIP_KEYCHAIN_CHECK": "1",
+            "DO_NOT_TRACK": "1",
+            "DISABLE_AUTOUPDATER": "1",
+            "NO_COLOR": "1",
+        }
+
+    async def until_running(self) -> AppServer:
+        """Wait for a server, and start one when there is none. For who holds `in-use`."""
+        started = False
+        while True:
+            if not started:
+                started = await anyio.to_thread.run_sync(self._start_unless_kept)
+            elif not await anyio.to_thread.run_sync(self._is_kept):
+                raise self._ended()
+            if (server := await anyio.to_thread.run_sync(self._read_address)) and await _answers(server.url):
+                return server
+            await anyio.sleep(keeper.POLL_SECONDS)
+
+    def _start_unless_kept(self) -> bool:
+        """Start a keeper, and say whether there was none. In a thread, which a cancellation does not cut short."""
+        with self._keeper_lock() as lock:
+            if not keeper.lock(lock):
+                return False
+            (self.folder / keeper.ADDRESS).unlink(missing_ok=True)
+            (self.folder / keeper.TOKEN).unlink(missing_ok=True)
+            with open(self.folder / keeper.TOKEN, "x", opener=_private) as token:
+                token.write(secrets.token_urlsafe(TOKEN_BYTES))
+            (self.folder / LOG).unlink(missing_ok=True)
+            with open(self.folder / LOG, "ab", opener=_private) as output:
+                subprocess.run(
+                    # -I: or the modules beside the script would stand for those of the standard library.
+                    [sys.executable, "-I", keeper.__file__, *self._keeper_arguments(lock)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    cwd=self.folder,
+                    env=self._environment,
+                    pass_fds=(lock,),
+                    start_new_session=True,
+                    timeout=FORK_SECONDS,
+                    check=False,
+                )
+            return True
+
+    def _keeper_arguments(self, lock: int) -> list[str]:
+        listen = ["server", "--listen", "ws://127.0.0.1:0"]
+        authentication = ["--ws-auth", "capability-token", "--ws-token-file", str(self.folder / keeper.TOKEN)]
+        command = [self._program, "--backend", "local", *listen, *authentication]
+        return [str(self.folder), str(lock), str(self._options.stop_seconds), *command]
+
+    def _is_kept(self) -> bool:
+        with self._keeper_lock() as lock:
+            return not keeper.lock(lock)
+
+    @contextmanager
+    def _keeper_lock(self) -> Generator[int]:
+        descriptor = keeper.open_lock(self.folder / keeper.KEEPER)
+        try:
+            yield descriptor
+        finally:
+            # Closed and not unlocked: a keeper that was handed it keeps the lock.
+            os.close(descriptor)
+
+    def _read_address(self) -> AppServer | None:
+        address = self.folder / keeper.ADDRESS
+        try:
+            written = address.read_text()
+            token = (self.folder / keeper.TOKEN).read_text()
+            # The same before and after: or the token could be the next server's.
+            if address.read_text() != written:
+                return None
+        except FileNotFoundError:
+            return None
+        try:
+            data = json.loads(written)
+        except ValueError:
+            raise self._broken(address) from None
+        if len(token) != TOKEN_CHARS:
+            raise self._broken(self.folder / keeper.TOKEN)
+        if data["version"] != keeper.ADDRESS_VERSION:
+            raise LocalServerProblem(
+                f"another release of letta-conversations-mcp runs the one in {self.folder}",
+                "A person has to end those who use it, or use another folder.",
+            )
+        return AppServer(url=data["url"], token=token, in_use=self.folder / keeper.IN_USE)
+
+    def _broken(self, path: Path) -> LocalServerProblem:
+        return LocalServerProblem(
+            f"the file {path}, which says how to reach it, is broken",
+            "Once nobody uses it any more it ends, and the next call starts another: a person has to close the other "
+            "programs that use it.",
+        )
+
+    @contextmanager
+    def problems(self) -> Generator[None]:
+        """Turns what the system says about the folder into words for a person."""
+        try:
+            yield
+        except subprocess.TimeoutExpired as error:
+            raise self.too_slow() from error
+        except OSError as error:
+            match error.errno:
+                case errno.ENOSPC | errno.EDQUOT:
+                    problem, remedy = "is on a full disk", "A person has to make room."
+                case errno.EEXIST | errno.ENOTDIR:
+                    problem, remedy = "is not a folder, or lies below a file", "A person has to choose another one."
+                case _:
+                    problem = f"cannot be written ({quote(error.strerror or error)})"
+                    remedy = "A person has to see to its permissions, or choose another one."
+            raise LocalServerProblem(f"its folder {self.folder} {problem}", remedy) from error
+
+    def too_slow(self) -> LocalServerProblem:
+        return LocalServerProblem(
+            f"it was not ready within {self._options.start_seconds:g} s{self._last_words()}",
+            f"The same call can be made again; its whole log is {self.folder / LOG}.",
+        )
+
+    def _ended(self) -> ConversationError:
+        if shutil.disk_usage(self.folder).free < FULL_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if broken := self._broken_records():
+            return LocalServerProblem(
+                f"it does not start, because these files are broken: {', '.join(broken)}",
+                "A person has to restore them from a backup, or to move them away, and with them what is in them; "
+                "then the same call can be made again.",
+            )
+        return LocalServerProblem(
+            f"it ended instead of starting{self._last_words()}",
+            f"A person has to look at its log, {self.folder / LOG}; {self._program} must be Letta Code ({INSTALL}).",
+        )
+
+    def _broken_records(self) -> list[str]:
+        """The files without which the server does not start, that it cannot read and does not name: of agents, one
+        that was made on a full disk is empty (seen with 0.34.12)."""
+        backend = self.folder / "backend"
+        broken: list[str] = []
+        for path in (*sorted(backend.glob("agents/*.json")), *backend.glob("providers/auth.json")):
+            try:
+                json.loads(path.read_bytes())
+            except (OSError, ValueError):
+                broken.append(str(path))
+        return broken
+
+    def _last_words(self) -> str:
+        try:
+            log = (self.folder / LOG).read_bytes()[-4 * QUOTE_CHARS :].decode(errors="replace").strip()
+        except OSError:
+            log = ""
+        # Cut after the secrets are gone: half of one would not be known for what it is.
+        return f" (its last words: {quote(log, len(log))[-QUOTE_CHARS:]})" if log else " (it said nothing)"
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+async def _answers(url: str) -> bool:
+    """Whether there is a server. Connected is not enough: the kernel does that for a process that is dying too."""
+    asked = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    with anyio.move_on_after(ANSWER_SECONDS):
+        try:
+            async with await anyio.connect_tcp("127.0.0.1", urlsplit(url).port or 0) as stream:
+                await stream.send(asked)
+                return (await stream.receive()).startswith(b"HTTP/1.1 200")
+        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
+            return False
+    return False

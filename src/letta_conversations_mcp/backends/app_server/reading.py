@@ -1,0 +1,106 @@
+"""From the App Server's JSON to our nouns. It mirrors the REST API's, with a few ways of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from letta_conversations_mcp.core.message_json import (
+    int_field,
+    mapping_field,
+    mappings,
+    read_message,
+    text_field,
+    text_of,
+)
+from letta_conversations_mcp.core.model import Agent, Chunk, Conversation, Message
+
+_ATTEMPTS = "attempts"
+
+_REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>\s*", re.DOTALL)
+
+
+def read_agent(data: Mapping[str, object]) -> Agent:
+    return Agent(
+        id=text_field(data, "id"),
+        name=text_field(data, "name"),
+        model=text_field(data, "model"),
+        description=text_field(data, "description"),
+        created_at=text_field(data, "created_at"),
+        in_context=_ids(data.get("message_ids")),
+        context_window=int_field(mapping_field(data, "llm_config"), "context_window") or None,
+    )
+
+
+def read_conversation(data: Mapping[str, object]) -> Conversation:
+    in_context = _ids(data.get("in_context_message_ids"))
+    # The server tells a time also where there is no message (seen with 0.34.12).
+    last_message_at = text_field(data, "last_message_at") if in_context != () else ""
+    return Conversation(
+        id=text_field(data, "id"),
+        agent_id=text_field(data, "agent_id"),
+        summary=text_field(data, "summary"),
+        description=text_field(data, "description"),
+        model=text_field(data, "model"),
+        model_settings=dict(mapping_field(data, "model_settings")),
+        context_window_limit=int_field(data, "context_window_limit") or None,
+        hidden=data.get("hidden") is True,
+        archived=data.get("archived") is True,
+        created_at=text_field(data, "created_at"),
+        last_message_at=last_message_at,
+        in_context=in_context,
+    )
+
+
+def _ids(value: object) -> tuple[str, ...] | None:
+    return tuple(map(str, cast("list[object]", value))) if isinstance(value, list) else None
+
+
+def without_reminders(data: Mapping[str, object]) -> Mapping[str, object]:
+    """A user's message without the texts that Letta Code puts before it: about the machine, the agent, its tools."""
+    if data.get("message_type") != "user_message":
+        return data
+    content = data.get("content")
+    if isinstance(content, str):
+        return {**data, "content": _REMINDER.sub("", content)}
+    parts = [
+        {**part, "text": _REMINDER.sub("", text_field(part, "text"))} if part.get("type") == "text" else part
+        for part in mappings(content)
+    ]
+    return {**data, "content": [part for part in parts if part.get("type") != "text" or part.get("text")]}
+
+
+def is_only_reminder(data: Mapping[str, object]) -> bool:
+    """Whether nothing is left of a user's message without the reminders: the server notes so that it was
+    interrupted (seen with 0.34.12)."""
+    return data.get("message_type") == "user_message" and not data.get("content")
+
+
+def without_repeats(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Listed messages, oldest first, with a user's message once, though it is stored again for every attempt to answer
+    it: with the same otid by a server that is started again after it was killed in a turn, with another one when the
+    model fails and is asked again (both seen with 0.34.12)."""
+    kept: list[Chunk] = []
+    for chunk in chunks:
+        if kept and _is_repeat(chunk, kept[-1]):
+            chunk = {**chunk, _ATTEMPTS: [*attempts_of(kept[-1]), text_field(kept.pop(), "otid")]}
+        kept.append(chunk)
+    return kept
+
+
+def attempts_of(chunk: Chunk) -> list[str]:
+    """The otids of the earlier copies of a user's message that `without_repeats` has left out."""
+    return cast("list[str]", chunk.get(_ATTEMPTS, []))
+
+
+def _is_repeat(chunk: Chunk, before: Chunk) -> bool:
+    if {chunk.get("message_type"), before.get("message_type")} != {"user_message"}:
+        return False
+    otid = text_field(chunk, "otid")
+    same_words = text_of(chunk.get("content")) == text_of(before.get("content"))
+    return bool(otid) and (same_words or otid == text_field(before, "otid"))
+
+
+def read_local_message(data: Mapping[str, object]) -> Message:
+    return read_message(without_reminders(data))

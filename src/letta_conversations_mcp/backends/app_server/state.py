@@ -1,0 +1,87 @@
+"""What the App Server says of a conversation's loop: whether a turn runs, and which tool call waits for a decision.
+
+The server asks for one decision at a time, also when the model called several tools at once. A question lasts as long
+as a socket is subscribed to the conversation: with the last one the server forgets it, and does not run the call (seen
+with 0.34.12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from pydantic_core import to_json
+
+from letta_conversations_mcp.backends.app_server.link import Link, received
+from letta_conversations_mcp.core.message_json import mapping_field, mappings, text_field
+from letta_conversations_mcp.core.model import ConversationRef, Decision, ToolCall
+
+IDLE = ("", "WAITING_ON_INPUT")
+NO_REASON = "The user denied this tool call."
+"""A denial needs words: the server takes none without."""
+
+
+@dataclass(frozen=True)
+class ControlRequest:
+    """The server's question whether a tool may run."""
+
+    id: str
+    call: ToolCall
+
+    @classmethod
+    def of(cls, data: Mapping[str, object]) -> ControlRequest:
+        asked = mapping_field(data, "request")
+        request_id = text_field(data, "request_id")
+        call = ToolCall(
+            id=text_field(asked, "tool_call_id"),
+            name=text_field(asked, "tool_name"),
+            arguments=to_json(mapping_field(asked, "input")).decode(),
+            asked_by=request_id,
+        )
+        return cls(request_id, call)
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """`taken`: the ids of the messages that runs have taken since the server was started, and somebody was subscribed.
+    A run whose last subscriber has left before its first words is not among them."""
+
+    active: bool
+    pending: tuple[ControlRequest, ...] = ()
+    taken: frozenset[str] = frozenset()
+
+
+def scope(ref: ConversationRef) -> dict[str, object]:
+    """How a conversation is named in commands."""
+    return {"agent_id": ref.agent_id, "conversation_id": ref.conversation_id}
+
+
+async def read_state(link: Link, ref: ConversationRef) -> LoopState:
+    """The state now, of a conversation that is subscribed: the server replays it when it is asked to."""
+    status: Mapping[str, object] = {}
+    device: Mapping[str, object] = {}
+    with link.listen(ref) as frames:
+        await link.request(
+            "sync", what="tell its state", runtime=scope(ref), recover_approvals=False, force_device_status=True
+        )
+        for frame in received(frames):
+            if frame.get("type") == "update_loop_status":
+                status = mapping_field(frame, "loop_status")
+            elif frame.get("type") == "update_device_status":
+                device = mapping_field(frame, "device_status")
+    pending = tuple(map(ControlRequest.of, mappings(device.get("pending_control_requests"))))
+    consumed = mapping_field(status, "client_message_ids_by_run_id").values()
+    taken = frozenset(str(each) for ids in consumed if isinstance(ids, list) for each in cast("list[object]", ids))
+    return LoopState(active=text_field(status, "status") not in IDLE, pending=pending, taken=taken)
+
+
+async def answer(link: Link, ref: ConversationRef, request_id: str, decision: Decision) -> None:
+    """Answer a question. Raises Refused when it is not asked any more."""
+    if decision.approve:
+        # With words the agent is told them as the user's comment.
+        verdict = {"behavior": "allow"} | ({"message": decision.reason} if decision.reason else {})
+    else:
+        verdict = {"behavior": "deny", "message": decision.reason or NO_REASON}
+    payload = {"kind": "approval_response", "request_id": request_id, "decision": verdict}
+    await link.request("input", what="take the decision", runtime=scope(ref), payload=payload)

@@ -1,0 +1,278 @@
+"""The verbs of a conversation, spoken to a Letta REST server through letta-client.
+
+Every method asks for the SDK's raw response and reads the JSON itself (see `reading`). Nothing that changes something
+is ever retried by the SDK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+import anyio.to_thread
+
+from letta_conversations_mcp.backends.letta_api.approvals import ApiApprovals
+from letta_conversations_mcp.backends.letta_api.base import AFTER_READING
+from letta_conversations_mcp.backends.letta_api.cancelling import cancel_runs
+from letta_conversations_mcp.backends.letta_api.conversations import ApiConversations
+from letta_conversations_mcp.backends.letta_api.model_settings import check_model_settings
+from letta_conversations_mcp.backends.letta_api.reading import (
+    Json,
+    objects,
+    read_agent,
+    read_context_use,
+    read_found,
+    read_run,
+    search_body,
+)
+from letta_conversations_mcp.core.backend import NoSearch
+from letta_conversations_mcp.core.errors import NotFound, Refused
+from letta_conversations_mcp.core.message_json import int_field, read_message, text_field
+from letta_conversations_mcp.core.model import (
+    DEFAULT_CONVERSATION,
+    Agent,
+    Chunk,
+    Compaction,
+    CompactionSettings,
+    ContextUse,
+    ConversationRef,
+    Deletion,
+    FoundMessage,
+    Health,
+    Message,
+    MessageQuery,
+    MessageSearch,
+    NewAgent,
+    Page,
+    Run,
+)
+
+RUN_MESSAGES = 1000
+"""Messages read of one run, the newest; a turn has two for every step, and 50 steps by Letta's default."""
+
+RUNS_WITHOUT_STEPS = 5
+"""Newest runs looked at for how full the context is: a failed one has no tokens to tell."""
+
+
+class ApiBackend(ApiConversations, ApiApprovals):
+    """A Letta REST server. `async with` it; the SDK is loaded and connections are opened at the first request."""
+
+    name = "api"
+    deletion: Deletion = "deleted"
+    without_models = "The Letta server offers no model. A person has to connect a model provider to it."
+
+    async def check(self) -> Health:
+        client = await self._open()
+        from letta_conversations_mcp.backends.letta_api.health import read_health
+
+        return await read_health(client, self._options.base_url)
+
+    # Agents
+
+    async def list_agents(self, *, name: str = "", search: str = "", after: str = "", limit: int = 20) -> Page[Agent]:
+        client = await self._open()
+        if after:
+            # The server takes an unknown cursor for none, and would begin again.
+            await self.get_agent(after)
+        filters: Json = {"name": name, "query_text": search, "after": after}
+        with client.asking.to("list the agents", after=AFTER_READING):
+            data = await client.json(
+                client.retrying.agents.with_raw_response.list(
+                    limit=limit, extra_query={key: value for key, value in filters.items() if value}
+                )
+            )
+        agents = tuple(map(read_agent, objects(data)))
+        return Page(items=agents, more=len(agents) >= limit)
+
+    async def get_agent(self, agent_id: str) -> Agent:
+        client = await self._open()
+        with client.asking.to("find the agent", after=AFTER_READING, missing=NotFound.agent(agent_id)):
+            data = await client.json(
+                client.retrying.agents.with_raw_response.retrieve(agent_id, include=["agent.blocks"])
+            )
+        return read_agent(client.object(data), with_blocks=True)
+
+    async def create_agent(self, new: NewAgent) -> Agent:
+        client = await self._open()
+        blocks: list[Json] = [{"label": label, "value": value} for label, value in new.memory.items()]
+        body: Json = {"name": new.name, "model": new.model, "memory_blocks": blocks}
+        if new.description:
+            body["description"] = new.description
+        with client.asking.to(
+            "create an agent", after="It may have been created: look with list_agents before creating another."
+        ):
+            data = await client.json(client.once.agents.with_raw_response.create(extra_body=body))
+        return read_agent(client.object(data))
+
+    async def list_models(self) -> Sequence[str]:
+        client = await self._open()
+        with client.asking.to("list the models", after=AFTER_READING):
+            data = await client.json(client.retrying.models.with_raw_response.list())
+        return [text_field(each, "handle") for each in objects(data)]
+
+    # Messages
+
+    async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:
+        """Asks the agent for its messages of this conversation: the conversation's own list is out of order after a
+        compaction, and takes an unknown cursor for none. A fork's older messages, which it shares with another
+        conversation, are only in its own list, so a page that reaches them is taken from there (seen on 0.16.8)."""
+        items = await self._list_of_agent(ref, query)
+        cursor = query.before or query.after
+        if not items and not cursor and ref.conversation_id != DEFAULT_CONVERSATION:
+            # The list of a conversation that is gone is empty too; this one tells.
+            await self.get_conversation(ref.conversation_id)
+        more = _stored(items) >= query.limit
+        begins = not items or text_field(items[0], "message_type") == "system_message"
+        if (begins or query.order == "asc" or not more) and await self._is_fork(ref):
+            items = await self._list_of_conversation(ref, query)
+            more = _stored(items) >= query.limit
+        return Page(items=tuple(map(read_message, items)), more=more)
+
+    async def get_prompt(self, ref: ConversationRef) -> str:
+        """The first message of every conversation, a fork's too."""
+        first = [read_message(each) for each in await self._list_of_agent(ref, MessageQuery(order="asc", limit=1))]
+        return first[0].text if first and first[0].kind == "system" else ""
+
+    async def search_messages(self, search: MessageSearch) -> Sequence[FoundMessage]:
+        """Letta Cloud has it; 0.16.8 answers 400, as does a server without its search engine (seen)."""
+        client = await self._open()
+        try:
+            with client.asking.to("search the messages", after=AFTER_READING):
+                data = await client.json(
+                    client.retrying.messages.with_raw_response.search(
+                        query=search.query, extra_body=search_body(search)
+                    )
+                )
+        except Refused as error:
+            if "search requires" in error.reason:
+                raise NoSearch from error
+            raise
+        found = map(read_found, objects(data))
+        default = search.conversation_id == DEFAULT_CONVERSATION
+        return [each for each in found if not default or each.conversation_id == DEFAULT_CONVERSATION]
+
+    async def _list_of_agent(self, ref: ConversationRef, query: MessageQuery) -> list[Json]:
+        """A page in the order of time, whatever the query's order."""
+        client = await self._open()
+        cursors = {key: value for key, value in (("before", query.before), ("after", query.after)) if value}
+        missing = NotFound.message(next(iter(cursors.values()))) if cursors else NotFound.agent(ref.agent_id)
+        with client.asking.to("list the messages", after=AFTER_READING, missing=missing):
+            data = await client.json(
+                client.retrying.agents.messages.with_raw_response.list(
+                    ref.agent_id,
+                    conversation_id=ref.conversation_id,
+                    order=query.order,
+                    limit=query.limit,
+                    extra_query=cursors,
+                )
+            )
+        return objects(data)
+
+    async def _list_of_conversation(self, ref: ConversationRef, query: MessageQuery) -> list[Json]:
+        client = await self._open()
+        cursors = {key: value for key, value in (("before", query.before), ("after", query.after)) if value}
+        missing = NotFound.conversation(ref.conversation_id)
+        with client.asking.to("list the messages", after=AFTER_READING, missing=missing):
+            data = await client.json(
+                client.retrying.conversations.messages.with_raw_response.list(
+                    ref.conversation_id, order=query.order, limit=query.limit, extra_query=cursors
+                )
+            )
+        return objects(data)[::-1] if query.order == "desc" else objects(data)
+
+    async def _is_fork(self, ref: ConversationRef) -> bool:
+        """Whether the conversation shares older messages with another one: those are in its own list, and older than
+        the system message that it was given when it was made."""
+        known = self._known.get(ref.conversation_id)
+        if known is None or known.is_fork is not None:
+            return bool(known and known.is_fork)
+        beginning = await self._list_of_conversation(ref, MessageQuery(order="asc", limit=2))
+        if _stored(beginning) < 2:
+            return False
+        second = text_field(beginning[-1], "id")
+        known.is_fork = not await self._list_of_agent(ref, MessageQuery(before=second, limit=1))
+        return known.is_fork
+
+    async def compact(self, ref: ConversationRef, settings: CompactionSettings) -> Compaction:
+        client = await self._open()
+        if settings.model_settings:
+            await anyio.to_thread.run_sync(check_model_settings, settings.model_settings)
+        wanted = settings.model_dump(exclude_defaults=True)
+        body: Json = {"compaction_settings": wanted} if wanted else {}
+        if ref.conversation_id == DEFAULT_CONVERSATION:
+            body["agent_id"] = ref.agent_id
+        with client.asking.to(
+            "compact the conversation",
+            after="It may have been compacted: look at the newest messages with list_messages before doing it again.",
+            missing=NotFound.conversation(ref.conversation_id),
+            conversation_id=ref.conversation_id,
+        ):
+            data = client.object(
+                await client.json(
+                    client.once.conversations.messages.with_raw_response.compact(
+                        ref.conversation_id, extra_body=body, timeout=client.timeout(self._options.compact_seconds)
+                    )
+                )
+            )
+        return Compaction(
+            before=int_field(data, "num_messages_before"),
+            after=int_field(data, "num_messages_after"),
+            summary=text_field(data, "summary"),
+        )
+
+    # Runs
+
+    async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:
+        """Runs of `default` carry no conversation id (seen on 0.16.8), so they are picked from the agent's."""
+        client = await self._open()
+        default = ref.conversation_id == DEFAULT_CONVERSATION
+        filters: Json = {"agent_id": ref.agent_id} if default else {"conversation_id": ref.conversation_id}
+        with client.asking.to("look for the running turn", after=AFTER_READING):
+            data = await client.json(
+                client.retrying.runs.with_raw_response.list(
+                    limit=50 if default else limit, order="desc", extra_query=filters
+                )
+            )
+        runs = [read_run(each) for each in objects(data) if not default or not text_field(each, "conversation_id")]
+        return runs[:limit]
+
+    async def get_context_use(self, ref: ConversationRef) -> ContextUse | None:
+        """From the newest step of the newest turn that has ended."""
+        client = await self._open()
+        for run in await self.list_runs(ref, limit=RUNS_WITHOUT_STEPS):
+            if run.active:
+                continue
+            with client.asking.to("read the run's steps", after=AFTER_READING, missing=NotFound.run(run.id)):
+                data = await client.json(
+                    client.retrying.runs.steps.with_raw_response.list(run.id, limit=1, order="desc")
+                )
+            if uses := [use for use in map(read_context_use, objects(data)) if use.tokens]:
+                return uses[0]
+        return None
+
+    async def get_run(self, ref: ConversationRef, run_id: str) -> Run:
+        client = await self._open()
+        with client.asking.to("look at the run", after=AFTER_READING, missing=NotFound.run(run_id)):
+            data = client.object(await client.json(client.retrying.runs.with_raw_response.retrieve(run_id)))
+        default = ref.conversation_id == DEFAULT_CONVERSATION
+        place = (text_field(data, "agent_id"), text_field(data, "conversation_id"))
+        if place != (ref.agent_id, "" if default else ref.conversation_id):
+            raise NotFound.run(run_id)
+        return read_run(data)
+
+    async def cancel(self, ref: ConversationRef, run_id: str = "") -> Sequence[str]:
+        return await cancel_runs(self, await self._open(), ref, run_id)
+
+    async def list_run_chunks(self, ref: ConversationRef, run_id: str) -> Sequence[Chunk]:
+        client = await self._open()
+        with client.asking.to("read the run's messages", after=AFTER_READING, missing=NotFound.run(run_id)):
+            data = await client.json(
+                client.retrying.runs.messages.with_raw_response.list(run_id, order="asc", limit=RUN_MESSAGES)
+            )
+            usage = client.object(await client.json(client.retrying.runs.usage.with_raw_response.retrieve(run_id)))
+        return [*objects(data), {**usage, "message_type": "usage_statistics"}]
+
+
+def _stored(items: Sequence[Json]) -> int:
+    """How many of the server's messages a list shows: one may be shown as several with the same id."""
+    return len({text_field(item, "id") for item in items})

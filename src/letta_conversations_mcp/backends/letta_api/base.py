@@ -1,0 +1,65 @@
+"""What every verb of the API backend works with: the client, made at the first call, and a memory of conversations.
+
+Owns the HTTP connections; they are bound to the event loop in which the backend was opened.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Self
+
+import anyio
+import anyio.to_thread
+
+from letta_conversations_mcp.backends.letta_api.client import ApiOptions, Client
+from letta_conversations_mcp.core.model import Conversation
+from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
+
+REMEMBERED = 10_000
+"""Conversations of which is remembered what never changes, to save requests; about 3 MB when full."""
+
+AFTER_READING = "Nothing was changed; the same call can be made again."
+
+
+@dataclass
+class Known:
+    """What never changes about a conversation; `is_fork` is None until somebody asked."""
+
+    agent_id: str
+    is_fork: bool | None = None
+
+
+class ApiBase:
+    """`async with` it; the SDK is loaded and connections are opened at the first request."""
+
+    def __init__(self, options: ApiOptions, meter: Meter = SILENT) -> None:
+        self._options = options
+        self._meter = meter
+        self._known: OrderedDict[str, Known] = OrderedDict()
+        self._loading = anyio.Lock()
+        self._client: Client | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._client is not None:
+            await self._client.once.close()
+
+    async def _open(self) -> Client:
+        # Past the lock: hundreds of calls would pass through it one by one, each in a turn of the event loop.
+        if self._client is not None:
+            return self._client
+        async with self._loading:
+            if self._client is None:
+                # In a thread: the import takes half a second, in which other calls must go on.
+                self._client = await anyio.to_thread.run_sync(Client, self._options, self._meter)
+            return self._client
+
+    def _remember(self, conversation: Conversation) -> Conversation:
+        self._known.setdefault(conversation.id, Known(conversation.agent_id))
+        self._known.move_to_end(conversation.id)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return conversation

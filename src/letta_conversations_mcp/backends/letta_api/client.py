@@ -1,0 +1,100 @@
+"""The SDK as the API backend uses it: loaded late, asked for raw responses, with retries for reading only.
+
+Making a `Client` imports `letta_client`, which takes half a second: that is done in a thread, at the first call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic_core import from_json
+
+from letta_conversations_mcp.backends.letta_api.reading import Json
+from letta_conversations_mcp.core.errors import Unreachable
+from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
+
+if TYPE_CHECKING:
+    import httpx
+    from letta_client import AsyncLetta
+    from letta_client._response import AsyncAPIResponse
+
+    from letta_conversations_mcp.backends.letta_api.translation import Asking
+
+CLOUD_URL = "https://api.letta.com"
+
+
+@dataclass(frozen=True)
+class ApiOptions:
+    """Where and how to ask. All durations in seconds.
+
+    `first_byte_seconds` bounds the wait for the beginning of a turn's stream, `silence_seconds` the silence within it,
+    in which Letta sends a ping every 20 seconds.
+    """
+
+    base_url: str = CLOUD_URL
+    api_key: str = ""
+    project: str = ""
+    connect_seconds: float = 5.0
+    request_seconds: float = 60.0
+    first_byte_seconds: float = 60.0
+    silence_seconds: float = 120.0
+    compact_seconds: float = 300.0
+
+
+class Client:
+    """The SDK, once it is loaded: one set of connections, asked with retries for reading and without for all else."""
+
+    once: AsyncLetta
+    retrying: AsyncLetta
+    asking: Asking
+
+    def __init__(self, options: ApiOptions, meter: Meter = SILENT) -> None:
+        import httpx
+        import letta_client
+
+        # The SDK imports its resources when they are first touched: here, in the thread, and not in the event loop.
+        for resource in ("agents", "blocks", "conversations", "messages", "models", "runs"):
+            import_module(f"letta_client.resources.{resource}")
+
+        from letta_conversations_mcp.backends.letta_api.counting import CountingClient
+        from letta_conversations_mcp.backends.letta_api.translation import Asking
+
+        self._httpx = httpx
+        self._connect_seconds = options.connect_seconds
+        self._base_url = options.base_url
+        self.asking = Asking(options.base_url, key_given=bool(options.api_key))
+        # Without a key the header is left out by hand: the SDK would look for one in the environment.
+        headers = {} if options.api_key else {"Authorization": letta_client.omit}
+        self.once = letta_client.AsyncLetta(
+            api_key=options.api_key or "none",
+            base_url=options.base_url,
+            project=options.project or None,
+            max_retries=0,
+            timeout=self.timeout(options.request_seconds),
+            default_headers=cast("dict[str, str]", headers),
+            http_client=CountingClient(
+                meter,
+                # A stream holds its connection for as long as a turn takes, and there may be hundreds.
+                limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100),
+            ),
+        )
+        self.retrying = self.once.with_options(max_retries=2)
+
+    def timeout(self, seconds: float) -> httpx.Timeout:
+        return self._httpx.Timeout(seconds, connect=self._connect_seconds)
+
+    async def json(self, request: Awaitable[AsyncAPIResponse[Any]]) -> object:
+        """The JSON of an answer. Raises Unreachable for an answer that is none, as a web page is."""
+        response = (await request).http_response
+        try:
+            return cast("object", from_json(response.content))
+        except ValueError as error:
+            raise Unreachable.no_letta_server(self._base_url) from error
+
+    def object(self, data: object) -> Json:
+        if not isinstance(data, dict):
+            raise Unreachable.no_letta_server(self._base_url)
+        return cast("Json", data)

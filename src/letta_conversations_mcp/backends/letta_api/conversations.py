@@ -1,0 +1,166 @@
+"""The verbs that are about conversations as a whole, spoken to a Letta REST server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+import anyio.to_thread
+
+from letta_conversations_mcp.backends.letta_api.base import AFTER_READING, ApiBase
+from letta_conversations_mcp.backends.letta_api.model_settings import check_model_settings
+from letta_conversations_mcp.backends.letta_api.reading import (
+    Json,
+    changes_body,
+    conversation_body,
+    objects,
+    read_conversation,
+)
+from letta_conversations_mcp.core.errors import ConversationError, NotFound
+from letta_conversations_mcp.core.message_json import text_field
+from letta_conversations_mcp.core.model import (
+    DEFAULT_CONVERSATION,
+    Block,
+    Conversation,
+    ConversationChanges,
+    ConversationQuery,
+    ConversationRef,
+    NewConversation,
+    Page,
+)
+
+
+class ApiConversations(ApiBase):
+    """Opening, finding, changing, forking and deleting."""
+
+    async def create_conversation(self, new: NewConversation) -> Conversation:
+        client = await self._open()
+        if new.model_settings:
+            await anyio.to_thread.run_sync(check_model_settings, new.model_settings)
+        with client.asking.to(
+            "create a conversation",
+            after="It may have been created: look with list_conversations before creating another.",
+            missing=NotFound.agent(new.agent_id),
+        ):
+            data = await client.json(
+                client.once.conversations.with_raw_response.create(
+                    agent_id=new.agent_id, extra_body=conversation_body(new)
+                )
+            )
+        return self._remember(read_conversation(client.object(data)))
+
+    async def get_conversation(self, conversation_id: str) -> Conversation:
+        client = await self._open()
+        missing = NotFound.conversation(conversation_id)
+        with client.asking.to("find the conversation", after=AFTER_READING, missing=missing):
+            data = await client.json(client.retrying.conversations.with_raw_response.retrieve(conversation_id))
+        return self._remember(read_conversation(client.object(data)))
+
+    async def owner_of(self, conversation_id: str) -> str:
+        if conversation_id not in self._known:
+            return (await self.get_conversation(conversation_id)).agent_id
+        self._known.move_to_end(conversation_id)
+        return self._known[conversation_id].agent_id
+
+    async def isolated_labels(self, conversation: Conversation) -> Sequence[str]:
+        client = await self._open()
+        labels: list[str] = []
+        for block_id in conversation.isolated_block_ids:
+            with client.asking.to("look at the conversation's own memory blocks", after=AFTER_READING):
+                data = await client.json(client.retrying.blocks.with_raw_response.retrieve(block_id))
+            labels.append(text_field(client.object(data), "label"))
+        return labels
+
+    async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
+        client = await self._open()
+        filters: Json = {
+            "agent_id": query.agent_id,
+            "summary_search": query.search,
+            "after": query.after,
+            "order": query.order,
+            "order_by": query.order_by,
+            "archive_status": {"no": "unarchived", "only": "archived", "all": "all"}[query.archived],
+        }
+        missing = NotFound.conversation(query.after)
+        with client.asking.to("list the conversations", after=AFTER_READING, missing=missing if query.after else None):
+            data = await client.json(
+                client.retrying.conversations.with_raw_response.list(
+                    limit=query.limit, extra_query={key: value for key, value in filters.items() if value}
+                )
+            )
+        conversations = tuple(self._remember(read_conversation(item)) for item in objects(data))
+        return Page(items=conversations, more=len(conversations) >= query.limit)
+
+    async def delete_conversation(self, conversation_id: str) -> None:
+        client = await self._open()
+        with client.asking.to(
+            "delete the conversation",
+            after="It may be deleted: the same call can be made again, and says so.",
+            missing=NotFound.conversation(conversation_id),
+        ):
+            await client.once.conversations.with_raw_response.delete(conversation_id)
+        self._known.pop(conversation_id, None)
+
+    async def update_conversation(self, conversation_id: str, changes: ConversationChanges) -> Conversation:
+        """0.16.8 ignores a summary of null, so one is cleared by "" (seen)."""
+        client = await self._open()
+        if changes.model_settings:
+            await anyio.to_thread.run_sync(check_model_settings, changes.model_settings)
+        with client.asking.to(
+            "update the conversation",
+            after="It may have been changed; the same call can be made again.",
+            missing=NotFound.conversation(conversation_id),
+        ):
+            data = await client.json(
+                client.once.conversations.with_raw_response.update(conversation_id, extra_body=changes_body(changes))
+            )
+        return self._remember(read_conversation(client.object(data)))
+
+    async def fork(self, ref: ConversationRef, *, at_message: str = "", hidden: bool = False) -> Conversation:
+        client = await self._open()
+        wanted: Json = {
+            "agent_id": ref.agent_id if ref.conversation_id == DEFAULT_CONVERSATION else "",
+            "message_id": at_message,
+            "hidden": "true" if hidden else "",
+        }
+        with client.asking.to(
+            "fork the conversation",
+            after="It may have been forked: look with list_conversations before doing it again.",
+            missing=NotFound.message(at_message) if at_message else NotFound.conversation(ref.conversation_id),
+        ):
+            data = await client.json(
+                client.once.conversations.with_raw_response.fork(
+                    ref.conversation_id, extra_query={key: value for key, value in wanted.items() if value}
+                )
+            )
+        made = self._remember(read_conversation(client.object(data)))
+        try:
+            # Only this answer tells what is in its context (seen on 0.16.8).
+            return await self.get_conversation(made.id)
+        except ConversationError:
+            return made
+
+    async def recompile(self, ref: ConversationRef, *, dry_run: bool = False) -> str:
+        client = await self._open()
+        body: Json = {"agent_id": ref.agent_id} if ref.conversation_id == DEFAULT_CONVERSATION else {}
+        query: Json = {"dry_run": "true"} if dry_run else {}
+        with client.asking.to(
+            "recompile the conversation",
+            after="It may have been recompiled; the same call can be made again.",
+            missing=NotFound.conversation(ref.conversation_id),
+        ):
+            prompt = await client.json(
+                client.once.conversations.with_raw_response.recompile(
+                    ref.conversation_id, extra_query=query, extra_body=body
+                )
+            )
+        return prompt if isinstance(prompt, str) else ""
+
+    async def list_isolated_blocks(self, conversation: Conversation) -> Sequence[Block]:
+        client = await self._open()
+        blocks: list[Block] = []
+        for block_id in conversation.isolated_block_ids:
+            with client.asking.to("read a memory block", after=AFTER_READING, missing=NotFound.block(block_id)):
+                data = client.object(await client.json(client.retrying.blocks.with_raw_response.retrieve(block_id)))
+            blocks.append(Block(label=text_field(data, "label"), value=text_field(data, "value")))
+        return blocks

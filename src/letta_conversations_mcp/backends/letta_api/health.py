@@ -1,0 +1,98 @@
+"""What answers at the address: Letta Cloud, a Letta server of somebody's own, an App Server, or something else.
+
+Asks only what changes nothing. Seen on 0.16.8, with and without Redis, and on Letta Code 0.34.12.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Mapping
+from typing import cast
+from urllib.parse import urlsplit
+
+import httpx
+import letta_client
+from pydantic_core import from_json
+
+from letta_conversations_mcp.backends.letta_api.client import CLOUD_URL, Client
+from letta_conversations_mcp.core.errors import quote
+from letta_conversations_mcp.core.message_json import text_field
+from letta_conversations_mcp.core.model import Health
+
+NOBODY = "conv-00000000-0000-4000-8000-000000000000"
+"""A conversation that does not exist."""
+
+TESTED_RELEASE = (0, 16)
+"""The release of the self-hosted server that the behaviour was seen on; older ones have no conversations."""
+
+_RELEASE = re.compile(r"(\d+)\.(\d+)")
+
+
+async def read_health(client: Client, base_url: str) -> Health:
+    """Raises Unreachable and TimedOut when nothing answers."""
+    health = await _get(client, "/v1/health/")
+    version = text_field(_object(health), "version")
+    is_cloud = urlsplit(base_url).hostname == urlsplit(CLOUD_URL).hostname
+    if not (version or is_cloud or await _has_letta_routes(client)):
+        return await _stranger(client, base_url, health)
+    release = _RELEASE.match(version)
+    old = release is not None and (int(release[1]), int(release[2])) < TESTED_RELEASE
+    return Health(
+        kind="cloud" if is_cloud else "self_hosted",
+        address=base_url,
+        version=quote(version, 40),
+        background=await _has_background(client),
+        remarks=(f"Letta {quote(version, 40)} is older than 0.16: it may have no conversations.",) if old else (),
+    )
+
+
+async def _has_letta_routes(client: Client) -> bool:
+    """For a server behind a proxy that hides its health."""
+    answer = await _get(client, "/v1/agents/?limit=1")
+    return (answer.status_code == 200 and _json(answer) is not None) or answer.status_code == 401
+
+
+async def _has_background(client: Client) -> bool | None:
+    """Asks to follow a turn that there is not: a server without Redis says that it cannot, before it looks for the
+    conversation, and one with Redis that nothing runs (seen on 0.16.8). None for any other answer."""
+    with client.asking.to("tell whether it has Redis", after=""):
+        answer = await _answer(client.once.post(f"/v1/conversations/{NOBODY}/stream", cast_to=httpx.Response, body={}))
+    if answer.status_code == 503 and "Redis" in answer.text:
+        return False
+    return True if answer.status_code == 400 and "No active runs" in answer.text else None
+
+
+async def _stranger(client: Client, base_url: str, answer: httpx.Response) -> Health:
+    """An App Server tells what it is, unless it wants its token first; both look the same without one."""
+    info = await _get(client, "/app-server-info")
+    told = _object(info)
+    if "letta_code_version" in told or "websocket" in text_field(told, "error"):
+        return Health(kind="app_server", address=base_url, version=quote(text_field(told, "letta_code_version"), 40))
+    content = answer.headers.get("content-type", "").split(";")[0]
+    remark = f"GET /v1/health/ is answered with HTTP {answer.status_code} {quote(content, 40)}".rstrip() + "."
+    return Health(kind="other", address=base_url, remarks=(remark,))
+
+
+async def _get(client: Client, path: str) -> httpx.Response:
+    with client.asking.to("tell what it is", after="The same can be asked again."):
+        return await _answer(client.once.get(path, cast_to=httpx.Response))
+
+
+async def _answer(request: Awaitable[httpx.Response]) -> httpx.Response:
+    """The answer, whatever its status says."""
+    try:
+        return await request
+    except letta_client.APIStatusError as error:
+        return error.response
+
+
+def _json(answer: httpx.Response) -> object:
+    try:
+        return cast("object", from_json(answer.content))
+    except ValueError:
+        return None
+
+
+def _object(answer: httpx.Response) -> Mapping[str, object]:
+    data = _json(answer)
+    return cast("Mapping[str, object]", data) if isinstance(data, dict) else {}

@@ -1,0 +1,143 @@
+"""A turn's stream over HTTP: handing the message over, and reading the events. Importing this imports `letta_client`.
+
+The events are decoded by httpx-sse; their kinds are left to `core.turn`. Whatever breaks after the message may have
+left this machine is `StreamLost`, because the turn may be running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import httpx
+import httpx_sse
+import letta_client
+from pydantic_core import from_json
+
+from letta_conversations_mcp.backends.letta_api.translation import Asking, waited_seconds, was_never_sent
+from letta_conversations_mcp.core.backend import StreamLost
+from letta_conversations_mcp.core.errors import NotFound, Unreachable
+from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Chunk, ConversationRef
+
+if TYPE_CHECKING:
+    from letta_client._response import AsyncAPIResponse
+
+END_OF_STREAM = "[DONE]"
+
+DRAIN_SECONDS = 1.0
+"""For the end of a response after its last event: it is there already, or the connection is not worth waiting for."""
+
+_FOREGROUND = "not created in background mode"
+"""How Letta refuses the stream of a run that it does not keep one of."""
+
+
+class KeepsNoStreams(Exception):
+    """The server has no Redis, or not the stream of this run. Nothing was sent."""
+
+
+def means_no_streams(error: letta_client.APIStatusError) -> bool:
+    words = str(error.body)
+    return (error.status_code == 503 and "Redis" in words) or (error.status_code == 400 and _FOREGROUND in words)
+
+
+async def post(request: Awaitable[object]) -> letta_client.APIStatusError | None:
+    """Make a request that Letta is expected to refuse, and give the refusal; None when it could not be asked."""
+    try:
+        await request
+    except letta_client.APIStatusError as error:
+        return error
+    except letta_client.APIConnectionError:
+        return None
+    return None
+
+
+@asynccontextmanager
+async def open_response(
+    request: AbstractAsyncContextManager[AsyncAPIResponse[Any]],
+    asking: Asking,
+    ref: ConversationRef,
+    first_byte_seconds: float,
+) -> AsyncGenerator[httpx.Response]:
+    """Make a request for a turn's stream once and give its response.
+
+    Raises:
+        ConversationError: nothing was sent, or Letta refused the message.
+        StreamLost: it is not sure whether Letta has it.
+        KeepsNoStreams: nothing was sent, and this server cannot do what was asked.
+    """
+    missing = NotFound.agent(ref.agent_id) if ref.conversation_id == DEFAULT_CONVERSATION else None
+    try:
+        with anyio.fail_after(first_byte_seconds):
+            response = await request.__aenter__()
+    except TimeoutError as error:
+        raise StreamLost(f"no answer for {first_byte_seconds:g} s") from error
+    except letta_client.APIConnectionError as error:
+        if was_never_sent(error):
+            raise Unreachable.nothing_answers(asking.base_url) from error
+        timed_out = isinstance(error, letta_client.APITimeoutError)
+        words = (
+            f"no answer for {waited_seconds(error):g} s" if timed_out else "the connection broke before an answer came"
+        )
+        raise StreamLost(words) from error
+    except letta_client.APIStatusError as error:
+        if means_no_streams(error):
+            raise KeepsNoStreams from error
+        if error.status_code >= 500:
+            # From a proxy or from Letta itself: the message may have been taken all the same.
+            raise StreamLost(f"HTTP {error.status_code}", error.status_code) from error
+        raise asking.translate_status(
+            error,
+            "take the message",
+            f"The message may not have been taken: look with list_messages(conversation_id={ref.conversation_id!r}) "
+            "before sending it again.",
+            missing or NotFound.conversation(ref.conversation_id),
+            ref.conversation_id,
+        ) from error
+    try:
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            raise Unreachable.no_letta_server(asking.base_url)
+        yield response.http_response
+    finally:
+        await request.__aexit__(None, None, None)
+
+
+@asynccontextmanager
+async def read_stream(response: httpx.Response, silence_seconds: float) -> AsyncGenerator[AsyncIterator[Chunk]]:
+    """The chunks of a response. What follows the last of them is read on leaving, when nobody waits for it any more."""
+    events = httpx_sse.EventSource(response).aiter_sse()
+    yield read_chunks(events, silence_seconds)
+    # Read to the end, or the connection could not serve the next request.
+    with suppress(httpx.HTTPError, httpx.StreamError, httpx_sse.SSEError), anyio.move_on_after(DRAIN_SECONDS):
+        async for _ in events:
+            pass
+
+
+async def read_chunks(events: AsyncIterator[httpx_sse.ServerSentEvent], silence_seconds: float) -> AsyncIterator[Chunk]:
+    """The events of a stream as JSON objects, to the end mark or to the end of the stream.
+
+    An event that is no JSON object is passed on as a chunk without a kind, to be counted. Raises StreamLost.
+    """
+    before: str | None = None
+    try:
+        async for event in events:
+            if event.data == END_OF_STREAM:
+                return
+            # Whole steps are asked for, so two events that are alike are one that came twice; without Redis they have
+            # no numbers that would tell.
+            if event.data != before:
+                yield _read_event(event.data)
+            before = event.data
+    except httpx.ReadTimeout as error:
+        raise StreamLost(f"no sign of life for {silence_seconds:g} s") from error
+    except (httpx.HTTPError, httpx.StreamError, httpx_sse.SSEError) as error:
+        raise StreamLost(f"the connection broke ({type(error).__name__})") from error
+
+
+def _read_event(data: str) -> Chunk:
+    try:
+        chunk = from_json(data)
+    except ValueError:
+        return {}
+    return cast("Chunk", chunk) if isinstance(chunk, dict) else {}

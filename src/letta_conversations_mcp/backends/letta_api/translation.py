@@ -1,0 +1,160 @@
+"""From the SDK's and httpx's exceptions to ours: the one place where they are caught.
+
+What Letta's answers mean was seen on a 0.16.8 server. Importing this module imports `letta_client`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+import httpx
+import letta_client
+
+from letta_conversations_mcp.core.errors import (
+    AwaitingApproval,
+    Busy,
+    ConversationError,
+    Refused,
+    ServerFault,
+    TimedOut,
+    TooManyRequests,
+    Unauthorized,
+    Unreachable,
+    quote,
+)
+from letta_conversations_mcp.core.message_json import mapping_field, text_field
+
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+"""What httpx raises before a request has left this machine."""
+
+TOO_LITTLE = ("Summarization failed", "No in-context messages")
+"""How Letta begins its two refusals to compact."""
+
+_UNKNOWN_MODEL = re.compile(r"NOT_FOUND: Handle (\S+) not found")
+_RUN = re.compile(r"run_id=(run-[0-9a-f-]+)")
+_VALIDATION_MESSAGE = re.compile(r"'msg': ([\"'])(.*?)\1")
+
+
+class Asking:
+    """Who is asked, for the errors: the address, and whether a key was given."""
+
+    def __init__(self, base_url: str, *, key_given: bool) -> None:
+        self.base_url = base_url
+        self.key_given = key_given
+
+    @contextmanager
+    def to(
+        self, what: str, *, after: str, missing: ConversationError | None = None, conversation_id: str = ""
+    ) -> Generator[None]:
+        """Translate what goes wrong while Letta is asked to do `what` ("list the messages").
+
+        Args:
+            after: what to do when it is not sure whether it was done.
+            missing: what a 404 means here.
+            conversation_id: whose turn it is that a 409 speaks of.
+        """
+        try:
+            yield
+        except letta_client.APIStatusError as error:
+            raise self.translate_status(error, what, after, missing, conversation_id) from error
+        except letta_client.APITimeoutError as error:
+            if was_never_sent(error):
+                raise Unreachable.nothing_answers(self.base_url) from error
+            raise TimedOut(what, waited_seconds(error), after) from error
+        except letta_client.APIConnectionError as error:
+            if was_never_sent(error):
+                raise Unreachable.nothing_answers(self.base_url) from error
+            raise ServerFault(what, 0, "the connection broke", after) from error
+
+    def translate_status(
+        self,
+        error: letta_client.APIStatusError,
+        what: str,
+        after: str,
+        missing: ConversationError | None,
+        conversation_id: str,
+    ) -> ConversationError:
+        """The error that an HTTP status and its body mean."""
+        status = error.status_code
+        detail = _detail(error.body)
+        match status:
+            case 401:
+                return Unauthorized(self.base_url, key_given=self.key_given)
+            case 403:
+                return Refused(what, quote(detail) or "this key may not do that", "Another key or agent is needed.")
+            case 404 if _is_unrouted(error.body):
+                return Unreachable.no_letta_server(self.base_url)
+            case 404 if missing is not None and not _UNKNOWN_MODEL.match(detail):
+                return missing
+            case 402:
+                return Refused(what, quote(detail) or "no credits are left", "A person has to look after the account.")
+            case 400 if any(words in detail for words in TOO_LITTLE):
+                return Refused(
+                    what,
+                    "there is too little in its context to compact this way",
+                    "Nothing was changed. After more messages it will work; "
+                    "mode='all' compacts shorter histories than 'sliding_window'.",
+                )
+            case 404 if unknown_model := _UNKNOWN_MODEL.match(detail):
+                return Refused(
+                    what, f"the server has no model {unknown_model[1]}", "Leave model out to use the agent's own."
+                )
+            case 400 | 404:
+                return Refused(what, quote(detail), "Correct the arguments and call again.")
+            case 409 if "waiting for approval" in detail:
+                return AwaitingApproval(conversation_id)
+            case 409 if "being processed" in detail:
+                return Busy(conversation_id, _busy_run(detail))
+            case 409:
+                return Refused(what, quote(detail), "The same call may succeed in a moment.")
+            case 422 if missing is not None and "'path'" in detail:
+                # An id of the right form that is no version-4 UUID: such a thing cannot exist.
+                return missing
+            case 422 | 413 | 414:
+                return Refused(what, quote(_validation_words(detail)), "Correct the arguments and call again.")
+            case 429:
+                wait = error.response.headers.get("retry-after", "")
+                return TooManyRequests(what, float(wait) if wait.isdecimal() else None)
+            case _ if 200 <= status < 400:
+                return Unreachable.no_letta_server(self.base_url)
+            case _:
+                return ServerFault(what, status, quote(detail), after)
+
+
+def was_never_sent(error: letta_client.APIConnectionError) -> bool:
+    return isinstance(error.__cause__, NEVER_SENT)
+
+
+def _detail(body: object) -> str:
+    """The words in an error's body: Letta has them under `detail`, or under `error.message` for a model's failure."""
+    if isinstance(body, Mapping):
+        fields = cast("Mapping[str, object]", body)
+        inner = mapping_field(fields, "error") or fields
+        return text_field(inner, "detail") or text_field(inner, "message") or str(fields.get("detail") or "")
+    return body if isinstance(body, str) else ""
+
+
+def _is_unrouted(body: object) -> bool:
+    """Whether a 404 comes from a server without this route, and not from Letta missing the thing asked for."""
+    return not isinstance(body, Mapping) or _detail(cast("object", body)) in ("", "Not Found")
+
+
+def _busy_run(detail: str) -> str:
+    found = _RUN.search(detail)
+    return found.group(1) if found else ""
+
+
+def _validation_words(detail: str) -> str:
+    """The messages in a validation error: its `detail` is the text of a Python list of dictionaries."""
+    messages = [match.group(2) for match in _VALIDATION_MESSAGE.finditer(detail)]
+    return "; ".join(messages) or detail
+
+
+def waited_seconds(error: letta_client.APIConnectionError) -> float:
+    """How long an answer was waited for."""
+    timeout = error.request.extensions.get("timeout")
+    seconds = cast("Mapping[str, object]", timeout).get("read") if isinstance(timeout, Mapping) else None
+    return float(seconds) if isinstance(seconds, int | float) else 0.0

@@ -1,0 +1,127 @@
+"""`apply`: create the conversations that a fleet file declares and that are not there yet. Deletes and changes none.
+
+A conversation is recognised by its agent and its exact summary, among all of the agent's conversations.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from pydantic_core import to_json
+
+from letta_conversations_mcp.cli.failure import CommandFailed
+from letta_conversations_mcp.cli.fleet import DeclaredAgent, DeclaredConversation, Fleet, read_fleet
+from letta_conversations_mcp.cli.running import run_with_backend
+from letta_conversations_mcp.conversations.finding import check_blocks, conversations_with_summary
+from letta_conversations_mcp.conversations.lookup import find_agent
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.errors import NAME_CHARS, ConversationError, quote
+from letta_conversations_mcp.core.model import Agent, Conversation, NewConversation
+from letta_conversations_mcp.settings import BackendSettings
+
+Status = Literal["created", "there already", "would create", "differs", "failed"]
+
+MEND = "Mend what failed or differs and apply the file again: what is as declared stays as it is."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one declared conversation."""
+
+    agent: str
+    summary: str
+    status: Status
+    conversation_id: str = ""
+    detail: str = ""
+
+    def to_text(self) -> str:
+        status = f"{self.status}: {self.detail}" if self.detail else self.status
+        return " · ".join(
+            filter(None, [quote(self.agent, NAME_CHARS), repr(self.summary), self.conversation_id, status])
+        )
+
+
+def apply(settings: BackendSettings, *, file: str, agent: str, dry_run: bool, as_json: bool) -> int:
+    """Exit status: 0, or 1 when something failed or differs. Raises CommandFailed for a file that cannot be used."""
+    fleet = read_fleet(file)
+    if agent and agent not in [each.name for each in fleet.agents]:
+        raise CommandFailed(f"{file} declares no agent {quote(agent, NAME_CHARS)!r}.")
+    chosen = Fleet(agents=[each for each in fleet.agents if agent in ("", each.name)])
+    return run_with_backend(settings, partial(_apply, chosen, dry_run=dry_run, as_json=as_json))
+
+
+async def _apply(fleet: Fleet, backend: Backend, *, dry_run: bool, as_json: bool) -> int:
+    outcomes: list[Outcome] = []
+    async for outcome in _outcomes(backend, fleet, dry_run=dry_run):
+        outcomes.append(outcome)
+        if not as_json:
+            print(outcome.to_text(), flush=True)
+    counts = Counter(each.status for each in outcomes)
+    failed = bool(counts["failed"] or counts["differs"])
+    if as_json:
+        print(to_json({"conversations": outcomes, "ok": not failed}).decode())
+    else:
+        said = ", ".join(f"{count} {status}" for status, count in counts.items())
+        print(" ".join(filter(None, [f"{said or 'No conversations are declared'}.", MEND if failed else ""])))
+    return int(failed)
+
+
+async def _outcomes(backend: Backend, fleet: Fleet, *, dry_run: bool) -> AsyncIterator[Outcome]:
+    for declared in fleet.agents:
+        if not declared.conversations:
+            continue
+        try:
+            owner = await find_agent(backend, declared.name)
+        except ConversationError as error:
+            for outcome in _all_failed(declared, error):
+                yield outcome
+            continue
+        for conversation in declared.conversations:
+            yield await _ensure(backend, owner, declared.name, conversation, dry_run=dry_run)
+
+
+def _all_failed(declared: DeclaredAgent, error: ConversationError) -> Iterator[Outcome]:
+    for conversation in declared.conversations:
+        yield Outcome(declared.name, conversation.summary, "failed", detail=str(error))
+
+
+async def _ensure(
+    backend: Backend, owner: Agent, name: str, declared: DeclaredConversation, *, dry_run: bool
+) -> Outcome:
+    """Look for the conversation, and create it when it is not there. `name` is what the file calls the agent."""
+
+    def outcome(status: Status, conversation_id: str = "", detail: str = "") -> Outcome:
+        return Outcome(name, declared.summary, status, conversation_id, detail)
+
+    made: Conversation | None = None
+    try:
+        matches = await conversations_with_summary(backend, owner.id, declared.summary)
+        conversation = next(iter(matches), None)
+        if len(matches) > 1:
+            return outcome("differs", detail=f"several have this summary: {', '.join(each.id for each in matches)}")
+        if conversation is None:
+            await check_blocks(backend, owner, declared.isolated_blocks)
+            if dry_run:
+                return outcome("would create")
+            wanted = NewConversation(
+                agent_id=owner.id, summary=declared.summary, isolated_blocks=tuple(declared.isolated_blocks)
+            )
+            conversation = made = await backend.create_conversation(wanted)
+        if lacking := await _lacking(backend, conversation, declared):
+            return outcome("differs", conversation.id, f"{'it was created, and ' if made else ''}{lacking}")
+    except ConversationError as error:
+        return outcome("failed", made.id if made else "", str(error))
+    return outcome("created" if made else "there already", conversation.id)
+
+
+async def _lacking(backend: Backend, conversation: Conversation, declared: DeclaredConversation) -> str:
+    """Which of the declared blocks the conversation shares with the others, in words: a server may ignore them."""
+    if not declared.isolated_blocks:
+        return ""
+    own = await backend.isolated_labels(conversation)
+    lacking = [label for label in declared.isolated_blocks if label not in own]
+    return f"it has no copy of its own of the memory block {', '.join(map(repr, lacking))}" if lacking else ""

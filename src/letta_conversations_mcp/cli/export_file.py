@@ -1,0 +1,98 @@
+"""What an exported conversation looks like as a file, and how an export that was interrupted is gone on with.
+
+Where to go on is told by the file itself: every message in it begins with a line that has its id. The last message may
+be incomplete, so it is always written again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import BinaryIO, Literal
+
+from letta_conversations_mcp.conversations.history import DEFAULT_KINDS
+from letta_conversations_mcp.conversations.transcript import body, heading
+from letta_conversations_mcp.core.model import MESSAGE_ID, ConversationRef, Message, MessageKind
+
+Format = Literal["md", "jsonl"]
+
+KINDS: dict[Format, frozenset[MessageKind] | None] = {"md": DEFAULT_KINDS, "jsonl": None}
+"""Which kinds of messages go into a file; None is all. A transcript to read leaves out the thinking and the system
+prompt."""
+
+_ID = MESSAGE_ID.pattern
+_BEGINNING: dict[Format, re.Pattern[bytes]] = {
+    "md": re.compile(rf"<!-- ({_ID}) -->\n".encode()),
+    "jsonl": re.compile(rf'\{{"id":"({_ID})"'.encode()),
+}
+_LIKE_A_BEGINNING = re.compile(rf"^(?=<!-- {_ID} -->)", re.MULTILINE)
+
+# Some programs end a line at these; a lone surrogate is no text in UTF-8.
+_ESCAPED = re.compile("[\u0085\u2028\u2029\ud800-\udfff]")
+
+
+class NotAnExport(Exception):
+    """The file holds something else. Its text says what, for a person."""
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """How far a file is good: up to the byte `size`, which ends the message `after` ("" for none). The message
+    `expected` came next, and is written again."""
+
+    size: int
+    after: str = ""
+    expected: str = ""
+
+
+def head(form: Format, ref: ConversationRef) -> bytes:
+    """How a file begins."""
+    return f"<!-- conversation {ref} -->\n".encode() if form == "md" else b""
+
+
+def entry(form: Format, message: Message) -> bytes:
+    """A message as it stands in a file."""
+    if form == "jsonl":
+        line = json.dumps(message.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":"))
+        return f"{_ESCAPED.sub(_escape, line)}\n".encode()
+    # A message may hold what looks like the line that begins one: escaped, Markdown shows it as it was written.
+    said = _LIKE_A_BEGINNING.sub(r"\\", body(message))
+    return f"\n<!-- {message.id} -->\n{heading(message)}\n\n{said}\n".encode("utf-8", "replace")
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+def find_end(file: BinaryIO, form: Format, ref: ConversationRef) -> Resumption:
+    """Read through a file, line by line, and find where to go on. Raises NotAnExport."""
+    beginning = head(form, ref)
+    start = file.readline(len(beginning)) if beginning else b""
+    if not beginning.startswith(start):
+        raise NotAnExport(f"it does not begin as an export of this conversation ({ref}) does")
+    if len(start) < len(beginning):
+        return Resumption(0)
+    return _last_message(file, form, len(start))
+
+
+def _last_message(lines: Iterable[bytes], form: Format, offset: int) -> Resumption:
+    """Where the last message begins, all of its parts together."""
+    found = Resumption(offset)
+    for line in lines:
+        begins = _BEGINNING[form].match(line) if line.endswith(b"\n") else None
+        if begins is None and form == "jsonl":
+            if line.endswith(b"\n") or not _may_begin(line):
+                raise NotAnExport("it has a line that is no exported message")
+            break
+        if begins is not None and (message_id := begins[1].decode()) != found.expected:
+            # The empty line before it belongs to it.
+            found = Resumption(offset - (form == "md"), found.expected, message_id)
+        offset += len(line)
+    return found
+
+
+def _may_begin(line: bytes) -> bool:
+    """Whether an incomplete line can be one of ours."""
+    return line.startswith(b'{"id":"') or b'{"id":"'.startswith(line)

@@ -1,0 +1,92 @@
+"""`serve`: the MCP server, over stdio or over HTTP, until its client or a signal ends it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import anyio
+
+from letta_conversations_mcp.cli.failure import CommandFailed
+from letta_conversations_mcp.observability.logs import configure_logging
+from letta_conversations_mcp.server.app import build_server
+from letta_conversations_mcp.server.stdio import serve_stdio
+from letta_conversations_mcp.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def serve(settings: Settings, *, http: bool) -> int:
+    """Serve until the end. Raises CommandFailed when it cannot begin."""
+    configure_logging(settings)
+    if settings.redis_url.get_secret_value() and not find_spec("redis"):
+        raise CommandFailed(
+            "--redis-url needs the client of Redis. Install it with: pip install 'letta-conversations-mcp[redis]'"
+        )
+    with _traces(settings):
+        return _serve_http(settings) if http else anyio.run(serve_stdio, settings)
+
+
+@contextmanager
+def _traces(settings: Settings) -> Generator[None]:
+    if not settings.traces:
+        yield
+        return
+    try:
+        from letta_conversations_mcp.observability.traces import otlp_exporter, tracing
+
+        exporter = otlp_exporter()
+    except ImportError as error:
+        raise CommandFailed(
+            "--traces needs OpenTelemetry's SDK. Install it with: pip install 'letta-conversations-mcp[otel]'"
+        ) from error
+    with tracing(exporter):
+        yield
+
+
+def _serve_http(settings: Settings) -> int:
+    # Late, because a server over stdio, which somebody waits for to start, needs neither.
+    import uvicorn
+
+    from letta_conversations_mcp.http import KEEP_ALIVE_SECONDS, STOP_SECONDS, CannotServe, build_app, listen
+    from letta_conversations_mcp.observability.shutdown import DrainingServer
+
+    server = build_server(settings)
+    try:
+        app = build_app(server, settings)
+    except CannotServe as error:
+        raise CommandFailed(str(error)) from error
+    try:
+        bound = listen(settings)
+    except OSError as error:
+        raise CommandFailed(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port."
+        ) from error
+    host, port = bound.getsockname()[:2]
+    _tell(f"Serving MCP at http://{f'[{host}]' if ':' in host else host}:{port}/mcp", settings)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+
+    async def settle() -> None:
+        if server.services is not None:
+            await server.services.sender.settle()
+
+    DrainingServer(config, server.drain, settle, settings.drain_seconds).run(sockets=[bound])
+    return 0
+
+
+def _tell(words: str, settings: Settings) -> None:
+    """Whatever the level of the log, and in its form: what reads JSON lines shall find nothing else."""
+    if settings.log_format == "json":
+        logger.setLevel(logging.INFO)
+        logger.info(words)
+    else:
+        print(words, file=sys.stderr)

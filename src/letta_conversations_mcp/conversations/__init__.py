@@ -1,0 +1,1 @@
+"""Operations on conversations, whichever backend they live in."""

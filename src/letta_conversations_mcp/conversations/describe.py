@@ -1,0 +1,123 @@
+"""One conversation in full, gathered from what the server tells in several places.
+
+What is not told is left out, and a question that failed does not lose the answers to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import anyio
+
+from letta_conversations_mcp.conversations.memory import compiled_at
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.errors import ConversationError
+from letta_conversations_mcp.core.model import (
+    DEFAULT_CONVERSATION,
+    Agent,
+    Block,
+    ContextUse,
+    Conversation,
+    ConversationRef,
+    Message,
+    MessageQuery,
+    Page,
+    Run,
+    ToolCall,
+)
+
+COUNTED = 500
+"""Messages that are counted, in one request; of more is said that there are at least so many."""
+
+T = TypeVar("T")
+
+
+@dataclass
+class Description:
+    """`conversation` is None for an agent's default one. `unknown` names what could not be asked."""
+
+    ref: ConversationRef
+    agent: Agent | None = None
+    conversation: Conversation | None = None
+    isolated: Sequence[Block] = ()
+    context: ContextUse | None = None
+    messages: int | None = None
+    more_messages: bool = False
+    run: Run | None = None
+    approvals: Sequence[ToolCall] = ()
+    memory_as_of: str = ""
+    unknown: list[str] = field(default_factory=list[str])
+
+    @property
+    def in_context(self) -> int | None:
+        """How many messages the agent sees."""
+        place = self.conversation if self.conversation is not None else self.agent
+        return None if place is None or place.in_context is None else len(place.in_context)
+
+    @property
+    def model(self) -> str:
+        """The model that answers: the conversation's own, or the agent's."""
+        own = self.conversation.model if self.conversation else ""
+        return own or (self.agent.model if self.agent else "")
+
+    @property
+    def context_limit(self) -> int | None:
+        """In tokens: the conversation's own, or what the newest turn had, or the agent's."""
+        own = self.conversation.context_window_limit if self.conversation else None
+        used = self.context.limit if self.context else None
+        return own or used or (self.agent.context_window if self.agent else None)
+
+
+async def describe(backend: Backend, ref: ConversationRef) -> Description:
+    """Raises what the backend's get_conversation raises (get_agent's, for a default conversation)."""
+    told = Description(ref)
+    if ref.conversation_id == DEFAULT_CONVERSATION:
+        told.agent = await backend.get_agent(ref.agent_id)
+    else:
+        told.conversation = await backend.get_conversation(ref.conversation_id)
+
+    async def ask(what: str, question: Callable[[], Awaitable[T]], take: Callable[[T], None]) -> None:
+        try:
+            take(await question())
+        except ConversationError:
+            told.unknown.append(what)
+
+    def take_agent(agent: Agent) -> None:
+        told.agent = agent
+
+    def take_blocks(blocks: Sequence[Block]) -> None:
+        told.isolated = blocks
+
+    def take_context(use: ContextUse | None) -> None:
+        told.context = use
+
+    def take_messages(page: Page[Message]) -> None:
+        told.messages = len({each.id for each in page.items if each.kind != "system"})
+        told.more_messages = page.more
+
+    def take_approvals(calls: Sequence[ToolCall]) -> None:
+        told.approvals = calls
+
+    def take_runs(runs: Sequence[Run]) -> None:
+        told.run = next((run for run in runs if run.active), None)
+
+    def take_prompt(prompt: str) -> None:
+        told.memory_as_of = compiled_at(prompt)
+
+    async with anyio.create_task_group() as tasks:
+        if told.agent is None:
+            tasks.start_soon(ask, "its agent", lambda: backend.get_agent(ref.agent_id), take_agent)
+        if (conversation := told.conversation) and conversation.isolated_block_ids:
+            tasks.start_soon(
+                ask, "its isolated blocks", lambda: backend.list_isolated_blocks(conversation), take_blocks
+            )
+        tasks.start_soon(ask, "how full its context is", lambda: backend.get_context_use(ref), take_context)
+        newest = MessageQuery(limit=COUNTED)
+        tasks.start_soon(ask, "its messages", lambda: backend.list_messages(ref, newest), take_messages)
+        tasks.start_soon(ask, "whether a tool call waits", lambda: backend.list_approvals(ref), take_approvals)
+        tasks.start_soon(ask, "whether a turn runs", lambda: backend.list_runs(ref, limit=2), take_runs)
+        tasks.start_soon(ask, "the age of its copy of the memory", lambda: backend.get_prompt(ref), take_prompt)
+    told.unknown.sort()
+    return told

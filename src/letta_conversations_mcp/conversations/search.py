@@ -1,0 +1,253 @@
+"""Finding messages: by the server's own search, or, where it has none, by looking for the words in what it lists.
+
+Looking is bounded in requests and in time, and begins with the newest; what was not looked through is told, with a
+cursor to go on. Words are compared without regard to case and to how Unicode writes them.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import anyio
+
+from letta_conversations_mcp.conversations.history import DEFAULT_KINDS
+from letta_conversations_mcp.conversations.transcript import body
+from letta_conversations_mcp.core.backend import Backend, NoSearch
+from letta_conversations_mcp.core.errors import InvalidArgument, NotFound
+from letta_conversations_mcp.core.model import (
+    CONVERSATION_ID,
+    DEFAULT_CONVERSATION,
+    MESSAGE_ID,
+    ConversationQuery,
+    ConversationRef,
+    FoundMessage,
+    Message,
+    MessageKind,
+    MessageQuery,
+    MessageSearch,
+)
+
+PAGE = 100
+"""Messages asked for at a time."""
+
+MOST_REQUESTS = 40
+"""Pages of messages that one search looks through; about two seconds on a server nearby."""
+
+MOST_PAGES = 5
+"""Pages of one conversation, when several are looked through: the newest of each count more than the oldest of one."""
+
+MOST_CONVERSATIONS = 30
+"""Conversations that one search looks through, those with the newest messages first."""
+
+MOST_SECONDS = 20.0
+"""After which nothing more is asked, so that the call ends before its client gives up."""
+
+ASKED_TIMES = 3
+"""How many more results than wanted are asked of a server that cannot leave out kinds of messages; 100 at most."""
+
+SNIPPET_CHARS = 240
+"""Of a message that was found, around the first hit."""
+
+
+@dataclass
+class Findings:
+    """What was found. `scanned` is None when the server searched; else how many messages were looked through, in
+    `conversations`, of those in `cut_short` only the newest; `left_out` when there are some without a message of their
+    own. `cursor` leads on to what was not looked through."""
+
+    found: list[FoundMessage] = field(default_factory=list[FoundMessage])
+    scanned: int | None = None
+    conversations: int = 0
+    cut_short: list[str] = field(default_factory=list[str])
+    left_out: bool = False
+    cursor: str = ""
+
+
+async def search(
+    backend: Backend, wanted: MessageSearch, kinds: Collection[MessageKind] = (), after: str = ""
+) -> Findings:
+    """Find messages of these kinds.
+
+    Args:
+        after: a cursor of the findings before.
+
+    Raises:
+        InvalidArgument: no words are given.
+        NotFound: there is no such conversation, or the cursor is none of its.
+    """
+    if not wanted.query.strip():
+        raise InvalidArgument("query", "the words to look for are needed.")
+    shown = frozenset(kinds) or DEFAULT_KINDS
+    if not after:
+        try:
+            more = min(100, wanted.limit * ASKED_TIMES)
+            results = await backend.search_messages(wanted.model_copy(update={"limit": more}))
+            return Findings([each for each in results if each.message.kind in shown][: wanted.limit])
+        except NoSearch:
+            pass
+    return await _Scan(backend, wanted, shown).run(after)
+
+
+class _Scan:
+    """One look through the listed messages."""
+
+    def __init__(self, backend: Backend, wanted: MessageSearch, kinds: Collection[MessageKind]) -> None:
+        self._backend = backend
+        self._wanted = wanted
+        self._kinds = kinds
+        self._words = fold(wanted.query).split()
+        self._findings = Findings(scanned=0)
+        self._requests = 0
+        self._deadline = anyio.current_time() + MOST_SECONDS
+
+    @property
+    def _full(self) -> bool:
+        return len(self._findings.found) >= self._wanted.limit
+
+    @property
+    def _exhausted(self) -> bool:
+        return self._full or self._requests >= MOST_REQUESTS or anyio.current_time() >= self._deadline
+
+    async def run(self, after: str) -> Findings:
+        if self._wanted.conversation_id:
+            ref = ConversationRef(conversation_id=self._wanted.conversation_id, agent_id=self._wanted.agent_id)
+            self._findings.cursor = await self._look_through(ref, MOST_REQUESTS, before=after)
+            return self._findings
+        last = ""
+        async for ref in self._conversations(after):
+            if self._exhausted or self._findings.conversations >= MOST_CONVERSATIONS:
+                self._findings.cursor = last
+                break
+            try:
+                if await self._look_through(ref, MOST_PAGES):
+                    self._findings.cut_short.append(ref.conversation_id)
+            except NotFound:
+                # Deleted while the others were looked through.
+                pass
+            last = ref.conversation_id
+        return self._findings
+
+    async def _conversations(self, after: str) -> AsyncIterator[ConversationRef]:
+        """The agent's default one, then its others, or all, with the newest messages first. Those that never had a
+        message of their own are left out: a fork's older messages are found where they were said."""
+        if self._wanted.agent_id and not after:
+            yield ConversationRef(conversation_id=DEFAULT_CONVERSATION, agent_id=self._wanted.agent_id)
+        query = ConversationQuery(
+            agent_id=self._wanted.agent_id,
+            archived="all",
+            order_by="last_message_at",
+            after="" if after == DEFAULT_CONVERSATION else after,
+            limit=PAGE,
+        )
+        while True:
+            page = await self._backend.list_conversations(query)
+            for each in page.items:
+                if not each.last_message_at:
+                    # They are listed last, and as cursors begin the list anew (seen on 0.16.8).
+                    self._findings.left_out = True
+                    return
+                if not _is_before(each.last_message_at, self._wanted.since):
+                    yield ConversationRef(conversation_id=each.id, agent_id=each.agent_id)
+            if not page.more:
+                return
+            query = query.model_copy(update={"after": page.items[-1].id})
+
+    async def _look_through(self, ref: ConversationRef, most_pages: int, before: str = "") -> str:
+        """Look through one conversation, newest first; gives the cursor to the rest, "" when nothing is left."""
+        self._findings.conversations += 1
+        for _ in range(most_pages):
+            if self._exhausted:
+                return before
+            self._requests += 1
+            page = await self._backend.list_messages(ref, MessageQuery(before=before, limit=PAGE))
+            for message in reversed(page.items):
+                # What is shown as several messages has one id, and is taken whole.
+                if self._full and message.id != before:
+                    return before
+                before = message.id
+                self._take(ref, message)
+            if not page.more or not page.items or _is_before(page.items[0].at, self._wanted.since):
+                return ""
+        return before
+
+    def _take(self, ref: ConversationRef, message: Message) -> None:
+        self._findings.scanned = (self._findings.scanned or 0) + 1
+        if message.kind not in self._kinds or _is_before(message.at, self._wanted.since):
+            return
+        if self._wanted.until and (at := read_time(message.at)) and at > self._wanted.until:
+            return
+        text = fold(body(message))
+        if all(word in text for word in self._words):
+            self._findings.found.append(
+                FoundMessage(conversation_id=ref.conversation_id, agent_id=ref.agent_id, message=message)
+            )
+
+
+def fold(text: str) -> str:
+    """A text for comparing: decomposed, compatible forms made one, without case."""
+    return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+
+
+def snippet(text: str, query: str, size: int = SNIPPET_CHARS) -> str:
+    """The text around the first of the query's words in it, or its beginning, in one line."""
+    folded, words = fold(text), fold(query).split()
+    first = min((at for word in words if (at := folded.find(word)) >= 0), default=0)
+    start = max(_position(text, first) - size // 3, 0)
+    if start:
+        # Not in the middle of a word, where one begins nearby.
+        start = next((at + 1 for at in range(start, min(start + 20, len(text))) if text[at].isspace()), start)
+    shown = " ".join(text[start : start + size].split())
+    return f"{'…' if start else ''}{shown}{'…' if start + size < len(text) else ''}"
+
+
+def _position(text: str, folded_at: int) -> int:
+    """Where in the text the place in its folded form is."""
+    if text.isascii():
+        return folded_at
+    length = 0
+    for index, character in enumerate(text):
+        length += len(fold(character))
+        if length > folded_at:
+            return index
+    return 0
+
+
+def read_time(text: str) -> datetime | None:
+    """A server's time; one without a zone is in UTC. None for what is no time."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def read_bound(argument: str, text: str, *, end: bool = False) -> datetime | None:
+    """A caller's date or time; a date alone is its beginning in UTC, or with `end` its end. None for "".
+
+    Raises InvalidArgument for what is no time."""
+    wanted = text.strip()
+    if not wanted:
+        return None
+    at = read_time(wanted)
+    if at is None:
+        raise InvalidArgument(argument, f"{wanted[:40]!r} is no date or time; one looks like 2026-11-21T06:12:00Z.")
+    whole_day = len(wanted) <= len("2026-11-21")
+    return at + timedelta(days=1, microseconds=-1) if end and whole_day else at
+
+
+def check_search_cursor(after: str, conversation_id: str) -> str:
+    """A cursor of `search`: a message's id within a conversation, else a conversation's. Raises InvalidArgument for
+    what is none of its own."""
+    wanted = after.strip()
+    is_conversation = wanted == DEFAULT_CONVERSATION or CONVERSATION_ID.fullmatch(wanted) is not None
+    if wanted and not (MESSAGE_ID.fullmatch(wanted) if conversation_id else is_conversation):
+        raise InvalidArgument("after", "it is a cursor of another search; use the one from this search's own answer.")
+    return wanted
+
+
+def _is_before(at: str, since: datetime | None) -> bool:
+    time = read_time(at) if since else None
+    return time is not None and since is not None and time < since

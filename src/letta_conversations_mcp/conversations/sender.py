@@ -1,0 +1,117 @@
+"""Who speaks: the words that introduce an agent's message to another agent, and the count that ends endless chains.
+
+The words are those of Letta's own tools for messages between agents (0.16.8), so that agents know them; they stand in
+the text, because a system message would give the sender an authority that it does not have. Behind them stands which
+message of a chain this is, its hop, and what to give as `sender` to pass it on.
+
+What the count can know. A hop is one more than the highest of what can be seen: the hop that the sender names, that in
+the text itself, that of the newest message in the conversation that the sender names, and those of the messages that
+the sender is answering through this process. That finds chains of agents that do as the introduction says, also when
+several processes serve them, and most others that come through one process. It does not find a sender that conceals
+its conversation and its hop while another process serves it: a REST server stores a message only after the tool calls
+of its first step, so nobody could look it up.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.errors import InvalidArgument, NotFound, TooManyHops
+from letta_conversations_mcp.core.model import (
+    AGENT_ID,
+    CONVERSATION_ID,
+    DEFAULT_CONVERSATION,
+    ConversationRef,
+    MessageQuery,
+)
+from letta_conversations_mcp.turns.scheduler import Sender
+
+NEWEST = 20
+"""Messages looked at to find the newest that somebody sent: tool calls and replies may follow it."""
+
+_GIVEN = re.compile(r"(?P<who>.*?)(?:[,;:]?\s+hop\s+(?P<hop>[0-9]{1,4}))?", re.IGNORECASE | re.DOTALL)
+_NAME = re.compile(r"[^\[\]'\x00-\x1f\x7f]{1,80}")
+_INTRODUCED = re.compile(r"\s*\[Incoming message from agent[^\]\n]{1,200}\](?:\s*\[hop ([0-9]{1,4}) of [0-9]{1,4}\b)?")
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """Who sends: a Letta agent by id, perhaps with the conversation it speaks from, or another program by name."""
+
+    agent_id: str = ""
+    conversation_id: str = ""
+    name: str = ""
+    told_hop: int = 0
+
+    def __str__(self) -> str:
+        return f"agent with ID '{self.agent_id}'" if self.agent_id else f"agent '{self.name}'"
+
+
+def hop_of(text: str) -> int:
+    """Which message of a chain a text is: 0 for a person's, at least 1 when an agent is introduced."""
+    found = _INTRODUCED.match(text)
+    return int(found[1] or 1) if found else 0
+
+
+async def find_speaker(backend: Backend, given: str) -> Speaker:
+    """Who is meant by a `sender` argument: an agent id, a conversation id or a name, and the hop if it is named.
+
+    Raises:
+        InvalidArgument: it is none of these.
+        NotFound: there is no such conversation.
+    """
+    found = _GIVEN.fullmatch(given.strip())
+    who, hop = (found["who"].strip(), int(found["hop"] or 0)) if found else ("", 0)
+    if AGENT_ID.fullmatch(who):
+        return Speaker(agent_id=who, told_hop=hop)
+    if CONVERSATION_ID.fullmatch(who):
+        return Speaker(agent_id=await backend.owner_of(who), conversation_id=who, told_hop=hop)
+    if _NAME.fullmatch(who):
+        return Speaker(name=who, told_hop=hop)
+    raise InvalidArgument("sender", "give your conversation id (conv-…), your agent id (agent-…) or a short name.")
+
+
+async def next_hop(backend: Backend, sender: Sender, speaker: Speaker, text: str, most: int) -> int:
+    """Which message of a chain this one would be. Raises TooManyHops beyond `most`."""
+    hop = 1 + max(speaker.told_hop, hop_of(text), await _hop_before(backend, sender, speaker))
+    if hop > most:
+        raise TooManyHops(hop, most)
+    return hop
+
+
+def introduce(speaker: Speaker, ref: ConversationRef, text: str, hop: int, most: int) -> str:
+    """The text with its introduction. Raises InvalidArgument when an agent would send to the very conversation that it
+    speaks from."""
+    if speaker.conversation_id and speaker.conversation_id == ref.conversation_id:
+        raise InvalidArgument("sender", "that is the conversation that the message goes to; just answer there.")
+    onward = ref.agent_id if ref.conversation_id == DEFAULT_CONVERSATION else ref.conversation_id
+    return (
+        f"[Incoming message from {speaker} - your response will be delivered to the sender] "
+        f"[hop {hop} of {most}; to message another agent because of this, give sender='{onward} hop {hop}'] {text}"
+    )
+
+
+async def _hop_before(backend: Backend, sender: Sender, speaker: Speaker) -> int:
+    """The hop of what the speaker is answering, as far as it can be seen."""
+    if not speaker.agent_id:
+        return 0
+    texts = sender.messages_to(speaker.agent_id, speaker.conversation_id)
+    # They may be of other callers, so that a chain counts whoever sends; but not for one who cannot see the agent. That
+    # of a conversation was found.
+    if texts and not speaker.conversation_id and not await _is_seen(backend, speaker.agent_id):
+        return 0
+    if speaker.conversation_id:
+        ref = ConversationRef(conversation_id=speaker.conversation_id, agent_id=speaker.agent_id)
+        newest = await backend.list_messages(ref, MessageQuery(limit=NEWEST))
+        texts += [message.text for message in newest.items if message.kind == "user"][-1:]
+    return max(map(hop_of, texts), default=0)
+
+
+async def _is_seen(backend: Backend, agent_id: str) -> bool:
+    try:
+        await backend.get_agent(agent_id)
+    except NotFound:
+        return False
+    return True

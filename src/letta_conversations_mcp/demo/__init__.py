@@ -1,1 +1,0 @@
-"""The `demo` command: the main job, shown, with a real agent, and a scripted model where there is no other."""

@@ -1,0 +1,108 @@
+"""The gate: no request passes without a token, but those for the open paths.
+
+What it refuses, it refuses before anything of the request's body is read. Where an OpenID provider gives the tokens,
+the answers carry what the MCP specification asks for, so that a client can go and get one: the address of the metadata
+(RFC 9728), and the scopes that are missing (RFC 6750).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import cast
+
+from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
+from mcp.server.auth.middleware.bearer_auth import BearerAuthBackend
+from mcp.server.auth.provider import AccessToken, TokenVerifier
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from letta_conversations_mcp.core import access
+from letta_conversations_mcp.core.errors import RETRY_SECONDS
+from letta_conversations_mcp.http.auth.oidc import ProviderFailed
+from letta_conversations_mcp.http.refusal import refusal
+from letta_conversations_mcp.server.caller_view import CallerToken
+
+
+class EitherVerifier:
+    """Verifies tokens of the file and of the provider: the provider's are JWTs, the others have no dots."""
+
+    def __init__(self, own: TokenVerifier, provider: TokenVerifier) -> None:
+        self._own = own
+        self._provider = provider
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        return await (self._provider if token.count(".") == 2 else self._own).verify_token(token)
+
+
+class Gate:
+    """Lets through requests whose token the verifier knows, and leaves their caller in the request's context.
+
+    `metadata_url` is "" where no provider gives the tokens. `scope_of` tells what a tool needs, None for an unknown
+    one.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        verifier: TokenVerifier,
+        open_paths: Collection[str],
+        metadata_url: str,
+        scope_of: Callable[[str], access.Scope | None],
+    ) -> None:
+        self._app = AuthContextMiddleware(app)
+        self._bearer = BearerAuthBackend(verifier)
+        self._open_paths = frozenset(open_paths)
+        self._metadata_url = metadata_url
+        self._scope_of = scope_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in self._open_paths:
+            refusal = await self._admit(scope)
+            if refusal is not None:
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _admit(self, scope: Scope) -> JSONResponse | None:
+        headers = Headers(scope=scope)
+        try:
+            verified = await self._bearer.authenticate(HTTPConnection(scope))
+        except ProviderFailed:
+            return refusal(
+                503,
+                "The provider of your token does not answer, so it cannot be checked. Nothing was done; "
+                f"try again in {RETRY_SECONDS} seconds.",
+                {"Retry-After": str(RETRY_SECONDS)},
+            )
+        if verified is None:
+            given = headers.get("authorization", "").lower().startswith("bearer ")
+            problem = "Your token is unknown, has expired or is for another server." if given else "A token is needed."
+            return self._refusal(401, "invalid_token" if given else "", f"{problem} Send it as Authorization: Bearer.")
+        scope["auth"], scope["user"] = verified
+        missing = self._missing(headers, cast("CallerToken", verified[1].access_token))
+        if missing:
+            return self._refusal(
+                403, "insufficient_scope", f"Nothing was done: your token lacks the scope {missing}.", missing
+            )
+        return None
+
+    def _missing(self, headers: Headers, token: CallerToken) -> str:
+        """The scopes that a client can ask the provider for, as far as a request shows it before it is read: one of
+        2026 names the tool in a header. For a token of the file nobody can be asked; there the tool itself says it."""
+        if token.claims is None:
+            return ""
+        if not token.access.scopes:
+            return " ".join(access.SCOPES)
+        if headers.get("mcp-method") != "tools/call":
+            return ""
+        needed = self._scope_of(headers.get("mcp-name", ""))
+        return needed if needed and not token.access.may(needed) else ""
+
+    def _refusal(self, status: int, error: str, problem: str, scopes: str = "") -> JSONResponse:
+        facts = {"error": error, "error_description": problem if error else ""}
+        if self._metadata_url:
+            facts |= {"scope": scopes or " ".join(access.SCOPES), "resource_metadata": self._metadata_url}
+        challenge = ", ".join(f'{name}="{value}"' for name, value in facts.items() if value)
+        return refusal(status, problem, {"WWW-Authenticate": f"Bearer {challenge}".rstrip()})

@@ -1,0 +1,181 @@
+"""Access tokens of an OpenID provider: JWTs, verified with the provider's published keys.
+
+A token must be signed with a public-key algorithm by a key that the provider publishes, name the issuer and the
+audience exactly, and not be expired. Its scopes are read from `scope` (RFC 9068) or `scp` (Entra, Okta).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+import jwt
+from mcp.server.auth.provider import AccessToken
+
+from letta_conversations_mcp.core.access import SCOPES, Access
+from letta_conversations_mcp.server.caller_view import CallerToken
+
+logger = logging.getLogger(__name__)
+
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+"""Public keys only: `none` proves nothing, and with HS256 a public key would do as the secret."""
+
+TOKEN_TYPES = ("at+jwt", "application/at+jwt", "jwt")
+"""Of access tokens (RFC 9068), and of providers that tell no types apart."""
+
+LEEWAY_SECONDS = 30
+"""By how much the provider's clock and ours may differ."""
+
+TOKEN_CHARS = 16_000
+FETCH_SECONDS = 10
+KEYS_SECONDS = 3600
+"""How long the provider's keys are used before they are asked for again."""
+
+UNKNOWN_KEY_SECONDS = 30
+"""How often they are asked for sooner, because a token names an unknown one: anybody can send such tokens."""
+
+
+class ProviderFailed(Exception):
+    """The provider's keys cannot be had, so no token can be judged."""
+
+
+@dataclass(frozen=True)
+class OidcOptions:
+    """Whose tokens are accepted. `jwks_url` is "" when the provider's discovery document tells it; `agents_claim` is
+    "" when the provider does not tell agents."""
+
+    issuer: str
+    audience: str
+    jwks_url: str = ""
+    agents_claim: str = ""
+
+
+class SigningKeys:
+    """The provider's public keys by their id, fetched when they are needed."""
+
+    def __init__(self, options: OidcOptions) -> None:
+        self._options = options
+        self._fetching = anyio.Lock()
+        self._keys: list[jwt.PyJWK] = []
+        self._fetched_at = -float("inf")
+        self._tried_at = -float("inf")
+
+    async def find(self, key_id: str | None) -> jwt.PyJWK | None:
+        """The key of this id; without one, the only key. Raises ProviderFailed when there are no keys at all."""
+        if self._is_stale() or self._among(key_id) is None:
+            await self._refresh(key_id)
+        if not self._keys:
+            raise ProviderFailed
+        return self._among(key_id)
+
+    def _is_stale(self) -> bool:
+        return anyio.current_time() - self._fetched_at > KEYS_SECONDS
+
+    def _among(self, key_id: str | None) -> jwt.PyJWK | None:
+        found = [each for each in self._keys if key_id in (None, each.key_id)]
+        return found[0] if len(found) == 1 else None
+
+    async def _refresh(self, key_id: str | None) -> None:
+        async with self._fetching:
+            is_needed = self._is_stale() or self._among(key_id) is None
+            if not is_needed or anyio.current_time() - self._tried_at < UNKNOWN_KEY_SECONDS:
+                return
+            self._tried_at = anyio.current_time()
+            try:
+                with anyio.fail_after(FETCH_SECONDS):
+                    self._keys = await self._fetch()
+            except (httpx.HTTPError, TimeoutError, ValueError, jwt.PyJWTError) as error:
+                logger.error("the keys of %s cannot be had: %s", self._options.issuer, type(error).__name__)
+            else:
+                self._fetched_at = anyio.current_time()
+
+    async def _fetch(self) -> list[jwt.PyJWK]:
+        async with httpx.AsyncClient(timeout=FETCH_SECONDS) as client:
+            url = self._options.jwks_url or await self._discover(client)
+            document = _json(await client.get(url))
+        keys = jwt.PyJWKSet.from_dict(document).keys
+        return [each for each in keys if each.public_key_use in (None, "sig") and each.algorithm_name in ALGORITHMS]
+
+    async def _discover(self, client: httpx.AsyncClient) -> str:
+        document = _json(await client.get(f"{self._options.issuer.rstrip('/')}/.well-known/openid-configuration"))
+        url = str(document.get("jwks_uri", ""))
+        if document.get("issuer") != self._options.issuer:
+            raise ValueError("the discovery document is another issuer's")
+        if urlsplit(url).scheme != "https" and urlsplit(self._options.issuer).scheme == "https":
+            raise ValueError("the keys would come over plain http")
+        return url
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    document: object = response.raise_for_status().json()
+    if not isinstance(document, dict):
+        raise ValueError("no JSON object")
+    return cast("dict[str, Any]", document)
+
+
+class OidcTokens:
+    """Verifies the provider's tokens (an SDK `TokenVerifier`)."""
+
+    def __init__(self, options: OidcOptions) -> None:
+        self._options = options
+        self._keys = SigningKeys(options)
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        """Raises ProviderFailed."""
+        if len(token) > TOKEN_CHARS:
+            return None
+        try:
+            header = jwt.get_unverified_header(token)
+            if header.get("alg") not in ALGORITHMS or str(header.get("typ", "jwt")).lower() not in TOKEN_TYPES:
+                return None
+            key = await self._keys.find(header.get("kid"))
+            return self._judge(token, key) if key else None
+        except jwt.PyJWTError as error:
+            logger.info("a token was refused: %s", type(error).__name__)
+            return None
+
+    def _judge(self, token: str, key: jwt.PyJWK) -> AccessToken:
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            # The bare key with the list, because a JWK without `alg` would stand for one algorithm of its kind only.
+            key.key,
+            algorithms=[each for each in ALGORITHMS if _fits(each, key)],
+            audience=self._options.audience,
+            issuer=self._options.issuer,
+            leeway=LEEWAY_SECONDS,
+            options={"require": ["exp", "iss", "aud", "sub"]},
+        )
+        granted = _texts(claims.get("scope")) | _texts(claims.get("scp"))
+        agents = frozenset(_texts(claims.get(self._options.agents_claim))) if self._options.agents_claim else None
+        access = Access(
+            name=str(claims["sub"]),
+            scopes=frozenset(scope for scope in SCOPES if scope in granted),
+            agents=agents,
+        )
+        return CallerToken.of(
+            access,
+            subject=str(claims["sub"]),
+            resource=self._options.audience,
+            expires_at=int(claims["exp"]) + LEEWAY_SECONDS,
+            claims={"iss": self._options.issuer},
+        )
+
+
+def _fits(algorithm: str, key: jwt.PyJWK) -> bool:
+    """Whether a key may sign so: as it says itself or, for RSA without `alg`, in any way of RSA."""
+    if key.algorithm_name == "RS256" and key.key_type == "RSA":
+        return algorithm[:2] in ("RS", "PS")
+    return algorithm == key.algorithm_name
+
+
+def _texts(claim: object) -> frozenset[str]:
+    """A claim that is a list, or a text with spaces between its parts."""
+    if isinstance(claim, str):
+        return frozenset(claim.split())
+    if isinstance(claim, list):
+        return frozenset(each for each in cast("list[object]", claim) if isinstance(each, str))
+    return frozenset()

@@ -1,0 +1,92 @@
+"""Everybody who is told what happens in this process: the log, the spans, and whoever counts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from time import perf_counter
+
+from opentelemetry import trace
+from opentelemetry.trace import StatusCode
+
+from letta_conversations_mcp.observability.context import about, current_subject, of_flight
+from letta_conversations_mcp.turns.handle import Flight
+from letta_conversations_mcp.turns.instrumentation import Meter, Outcome
+
+logger = logging.getLogger(__name__)
+
+_tracer = trace.get_tracer("letta-conversations-mcp")
+
+
+class Watch(Meter):
+    """Tells each of several meters, in their order; what the first binds for a turn is there for those after it."""
+
+    def __init__(self) -> None:
+        self._meters: list[Meter] = [TurnLog(), TurnSpans()]
+
+    def add(self, meter: Meter) -> None:
+        """Tell this one too, from now on."""
+        self._meters.append(meter)
+
+    def call(self, tool: str, outcome: Outcome, seconds: float) -> None:
+        for each in self._meters:
+            each.call(tool, outcome, seconds)
+
+    @contextmanager
+    def turn(self, flight: Flight) -> Generator[None]:
+        with ExitStack() as stack:
+            for each in self._meters:
+                stack.enter_context(each.turn(flight))
+            yield
+
+    def stream_lost(self) -> None:
+        for each in self._meters:
+            each.stream_lost()
+
+    def stream_resumed(self) -> None:
+        for each in self._meters:
+            each.stream_resumed()
+
+    def message_resent(self) -> None:
+        for each in self._meters:
+            each.message_resent()
+
+    def letta_answered(self, status: int) -> None:
+        for each in self._meters:
+            each.letta_answered(status)
+
+
+class TurnLog(Meter):
+    """Gives every line about a turn its ids, and the turn's end a line."""
+
+    @contextmanager
+    def turn(self, flight: Flight) -> Generator[None]:
+        started = perf_counter()
+        with about(of_flight(flight)):
+            try:
+                yield
+            finally:
+                facts = {"status": flight.ending, "seconds": round(perf_counter() - started, 3)}
+                logger.info("the turn ended: %s", flight.ending, extra=facts)
+
+
+class TurnSpans(Meter):
+    """A span for each turn, within that of the call that began it. It costs next to nothing while nobody exports."""
+
+    @contextmanager
+    def turn(self, flight: Flight) -> Generator[None]:
+        with _tracer.start_as_current_span("turn", record_exception=False, set_status_on_exception=False) as span:
+            try:
+                yield
+            finally:
+                facts = {
+                    "gen_ai.conversation.id": flight.ref.conversation_id,
+                    "gen_ai.agent.id": flight.ref.agent_id,
+                    "letta.run.id": flight.run_id,
+                    "letta.turn.status": flight.ending,
+                    "enduser.id": current_subject().caller,
+                }
+                span.set_attributes({name: value for name, value in facts.items() if value})
+                if flight.ending in ("failed", "refused", "unknown"):
+                    span.set_status(StatusCode.ERROR)

@@ -1,0 +1,1 @@
+"""What an MCP client sees besides the tools."""

@@ -1,0 +1,262 @@
+"""The one place where the parts are put together: settings in, MCP server out."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio.abc import TaskGroup
+from mcp.server import CacheHint, MCPServer, ServerRequestContext
+from mcp.server.mcpserver import Context, RequestStateSecurity
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.subscriptions import InMemorySubscriptionBus
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolResult,
+    GetPromptResult,
+    Icon,
+    InputRequiredResult,
+    Prompt,
+    SubscribeRequestParams,
+    Tool,
+    UnsubscribeRequestParams,
+)
+
+from letta_conversations_mcp import __version__
+from letta_conversations_mcp.backends.open import open_backend
+from letta_conversations_mcp.backends.pool import open_pool
+from letta_conversations_mcp.core.access import EVERYTHING, Access, Scope
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.errors import Forbidden
+from letta_conversations_mcp.notifications.events import Changes, LocalChanges, announcing
+from letta_conversations_mcp.observability.calls import UNKNOWN, CallWatch, counted
+from letta_conversations_mcp.observability.instrumentation import Watch
+from letta_conversations_mcp.server.request_state import explain_refusal
+from letta_conversations_mcp.server.resources import add_resources
+from letta_conversations_mcp.server.subscriptions import Subscriptions, open_telling
+from letta_conversations_mcp.server.tasks.extension import Tasks
+from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.tools.tool import ConversationTool, Services, ToolContext, ToolSpec, services_of
+from letta_conversations_mcp.turns.draining import Drain
+from letta_conversations_mcp.turns.scheduler import TurnLimits, open_sender
+from letta_conversations_mcp.turns.timing import Pace
+
+if TYPE_CHECKING:
+    from letta_conversations_mcp.server.caller_view import Callers
+    from letta_conversations_mcp.server.prompts import PromptSpec
+    from letta_conversations_mcp.server.tasks.handlers import Tasked
+
+INSTRUCTIONS = (
+    "Talk with Letta agents, which remember for months. An agent has many conversations: separate message threads that "
+    "share its memory. send_message(agent=…) opens one and answers with its conversation_id; keep that id and pass it "
+    "to continue. list_agents and list_conversations find what is there. When a reply takes long, send_message answers "
+    "running: call wait_for_reply and never send the same message again."
+)
+
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+
+ICON = Icon(
+    src="data:image/svg+xml;base64,"
+    + b64encode(
+        b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24"><path fill="#36c" d="M3 4h13v9H8l-5 4z"/>'
+        b'<path fill="#f93" d="M18 8h3v13l-4-3H9v-3h9z"/></svg>'
+    ).decode(),
+    mime_type="image/svg+xml",
+    sizes=["any"],
+)
+"""Two speech bubbles. Small, because the newer protocol repeats it in every answer."""
+
+
+class ConversationServer(MCPServer[Services]):
+    """An MCP server with our tools and prompts, loaded and built when they are first asked for: that takes longer than
+    everything else of ours at a start, and a client asks for them a moment after its first answer.
+
+    `services` are there while it runs. `watch` is told what happens, `drain` when the server goes down. `access` tells
+    what the present caller may do: everything, until `know_callers`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.services: Services | None = None
+        self.access: Callable[[], Access] = lambda: EVERYTHING
+        self.drain = Drain()
+        self.watch = Watch()
+        self._options = settings
+        self._call_watch = CallWatch(lambda name: name in self.specs, self.drain, with_texts=settings.log_messages)
+        limits = TurnLimits(running=settings.max_turns, queued=settings.max_queued, per_caller=settings.max_per_caller)
+
+        @asynccontextmanager
+        async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
+            pace = Pace(turn=settings.turn_timeout)
+            async with (
+                open_backend(settings, self.watch) as opened,
+                open_pool(settings) as pool,
+                _open_changes(settings) as changes,
+                _open_background() as background,
+                open_telling(changes, events, background, every=settings.watch_interval) as watcher,
+            ):
+                backend = announcing(opened, changes)
+
+                async def backend_of(key: str) -> Backend:
+                    return announcing(await pool.backend_of(key), changes)
+
+                async with open_sender(backend, pace, limits=limits, meter=self.watch, drain=self.drain) as sender:
+                    self.services = Services(backend, sender, settings, backend_of, watcher, background)
+                    yield self.services
+                    self.services = None
+
+        events = InMemorySubscriptionBus()
+        tasks = Tasks(settings, self._cancel, lambda: self.tasked)
+        # What a caller may use changes with the token.
+        listed = CacheHint(MINUTE_MS, "private") if settings.knows_callers else CacheHint(HOUR_MS, "public")
+        keys = [key.get_secret_value() for key in settings.request_state_keys]
+        super().__init__(
+            "letta-conversations",
+            title="Letta conversations",
+            description="Conversations with Letta agents",
+            instructions=INSTRUCTIONS,
+            version=__version__,
+            icons=[ICON],
+            lifespan=lifespan,
+            subscriptions=events,
+            extensions=[tasks],
+            middleware=[
+                self._call_watch,
+                tasks.check,
+            ],
+            log_level=settings.log_level,
+            request_state_security=RequestStateSecurity(keys=keys) if keys else None,
+            cache_hints={
+                # What is said in conversations, and which there are, is its reader's alone, and may change at any time.
+                "resources/list": CacheHint(ttl_ms=0, scope="private"),
+                "resources/read": CacheHint(ttl_ms=0, scope="private"),
+                "server/discover": CacheHint(ttl_ms=HOUR_MS, scope="public"),
+                "tools/list": listed,
+                "resources/templates/list": listed,
+                "prompts/list": listed,
+            },
+        )
+        add_resources(self)
+        subscriptions = Subscriptions(events)
+        self.middleware.append(subscriptions)
+        self.middleware.insert(0, explain_refusal)
+        # MCPServer has no public way to serve these two.
+        add_handler = self._lowlevel_server.add_request_handler
+        add_handler("resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
+        add_handler("resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
+
+    def know_callers(self, callers: Callers) -> None:
+        """From now on, answer only those, and each with what is there for them."""
+        self.access = callers.access
+        self.middleware.insert(self.middleware.index(self._call_watch), callers)
+
+    @cached_property
+    def specs(self) -> dict[str, ToolSpec]:
+        """The tools that are offered, by name."""
+        # Late, as in the properties below: see the class.
+        from letta_conversations_mcp.tools.catalogue import TOOLS
+
+        return {spec.name: spec for spec in TOOLS if spec.is_offered(self._options)}
+
+    @cached_property
+    def tasked(self) -> Mapping[str, Tasked]:
+        """The tools whose calls may become tasks, by name."""
+        from letta_conversations_mcp.server.tasks.handlers import TASKED
+
+        return TASKED
+
+    @cached_property
+    def _prompts(self) -> Sequence[PromptSpec]:
+        from letta_conversations_mcp.server.prompts import PROMPTS
+
+        return [prompt for prompt in PROMPTS if not (prompt.writes and self._options.read_only)]
+
+    @cached_property
+    def tools(self) -> dict[str, ConversationTool]:
+        """The tools by name, in the order in which they are listed."""
+        return {name: spec.build() for name, spec in self.specs.items()}
+
+    def scope_of(self, tool: str) -> Scope | None:
+        """What a caller needs to use a tool; None when there is no such tool."""
+        spec = self.specs.get(tool)
+        return spec.scope if spec else None
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: ToolContext | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        prompt = next((each for each in self._usable_prompts() if each.name == name), None)
+        if prompt is None or context is None:
+            raise MCPError(code=INVALID_PARAMS, message=f"There is no prompt {name[:80]!r}.")
+        return await prompt.get(services_of(context), arguments or {})
+
+    async def list_prompts(self) -> list[Prompt]:
+        return [prompt.listed() for prompt in self._usable_prompts()]
+
+    async def _cancel(self, ctx: ServerRequestContext[Services, Any], arguments: Mapping[str, str]) -> None:
+        """What the tool `cancel` does, for the caller of another request."""
+        if "cancel" not in self.tools:
+            return
+        try:
+            await self.call_tool("cancel", dict(arguments), Context(request_context=ctx, mcp_server=self))
+        except ToolError as error:
+            raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
+
+    async def list_tools(self) -> list[Tool]:
+        return [self.tools[name].listed() for name in self._usable()]
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: ToolContext | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        scope = self.scope_of(name)
+        usable = self._usable()
+        with counted(self.watch, name if name in self.specs else UNKNOWN):
+            if scope and not self.access().may(scope):
+                raise ToolError(str(Forbidden(name, scope)))
+            if name not in usable:
+                raise ToolError(f"There is no tool {name[:80]!r}. There are: {', '.join(usable)}.")
+            if context is None:
+                raise ToolError("A tool is called by a client of this server.")
+            return await self.tools[name].run(arguments, context, convert_result=True)
+
+    def _usable_prompts(self) -> list[PromptSpec]:
+        """The prompts whose tools the present caller may use."""
+        access = self.access()
+        return [prompt for prompt in self._prompts if access.may("write") or not prompt.writes]
+
+    def _usable(self) -> list[str]:
+        """The tools that the present caller may use."""
+        access = self.access()
+        return [name for name, spec in self.specs.items() if spec.may_be_used(access)]
+
+
+@asynccontextmanager
+async def _open_changes(settings: Settings) -> AsyncGenerator[Changes]:
+    """What carries changes as the settings say: within this process, or among all replicas, as long as this lasts."""
+    if not settings.redis_url.get_secret_value():
+        yield LocalChanges()
+        return
+    # Late: most servers are the only one.
+    from letta_conversations_mcp.notifications.redis_bus import open_changes
+
+    async with open_changes(settings) as changes:
+        yield changes
+
+
+@asynccontextmanager
+async def _open_background() -> AsyncGenerator[TaskGroup]:
+    async with anyio.create_task_group() as tasks:
+        try:
+            yield tasks
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+def build_server(settings: Settings) -> ConversationServer:
+    """A server for these settings; it serves over any transport of the SDK, and opens its backend when that starts."""
+    return ConversationServer(settings)

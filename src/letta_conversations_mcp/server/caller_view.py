@@ -1,0 +1,92 @@
+"""Who calls, and what of the server that caller sees.
+
+The gate of the HTTP server verifies the token and leaves the caller in the context of the request. Here is the one
+place where a call gets its caller's view of the services: a backend with their agents and their key, and their turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mcp.server import ServerRequestContext
+from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.auth.provider import AccessToken
+from mcp.server.context import CallNext, HandlerResult
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    CompleteResult,
+    Completion,
+    ListPromptsResult,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
+)
+from pydantic import SkipValidation
+
+from letta_conversations_mcp.backends.scoped import ScopedBackend
+from letta_conversations_mcp.core.access import EVERYTHING, Access
+from letta_conversations_mcp.core.errors import ConversationError, Forbidden
+from letta_conversations_mcp.tools.tool import Services
+
+_NOTHING_TO_READ: Mapping[str, HandlerResult] = {
+    "resources/list": ListResourcesResult(resources=[]),
+    "resources/templates/list": ListResourceTemplatesResult(resource_templates=[]),
+    "prompts/list": ListPromptsResult(prompts=[]),
+    "completion/complete": CompleteResult(completion=Completion(values=[])),
+}
+"""What is listed for a caller who may not read."""
+
+_READING = ("resources/", "prompts/", "completion/", "subscriptions/")
+"""Requests that need the scope read. Tools have scopes of their own."""
+
+
+class CallerToken(AccessToken):
+    """A verified token, without the token itself: nobody behind the gate needs it."""
+
+    token: str = ""
+    access: SkipValidation[Access]
+
+    @classmethod
+    def of(cls, access: Access, **claims: Any) -> CallerToken:
+        return cls(client_id=access.name, scopes=sorted(access.scopes), access=access, **claims)
+
+
+def current_access() -> Access | None:
+    """Who has sent the request that is being answered; None when no token was asked for."""
+    token = get_access_token()
+    return token.access if isinstance(token, CallerToken) else None
+
+
+class Callers:
+    """A middleware of the MCP server. A request that has not come through the gate is not answered."""
+
+    def access(self) -> Access:
+        """What the present caller may do."""
+        access = current_access()
+        if access is None:
+            raise MCPError(code=INVALID_REQUEST, message="This server answers only callers that it knows.")
+        return access
+
+    async def __call__(self, ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
+        access = self.access()
+        if not access.may("read") and ctx.method.startswith(_READING):
+            if ctx.method in _NOTHING_TO_READ:
+                return _NOTHING_TO_READ[ctx.method]
+            raise MCPError(code=INVALID_REQUEST, message=str(Forbidden(ctx.method, "read")))
+        if access == EVERYTHING:
+            return await call_next(ctx)
+        try:
+            services = await _view(ctx.lifespan_context, access)
+        except ConversationError as error:
+            raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
+        return await call_next(replace(ctx, lifespan_context=services))
+
+
+async def _view(services: Services, access: Access) -> Services:
+    backend = await services.backend_of(access.letta_key) if access.letta_key else services.backend
+    if access.agents is not None:
+        backend = ScopedBackend(backend, access.agents)
+    return replace(services, backend=backend, sender=services.sender.on_behalf_of(access.name, backend))

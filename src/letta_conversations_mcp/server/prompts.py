@@ -1,0 +1,200 @@
+"""The prompts that a person can choose in a client: they tell the model which of our tools to use, and for what.
+
+Ours instead of the SDK's, because its prompts answer a wrong argument with an internal error and a traceback in the
+log. What an agent or a user wrote stands between marks, as material and not as instruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    GetPromptResult,
+    Prompt,
+    PromptArgument,
+    PromptMessage,
+    TextContent,
+)
+
+from letta_conversations_mcp.conversations.history import read_history
+from letta_conversations_mcp.conversations.lookup import find_agent, locate
+from letta_conversations_mcp.conversations.transcript import body, shorten, to_markdown
+from letta_conversations_mcp.core.errors import Ambiguous, ConversationError, InvalidArgument, NotFound, quote
+from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, ConversationQuery, ConversationRef, MessageQuery
+from letta_conversations_mcp.tools.conversations import ConversationRow
+from letta_conversations_mcp.tools.tool import Services
+
+MESSAGES = 50
+"""The newest messages that a prompt brings along."""
+
+CONVERSATIONS = 20
+"""The conversations of an agent that a prompt brings along, those with the latest messages."""
+
+RESERVED_CHARS = 1_500
+"""Of an answer's budget, what the instructions need."""
+
+MESSAGE_CHARS = 60
+"""What a message costs beside its text."""
+
+Arguments = Mapping[str, str]
+
+CONVERSATION = PromptArgument(
+    name="conversation", description="a conversation's id, or 'default' with agent", required=True
+)
+AGENT = PromptArgument(name="agent", description="the agent's name or id", required=True)
+DEFAULT_AGENT = PromptArgument(name="agent", description="the agent's name or id; only for 'default'")
+WHAT = PromptArgument(name="what", description="what the agent is to take over, in a few words", required=True)
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """A prompt: what a person sees of it, and the text that the model gets. `writes` when it needs tools that change
+    something."""
+
+    name: str
+    title: str
+    description: str
+    arguments: tuple[PromptArgument, ...]
+    text: Callable[[Services, Arguments], Awaitable[str]]
+    writes: bool = False
+
+    def listed(self) -> Prompt:
+        return Prompt(name=self.name, title=self.title, description=self.description, arguments=list(self.arguments))
+
+    async def get(self, services: Services, given: Mapping[str, Any]) -> GetPromptResult:
+        """The prompt with its arguments. Raises MCPError, with what is wrong in words."""
+        try:
+            text = await self.text(services, self._check(given))
+        except (InvalidArgument, NotFound, Ambiguous) as error:
+            raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
+        except ConversationError as error:
+            raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
+        message = PromptMessage(role="user", content=TextContent(type="text", text=text))
+        return GetPromptResult(description=self.description, messages=[message])
+
+    def _check(self, given: Mapping[str, Any]) -> Arguments:
+        arguments = {name: str(value).strip() for name, value in given.items()}
+        names = [each.name for each in self.arguments]
+        if unknown := [name for name in arguments if name not in names]:
+            raise InvalidArgument(quote(unknown[0], 80), f"there is no such argument; there are: {', '.join(names)}.")
+        if missing := [each for each in self.arguments if each.required and not arguments.get(each.name)]:
+            raise InvalidArgument(missing[0].name, f"it is needed: {missing[0].description}.")
+        return {name: arguments.get(name, "") for name in names}
+
+
+async def _continue_conversation(services: Services, arguments: Arguments) -> str:
+    ref = await locate(services.backend, arguments["conversation"], arguments["agent"])
+    transcript = await _transcript(services, ref)
+    return (
+        f"I want to go on with a conversation that a Letta agent ({ref.agent_id}) and its users have. Its newest "
+        f"messages are below.\n\n{transcript}\n\n"
+        "Tell me in two or three sentences where it stands. Unless I say it now, ask me what to say next. Then send "
+        f"that, in my words, with send_message({_address(ref)}, message=…) and show me the reply. When it answers "
+        "running, call wait_for_reply; never send the same message again."
+    )
+
+
+async def _hand_over(services: Services, arguments: Arguments) -> str:
+    agent = await find_agent(services.backend, arguments["agent"])
+    return (
+        f"Hand this over to the Letta agent {quote(agent.name, 80)!r}: {arguments['what']}\n\n"
+        "1. Write a briefing of it from what we have said here: the aim, what is decided and why, what is done, what "
+        "is open, and the facts, names, files and links that are needed. The agent knows nothing of our talk; it "
+        "remembers what you tell it, so leave out secrets.\n"
+        f"2. Send it with send_message(agent={agent.id!r}, message=…), which opens a conversation, and ask for what "
+        "is unclear and for its next step. When it answers running, call wait_for_reply; never send the same message "
+        "again.\n"
+        "3. Answer the agent's questions from our talk, or ask me. Tell me in the end what the agent will do, and the "
+        "conversation_id."
+    )
+
+
+async def _summarise_conversation(services: Services, arguments: Arguments) -> str:
+    ref = await locate(services.backend, arguments["conversation"], arguments["agent"])
+    transcript = await _transcript(services, ref)
+    return (
+        f"Summarise a conversation that a Letta agent ({ref.agent_id}) and its users have. Its newest messages are "
+        f"below.\n\n{transcript}\n\n"
+        "Write what it is about, what was decided, what was done with which result, and what is open and who has to "
+        "do it. Keep names, numbers and dates as they are, and say what you could not read. Send nothing to the agent."
+    )
+
+
+async def _agent_activity(services: Services, arguments: Arguments) -> str:
+    agent = await find_agent(services.backend, arguments["agent"])
+    page = await services.backend.list_conversations(
+        ConversationQuery(agent_id=agent.id, limit=CONVERSATIONS, order_by="last_message_at", archived="all")
+    )
+    rows = [ConversationRow.of(each, with_agent=False).to_text() for each in page.items]
+    room = services.settings.max_output_chars - RESERVED_CHARS - len(rows)
+    more = f"\n(There are more: list_conversations(agent={agent.id!r}).)" if page.more else ""
+    return (
+        f"What has the Letta agent {quote(agent.name, 80)!r} ({agent.id}) been doing? Its conversations with the "
+        f"latest messages are:\n\n{_marked('conversations', chr(10).join(shorten(rows, room)) or '(none)')}{more}\n\n"
+        "Read the newest messages of those that matter with list_messages(conversation_id=…), and of its history "
+        f"outside of conversations with list_messages(conversation_id='default', agent={agent.id!r}). Then report, "
+        "newest first: what it worked on and for whom, what came of it, what is open, and what failed. Name the "
+        "conversation_id of each. Send nothing to the agent."
+    )
+
+
+async def _transcript(services: Services, ref: ConversationRef) -> str:
+    """The newest messages, within the budget of an answer, and how to read what is not there."""
+    page = await read_history(services.backend, ref, MessageQuery(limit=MESSAGES))
+    bodies = [body(each) for each in page.messages]
+    texts = shorten(bodies, services.settings.max_output_chars - RESERVED_CHARS - MESSAGE_CHARS * len(bodies))
+    older = f"Older messages: list_messages({_address(ref)}, before={page.older!r})." if page.older else ""
+    cut = "Some messages are cut to fit; list_messages reads on in them." if texts != bodies else ""
+    shown = _marked("transcript", to_markdown(page.messages, texts) or "(no messages)")
+    return "\n".join(filter(None, [shown, older, cut]))
+
+
+def _marked(name: str, text: str) -> str:
+    """Text of others, between marks that it cannot end itself."""
+    return f"<{name}>\n{text.replace(f'</{name}', f'< {name}')}\n</{name}>"
+
+
+def _address(ref: ConversationRef) -> str:
+    """How a tool is told the conversation."""
+    if ref.conversation_id == DEFAULT_CONVERSATION:
+        return f"conversation_id='default', agent={ref.agent_id!r}"
+    return f"conversation_id={ref.conversation_id!r}"
+
+
+PROMPTS = (
+    PromptSpec(
+        "continue_conversation",
+        "Continue a conversation",
+        "Go on with a conversation of a Letta agent, from where it stands.",
+        (CONVERSATION, DEFAULT_AGENT),
+        _continue_conversation,
+        writes=True,
+    ),
+    PromptSpec(
+        "hand_over",
+        "Hand over to an agent",
+        "Brief a Letta agent about what was said here, and let it take over.",
+        (AGENT, WHAT),
+        _hand_over,
+        writes=True,
+    ),
+    PromptSpec(
+        "summarise_conversation",
+        "Summarise a conversation",
+        "What a conversation of a Letta agent is about, what was decided, and what is open.",
+        (CONVERSATION, DEFAULT_AGENT),
+        _summarise_conversation,
+    ),
+    PromptSpec(
+        "agent_activity",
+        "What has this agent been doing?",
+        "A report on the latest conversations of a Letta agent.",
+        (AGENT,),
+        _agent_activity,
+    ),
+)

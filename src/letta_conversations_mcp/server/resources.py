@@ -1,0 +1,217 @@
+"""Conversations as MCP resources: what one is (JSON), what was said in it (Markdown or JSON), and the recent ones in
+the list that a client shows to a person. Read-only, and each within the budget of an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import cache, partial
+from typing import Any
+
+from mcp.server import MCPServer, ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    Annotations,
+    CompleteResult,
+    Completion,
+    CompletionArgument,
+    CompletionContext,
+    ListResourcesResult,
+    PromptReference,
+    Resource,
+    ResourceTemplateReference,
+)
+from pydantic_core import to_json
+
+from letta_conversations_mcp.conversations.history import HistoryPage, read_history
+from letta_conversations_mcp.conversations.lookup import check_conversation_id, check_message_id, locate
+from letta_conversations_mcp.conversations.transcript import body, shorten, to_markdown
+from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, NotFound
+from letta_conversations_mcp.core.model import CONVERSATION_ID, Conversation, ConversationQuery, MessageQuery
+from letta_conversations_mcp.server.completion import complete_argument
+from letta_conversations_mcp.tools.tool import Services, ToolContext, services_of
+
+CONVERSATION_URI = "letta://conversations/{conversation_id}"
+TRANSCRIPT_URI = "letta://conversations/{conversation_id}/transcript{?before,limit}"
+TRANSCRIPT_JSON_URI = "letta://conversations/{conversation_id}/transcript.json{?before,limit}"
+
+RECENT = 50
+"""Conversations on one page of the list: a person chooses from it in a menu."""
+
+TRANSCRIPT_LIMIT = 50
+"""Messages on one page of a transcript, unless the URI says."""
+
+RESERVED_CHARS = 1_000
+MESSAGE_CHARS = 80
+
+
+def add_resources(server: MCPServer[Services]) -> None:
+    """Register completion, the list of recent conversations, and the templates."""
+
+    @server.completion()
+    async def complete(
+        ref: PromptReference | ResourceTemplateReference,
+        argument: CompletionArgument,
+        context: CompletionContext | None,
+    ) -> Completion | None:
+        """Announces the capability; `ask_letta` answers, because the SDK's handler cannot reach the backend."""
+
+    # Once, and not before they are asked for: deriving their schemas takes a part of the time to start.
+    add_templates = cache(partial(_add_templates, server))
+
+    async def have_templates(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
+        if ctx.method in ("resources/templates/list", "resources/read"):
+            add_templates()
+        return await call_next(ctx)
+
+    server.middleware.extend([have_templates, ask_letta])
+
+
+def _add_templates(server: MCPServer[Services]) -> None:
+    @server.resource(
+        CONVERSATION_URI,
+        name="conversation",
+        title="Conversation",
+        description="What a conversation is: agent, summary, model, times, isolated blocks.",
+        mime_type="application/json",
+    )
+    async def conversation(conversation_id: str, ctx: ToolContext) -> str:
+        return await _read(lambda: _describe(services_of(ctx), conversation_id))
+
+    @server.resource(
+        TRANSCRIPT_URI,
+        name="transcript",
+        title="Transcript",
+        description="What was said in a conversation, oldest first: the newest page, with a link to the one before.",
+        mime_type="text/markdown",
+        annotations=Annotations(audience=["user", "assistant"]),
+    )
+    async def transcript(conversation_id: str, ctx: ToolContext, before: str = "", limit: str = "") -> str:
+        services = services_of(ctx)
+        return await _read(lambda: _markdown(services, conversation_id, before, limit))
+
+    @server.resource(
+        TRANSCRIPT_JSON_URI,
+        name="transcript-json",
+        title="Transcript as JSON",
+        description="The same as an object with messages (kind, at, text) and the cursor to the page before.",
+        mime_type="application/json",
+    )
+    async def transcript_json(conversation_id: str, ctx: ToolContext, before: str = "", limit: str = "") -> str:
+        services = services_of(ctx)
+        return await _read(lambda: _json(services, conversation_id, before, limit))
+
+
+async def _read(reading: Callable[[], Coroutine[Any, Any, str]]) -> str:
+    """A resource's text, with our errors as MCP's."""
+    try:
+        return await reading()
+    except (NotFound, InvalidArgument) as error:
+        raise ResourceNotFoundError(str(error)) from error
+    except ConversationError as error:
+        raise ResourceError(str(error)) from error
+
+
+async def _describe(services: Services, conversation_id: str) -> str:
+    conversation = await services.backend.get_conversation(check_conversation_id(conversation_id))
+    return to_json(conversation.model_dump(exclude_defaults=True, exclude={"in_context"})).decode()
+
+
+async def _page(services: Services, conversation_id: str, before: str, limit: str) -> HistoryPage:
+    if limit and not (limit.isdecimal() and 1 <= int(limit) <= 100):
+        raise InvalidArgument("limit", "a number from 1 to 100 is needed.")
+    ref = await locate(services.backend, check_conversation_id(conversation_id))
+    query = MessageQuery(before=check_message_id("before", before), limit=int(limit or TRANSCRIPT_LIMIT))
+    return await read_history(services.backend, ref, query)
+
+
+def _fitting(services: Services, page: HistoryPage) -> list[str]:
+    bodies = [body(each) for each in page.messages]
+    return shorten(bodies, services.settings.max_output_chars - RESERVED_CHARS - MESSAGE_CHARS * len(bodies))
+
+
+async def _markdown(services: Services, conversation_id: str, before: str, limit: str) -> str:
+    page = await _page(services, conversation_id, before, limit)
+    texts = _fitting(services, page)
+    parts = [
+        f"[older messages]({_older_uri(conversation_id, page, limit, '')})" if page.older else "",
+        to_markdown(page.messages, texts) or "(no messages)",
+        _cut_note(page, texts),
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+async def _json(services: Services, conversation_id: str, before: str, limit: str) -> str:
+    page = await _page(services, conversation_id, before, limit)
+    texts = _fitting(services, page)
+    answer: dict[str, object] = {
+        "conversation_id": conversation_id,
+        "messages": [
+            {"kind": each.kind, "at": each.at[:16], "text": text}
+            for each, text in zip(page.messages, texts, strict=True)
+        ],
+    }
+    if page.older:
+        answer["older"] = _older_uri(conversation_id, page, limit, ".json")
+    if note := _cut_note(page, texts):
+        answer["note"] = note
+    return to_json(answer).decode()
+
+
+def _older_uri(conversation_id: str, page: HistoryPage, limit: str, ending: str) -> str:
+    size = f"&limit={limit}" if limit else ""
+    return f"letta://conversations/{conversation_id}/transcript{ending}?before={page.older}{size}"
+
+
+def _cut_note(page: HistoryPage, texts: list[str]) -> str:
+    count = sum(text != body(each) for each, text in zip(page.messages, texts, strict=True))
+    return f"(Cut to fit: {count} of these messages. The tool list_messages reads on in them.)" if count else ""
+
+
+def _as_resource(conversation: Conversation) -> Resource:
+    when = (conversation.last_message_at or conversation.created_at)[:16].replace("T", " ")
+    title = conversation.summary[:80] or f"Conversation of {when}"
+    return Resource(
+        uri=f"letta://conversations/{conversation.id}/transcript",
+        name=conversation.id,
+        title=title,
+        description=f"Transcript; agent {conversation.agent_id}, last message {when}.",
+        mime_type="text/markdown",
+    )
+
+
+async def _recent(services: Services, cursor: object) -> ListResourcesResult:
+    """A page of conversations, newest first; the cursor is the id of the last one."""
+    after = cursor if isinstance(cursor, str) else ""
+    if after and not CONVERSATION_ID.fullmatch(after):
+        raise InvalidArgument("cursor", "it is not one that this server gave; list again without it.")
+    page = await services.backend.list_conversations(ConversationQuery(after=after, limit=RECENT))
+    return ListResourcesResult(
+        resources=[_as_resource(each) for each in page.items], next_cursor=page.items[-1].id if page.more else None
+    )
+
+
+async def ask_letta(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
+    """Answers `resources/list` and completions from the backend.
+
+    A middleware, because the SDK's list holds fixed resources only and does not page, and its completion handlers get
+    no context. The SDK's own handler runs first: it checks the request and the state of the connection.
+    """
+    result = await call_next(ctx)
+    if ctx.request_id is None:
+        return result
+    params = ctx.params or {}
+    try:
+        if ctx.method == "resources/list":
+            return await _recent(ctx.lifespan_context, params.get("cursor"))
+        if ctx.method == "completion/complete":
+            return CompleteResult(completion=await complete_argument(ctx.lifespan_context, params))
+    except (NotFound, InvalidArgument) as error:
+        raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
+    except ConversationError as error:
+        raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
+    return result

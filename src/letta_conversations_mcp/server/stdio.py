@@ -1,0 +1,36 @@
+"""Serving over stdio, and ending: at the end of input by itself, on a signal within a second.
+
+stdout carries nothing but protocol; the SDK sees to it, and points stray prints at stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import anyio
+from anyio.abc import TaskStatus
+
+from letta_conversations_mcp.server.app import build_server
+from letta_conversations_mcp.settings import Settings
+
+
+async def serve_stdio(settings: Settings) -> int:
+    """Serve until the client closes our input. On SIGTERM or SIGINT the process ends here, with status 0."""
+    server = build_server(settings)
+    async with anyio.create_task_group() as tasks:
+        if sys.platform != "win32":
+            await tasks.start(_end_on_signal)
+        await server.run_stdio_async()
+        tasks.cancel_scope.cancel()
+    return 0
+
+
+async def _end_on_signal(*, task_status: TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            # A thread of the SDK's is blocked in a read of stdin that nothing can interrupt, so a return would hang
+            # until the client writes. Nothing of ours needs more: the turns go on at Letta and can be found again.
+            os._exit(0)

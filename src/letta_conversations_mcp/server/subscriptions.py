@@ -1,0 +1,235 @@
+"""Telling clients that a conversation, or the list of them, is not what it was.
+
+In the protocol of 2026-07-28 a client opens a stream for that (`subscriptions/listen`), which the SDK serves; before
+that it subscribes to one resource after the other on its connection, which is served here. Both hear the same events.
+What is announced and acknowledged is what will be told: changes of resources, never of tools or prompts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+import anyio
+from anyio.abc import TaskGroup
+from mcp.server import ServerRequestContext
+from mcp.server.connection import Connection
+from mcp.server.context import CallNext, HandlerResult
+from mcp.server.subscriptions import ResourcesListChanged, ResourceUpdated, ServerEvent, SubscriptionBus
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    EmptyResult,
+    SubscribeRequestParams,
+    UnsubscribeRequestParams,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, NotFound, Refused
+from letta_conversations_mcp.core.model import CONVERSATION_ID
+from letta_conversations_mcp.notifications.events import Change, Changes
+from letta_conversations_mcp.notifications.poller import Watcher, open_watcher
+from letta_conversations_mcp.tools.tool import Services
+
+MOST_OF_ONE = 50
+"""Resources that one connection or stream can subscribe to."""
+
+_SUBSCRIBABLE = re.compile(rf"letta://conversations/({CONVERSATION_ID.pattern})(?:/transcript(?:\.json)?(?:\?.*)?)?")
+
+_OUTBOX = "outbox"
+"""The key of a connection's outbox in its state."""
+
+_NEVER_TOLD = ("toolsListChanged", "promptsListChanged")
+
+Context = ServerRequestContext[Services, Any]
+
+
+@asynccontextmanager
+async def open_telling(
+    changes: Changes, events: SubscriptionBus, tasks: TaskGroup, *, every: float
+) -> AsyncGenerator[Watcher]:
+    """Turns changes into events. Gives the watcher that subscriptions are made with; it looks at every watched
+    conversation `every` so many seconds."""
+    relisted = anyio.Event()
+
+    def note(change: Change) -> None:
+        if change.relisted:
+            relisted.set()
+
+    async def tell_of_the_list() -> None:
+        nonlocal relisted
+        while True:
+            await relisted.wait()
+            relisted = anyio.Event()
+            await events.publish(ResourcesListChanged())
+
+    async def tell(uri: str) -> None:
+        await events.publish(ResourceUpdated(uri))
+
+    async with open_watcher(changes, tell, every=every) as watcher:
+        tasks.start_soon(tell_of_the_list)
+        stop = changes.subscribe(note)
+        try:
+            yield watcher
+        finally:
+            stop()
+
+
+class _Outbox:
+    """What a connection of the older protocol is still to be told. A task of its own writes it, for a client that does
+    not read must hold up nobody; what is told twice before it is read is told once."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._waiting: dict[ServerEvent, None] = {}
+        self._news = anyio.Event()
+        self._writing = anyio.CancelScope()
+        self.subscriptions: dict[str, Callable[[], None]] = {}
+
+    def put(self, event: ServerEvent) -> None:
+        """A listener of events."""
+        subscribed = isinstance(event, ResourceUpdated) and event.uri in self.subscriptions
+        if subscribed or isinstance(event, ResourcesListChanged):
+            self._waiting[event] = None
+            self._news.set()
+
+    async def write(self) -> None:
+        with self._writing:
+            while True:
+                await self._news.wait()
+                self._news = anyio.Event()
+                while self._waiting:
+                    event = next(iter(self._waiting))
+                    del self._waiting[event]
+                    if isinstance(event, ResourceUpdated):
+                        await self._connection.send_resource_updated(event.uri)
+                    else:
+                        await self._connection.send_resource_list_changed()
+
+    def close(self) -> None:
+        self._writing.cancel()
+        while self.subscriptions:
+            _, stop = self.subscriptions.popitem()
+            stop()
+
+
+class Subscriptions:
+    """What clients of either era ask and are told about changes. Its call is a middleware of the MCP server."""
+
+    def __init__(self, events: SubscriptionBus) -> None:
+        self._events = events
+
+    async def __call__(self, ctx: Context, call_next: CallNext) -> HandlerResult:
+        match ctx.method:
+            case "initialize" | "server/discover":
+                return _announced(await call_next(ctx), subscribe=_can_be_told(ctx))
+            case "notifications/initialized" if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+                if _can_be_told(ctx):
+                    self._outbox(ctx)
+                return await call_next(ctx)
+            case "subscriptions/listen":
+                return await self._listen(ctx, call_next)
+            case _:
+                return await call_next(ctx)
+
+    async def subscribe(self, ctx: Context, params: SubscribeRequestParams) -> EmptyResult:
+        """`resources/subscribe`, of the older protocol."""
+        if not _can_be_told(ctx):
+            raise MCPError(
+                code=METHOD_NOT_FOUND,
+                message="This server keeps no sessions, so it cannot tell you of changes: read the resource again now "
+                "and then. Clients of the protocol of 2026-07-28 are told.",
+            )
+        subscriptions = self._outbox(ctx).subscriptions
+        if params.uri not in subscriptions:
+            if len(subscriptions) >= MOST_OF_ONE:
+                raise MCPError(code=INVALID_PARAMS, message=f"At most {MOST_OF_ONE} resources can be subscribed to.")
+            try:
+                stop = await _watch(ctx, params.uri)
+            except (InvalidArgument, NotFound, Refused) as error:
+                raise MCPError(code=INVALID_PARAMS, message=str(error), data={"uri": params.uri}) from error
+            except ConversationError as error:
+                raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
+            # The same request may have come twice at the same time.
+            subscriptions.setdefault(params.uri, stop)
+            if subscriptions[params.uri] is not stop:
+                stop()
+        return EmptyResult()
+
+    async def unsubscribe(self, ctx: Context, params: UnsubscribeRequestParams) -> EmptyResult:
+        """`resources/unsubscribe`, of the older protocol."""
+        if _can_be_told(ctx) and (stop := self._outbox(ctx).subscriptions.pop(params.uri, None)):
+            stop()
+        return EmptyResult()
+
+    def _outbox(self, ctx: Context) -> _Outbox:
+        # The SDK has no other way to what outlives a request: the connection, and what is done at its end.
+        connection = ctx.session._connection  # pyright: ignore[reportPrivateUsage]
+        outbox = connection.state.get(_OUTBOX)
+        if outbox is None:
+            outbox = connection.state[_OUTBOX] = _Outbox(connection)
+            ctx.lifespan_context.background.start_soon(outbox.write)
+            connection.exit_stack.callback(outbox.close)
+            connection.exit_stack.callback(self._events.subscribe(outbox.put))
+        return outbox
+
+    async def _listen(self, ctx: Context, call_next: CallNext) -> HandlerResult:
+        """Watches what a stream asks for as long as it is open. What cannot be told of is left out of the request, and
+        so of the SDK's acknowledgement."""
+        wanted = (ctx.params or {}).get("notifications")
+        if not isinstance(wanted, Mapping):
+            return await call_next(ctx)
+        asked = cast("Mapping[str, object]", wanted)
+        uris = asked.get("resourceSubscriptions")
+        held: dict[str, Callable[[], None]] = {}
+        try:
+            for uri in cast("Sequence[object]", uris)[:MOST_OF_ONE] if isinstance(uris, list) else ():
+                if isinstance(uri, str) and uri not in held:
+                    try:
+                        held[uri] = await _watch(ctx, uri)
+                    except (InvalidArgument, NotFound, Refused):
+                        continue
+                    except ConversationError as error:
+                        raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
+            honoured = {name: value for name, value in asked.items() if name not in _NEVER_TOLD}
+            if isinstance(uris, list):
+                honoured["resourceSubscriptions"] = list(held)
+            return await call_next(replace(ctx, params={**(ctx.params or {}), "notifications": honoured}))
+        finally:
+            for stop in held.values():
+                stop()
+
+
+async def _watch(ctx: Context, uri: str) -> Callable[[], None]:
+    """Raises InvalidArgument for what is no conversation's, NotFound for one that this caller does not see."""
+    found = _SUBSCRIBABLE.fullmatch(uri)
+    if found is None:
+        raise InvalidArgument("uri", f"{uri[:200]!r} cannot be subscribed to; conversations and their transcripts can.")
+    services = ctx.lifespan_context
+    return await services.watcher.watch(found[1], uri, services.backend)
+
+
+def _can_be_told(ctx: Context) -> bool:
+    """Whether there is a way to this client but the answer to its request: not over HTTP without sessions, for a client
+    of the older protocol. One of the newer opens a stream."""
+    # The SDK tells nowhere else whether a connection has a session.
+    connection = ctx.session._connection  # pyright: ignore[reportPrivateUsage]
+    return ctx.request is None or connection.session_id is not None or ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+
+def _announced(result: HandlerResult, *, subscribe: bool) -> HandlerResult:
+    """The answer to a client that asks what there is, with what will be told of changes. The SDK says of the newer era
+    that all lists are told of, and of the older that none is."""
+    capabilities = result.get("capabilities") if isinstance(result, dict) else None
+    if isinstance(capabilities, dict):
+        if "resources" in capabilities:
+            capabilities["resources"]["subscribe"] = subscribe
+        for kind, told in (("resources", subscribe), ("tools", False), ("prompts", False)):
+            if kind in capabilities:
+                capabilities[kind]["listChanged"] = told
+    return result

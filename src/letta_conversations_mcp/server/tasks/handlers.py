@@ -1,0 +1,282 @@
+"""The tools whose calls can outlast the client's patience, and how the outcome of such a call is found again.
+
+What leads back to a turn is its run at Letta, so that any process finds it, whoever began it and however long ago. A
+compaction has no run: the process that asked for it waits for it, and every other one looks for its summary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Protocol, cast
+
+import anyio
+from mcp_types import CallToolResult
+
+from letta_conversations_mcp.conversations.lookup import locate
+from letta_conversations_mcp.conversations.transcript import cut
+from letta_conversations_mcp.core.errors import ConversationError, NotFound, Refused
+from letta_conversations_mcp.core.model import (
+    DEFAULT_CONVERSATION,
+    ConversationRef,
+    MessageQuery,
+    Turn,
+)
+from letta_conversations_mcp.tools.asking import AT_ONCE, ReplyRow, Target, collect, row_of
+from letta_conversations_mcp.tools.conversations import Compacted
+from letta_conversations_mcp.tools.replies import Reply
+from letta_conversations_mcp.tools.tool import RESERVED_CHARS, Result, Services
+from letta_conversations_mcp.turns.handle import Flight
+
+Trace = dict[str, Any]
+"""What leads back to a call's work, as JSON: for the id of a task."""
+
+FETCH_SECONDS = 20.0
+"""For the messages of a run that has ended."""
+
+ERROR_CHARS = 200
+"""How much of why one could not be asked is kept in a task's id."""
+
+RECENT_MESSAGES = 50
+"""Among which the summary of a compaction is looked for."""
+
+CLOCK_TOLERANCE = timedelta(seconds=5)
+"""By how much Letta's clock may be behind ours."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How far a call has come: still working, with words for a person, or ended with a result."""
+
+    status: Literal["working", "completed", "cancelled"]
+    words: str = ""
+    result: Result | None = None
+
+
+class Tasked(Protocol):
+    """A tool whose call may become a task."""
+
+    goes_on_here: bool
+    """Whether the call itself is carried on by this process. Else it answers, and its work goes on at Letta."""
+
+    def suits(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether a call with these arguments may become one."""
+        ...
+
+    async def trace(self, services: Services, arguments: Mapping[str, Any], result: CallToolResult | None) -> Trace:
+        """What leads back to the work that is not done: the rest of what `result` tells of, or, for a call that goes on
+        here, all of it. Empty when nothing is left to be done, or nothing would lead back to it."""
+        ...
+
+    async def check(self, services: Services, trace: Trace) -> None:
+        """Raises NotFound when the present caller may not see what the call was about, or it is gone."""
+        ...
+
+    async def find(self, services: Services, trace: Trace, since: datetime) -> Finding:
+        """How far the work of a call has come that was made at `since`. Raises what `check` does, Refused when it came
+        to nothing, and what a backend raises that cannot be asked."""
+        ...
+
+    def stoppable(self, trace: Trace) -> Sequence[Mapping[str, str]]:
+        """The arguments of `cancel`, for everything that was begun at Letta."""
+        ...
+
+
+class OneTurn:
+    """A tool that answers with a Reply."""
+
+    goes_on_here = False
+
+    def suits(self, arguments: Mapping[str, Any]) -> bool:
+        return True
+
+    async def trace(self, services: Services, arguments: Mapping[str, Any], result: CallToolResult | None) -> Trace:
+        data = _data(result)
+        if data.get("status") != "running" or not data.get("run_id"):
+            return {}
+        return {name: data[name] for name in ("conversation_id", "agent_id", "run_id")} | {
+            "kinds": arguments.get("kinds") or []
+        }
+
+    async def check(self, services: Services, trace: Trace) -> None:
+        await _locate(services, trace)
+
+    async def find(self, services: Services, trace: Trace, since: datetime) -> Finding:
+        ref = await _locate(services, trace)
+        found = await _turn(services, ref, trace["run_id"])
+        if isinstance(found, str):
+            return Finding("working", found)
+        reply = Reply.of(found, ref, trace["kinds"], services.settings.max_output_chars)
+        return Finding("cancelled" if found.status == "cancelled" else "completed", result=reply)
+
+    def stoppable(self, trace: Trace) -> Sequence[Mapping[str, str]]:
+        return [_place(trace) | {"run_id": trace["run_id"]}]
+
+
+class ManyTurns:
+    """A tool that answers with Replies."""
+
+    goes_on_here = False
+
+    def suits(self, arguments: Mapping[str, Any]) -> bool:
+        """More than are asked at once would be, if nobody waited for the first of them."""
+        return sum(len(arguments.get(name) or ()) for name in ("agents", "conversation_ids")) <= AT_ONCE
+
+    async def trace(self, services: Services, arguments: Mapping[str, Any], result: CallToolResult | None) -> Trace:
+        rows = cast("list[dict[str, str]]", _data(result).get("replies", []))
+        if not any(row["status"] == "running" for row in rows) or not all(
+            row.get("run_id") or row["status"] == "error" for row in rows
+        ):
+            return {}
+        kept = ("to", "conversation_id", "agent_id", "run_id", "error")
+        return {"rows": [{name: row[name][:ERROR_CHARS] for name in kept if row.get(name)} for row in rows]}
+
+    async def check(self, services: Services, trace: Trace) -> None:
+        for row in trace["rows"]:
+            if row.get("run_id"):
+                await _locate(services, row)
+
+    async def find(self, services: Services, trace: Trace, since: datetime) -> Finding:
+        asked: list[dict[str, str]] = trace["rows"]
+        rows: dict[int, ReplyRow] = {}
+        failures: list[ConversationError] = []
+        room = anyio.Semaphore(AT_ONCE)
+
+        async def look(place: int, row: dict[str, str]) -> None:
+            target = Target(row["to"], opens=False)
+            if not row.get("run_id"):
+                rows[place] = row_of(target, _ref(row), error=row.get("error", ""))
+                return
+            async with room:
+                try:
+                    ref = await _locate(services, row)
+                    found = await _turn(services, ref, row["run_id"])
+                except (NotFound, Refused) as error:
+                    rows[place] = row_of(target, _ref(row), error=str(error))
+                except ConversationError as error:
+                    failures.append(error)
+                else:
+                    if isinstance(found, Turn):
+                        rows[place] = row_of(target, ref, found)
+
+        async with anyio.create_task_group() as tasks:
+            for place, row in enumerate(asked):
+                tasks.start_soon(look, place, row)
+        if failures:
+            raise failures[0]
+        if len(rows) < len(asked):
+            return Finding("working", f"{len(rows)} of {len(asked)} done")
+        ordered = [rows[place] for place in range(len(asked))]
+        stopped = all(row.status in ("cancelled", "error") for row in ordered)
+        stopped = stopped and any(row.status == "cancelled" for row in ordered)
+        replies = collect(ordered, services.settings.max_output_chars)
+        return Finding("cancelled" if stopped else "completed", result=replies)
+
+    def stoppable(self, trace: Trace) -> Sequence[Mapping[str, str]]:
+        return [_place(row) | {"run_id": row["run_id"]} for row in trace["rows"] if row.get("run_id")]
+
+
+class Compaction:
+    """The tool `compact`."""
+
+    goes_on_here = True
+
+    def suits(self, arguments: Mapping[str, Any]) -> bool:
+        return True
+
+    async def trace(self, services: Services, arguments: Mapping[str, Any], result: CallToolResult | None) -> Trace:
+        ref = await locate(services.backend, arguments["conversation_id"], arguments.get("agent") or "")
+        return ref.model_dump() | {"before": await _count_in_context(services, ref)}
+
+    async def check(self, services: Services, trace: Trace) -> None:
+        await _locate(services, trace)
+
+    async def find(self, services: Services, trace: Trace, since: datetime) -> Finding:
+        """From what is in the conversation, in a process that did not ask for the compaction."""
+        ref = await _locate(services, trace)
+        page = await services.backend.list_messages(ref, MessageQuery(limit=RECENT_MESSAGES))
+        made = [each for each in page.items if each.kind == "summary" and _is_since(each.at, since)]
+        if made:
+            room = services.settings.max_output_chars - RESERVED_CHARS
+            return Finding(
+                "completed",
+                result=Compacted(
+                    conversation_id=ref.conversation_id,
+                    messages_before=trace["before"],
+                    messages_after=await _count_in_context(services, ref),
+                    summary=cut(made[-1].text, room),
+                    note="The counts are of before the compaction and of now.",
+                ),
+            )
+        if datetime.now(UTC) - since < timedelta(seconds=services.settings.compact_timeout):
+            return Finding("working", "writing the summary, as far as can be told: it was asked for by another process")
+        raise Refused(
+            "say what became of the compaction",
+            "the process that asked for it has ended, and the conversation holds no summary of that time",
+            "Nothing was lost. compact can be called again.",
+        )
+
+    def stoppable(self, trace: Trace) -> Sequence[Mapping[str, str]]:
+        """Letta has no way to stop one."""
+        return ()
+
+
+TASKED: Mapping[str, Tasked] = {
+    "send_message": OneTurn(),
+    "respond_to_approval": OneTurn(),
+    "ask_many": ManyTurns(),
+    "compact": Compaction(),
+}
+"""By the name of the tool."""
+
+
+def _data(result: CallToolResult | None) -> Mapping[str, Any]:
+    return (result.structured_content if result else None) or {}
+
+
+def _ref(trace: Mapping[str, str]) -> ConversationRef | None:
+    if not trace.get("conversation_id"):
+        return None
+    return ConversationRef(conversation_id=trace["conversation_id"], agent_id=trace["agent_id"])
+
+
+def _place(trace: Mapping[str, str]) -> dict[str, str]:
+    """The arguments by which a tool is told of a conversation."""
+    in_default = trace["conversation_id"] == DEFAULT_CONVERSATION
+    return {"conversation_id": trace["conversation_id"]} | ({"agent": trace["agent_id"]} if in_default else {})
+
+
+async def _locate(services: Services, trace: Mapping[str, str]) -> ConversationRef:
+    """Where it was, as the present caller may see it. Raises NotFound."""
+    return await locate(services.backend, **_place(trace))
+
+
+async def _turn(services: Services, ref: ConversationRef, run_id: str) -> Turn | str:
+    """The turn of a run, or what it is doing."""
+    flight = await services.sender.find(ref, run_id)
+    # Letta is asked about a turn of this process too: the stream of one that another process stopped stays open until
+    # the model's call ends.
+    run = flight.run or await services.backend.get_run(ref, run_id)
+    if run.active:
+        return flight.doing
+    turn = await services.sender.wait(Flight(ref, run=run), FETCH_SECONDS, _without_report)
+    return flight.doing if turn.status == "running" else turn
+
+
+async def _without_report(words: str) -> None:
+    """A task is asked about; it does not report."""
+
+
+async def _count_in_context(services: Services, ref: ConversationRef) -> int:
+    if ref.conversation_id == DEFAULT_CONVERSATION:
+        return len((await services.backend.get_agent(ref.agent_id)).in_context or ())
+    return len((await services.backend.get_conversation(ref.conversation_id)).in_context or ())
+
+
+def _is_since(at: str, since: datetime) -> bool:
+    try:
+        moment = datetime.fromisoformat(at)
+    except ValueError:
+        return False
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) >= since - CLOCK_TOLERANCE

@@ -1,0 +1,230 @@
+"""From a stream of chunks to one Turn.
+
+Pure: chunks in, Turn out; no input, no clock, no waiting. A chunk of any shape is accepted, and the Turn is right for
+what has come so far after every chunk, so that a stream that breaks still gives what it gave.
+
+Pieces belong together by (message_type, otid): the `id` is shared by all parts of a step (measured on Letta 0.16.8).
+Tool calls belong together by (otid, tool_call_id). In step mode every piece comes whole, in token mode as fragments
+to be joined.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import cast
+
+from letta_conversations_mcp.core.message_json import (
+    calls_of,
+    compaction_summary,
+    int_field,
+    read_failure,
+    return_status,
+    returns_of,
+    text_field,
+    text_of,
+)
+from letta_conversations_mcp.core.model import Chunk, ToolCall, Turn, TurnFailure, TurnStatus, Usage
+
+FAILED_STOPS = frozenset(
+    {
+        "error",
+        "llm_api_error",
+        "invalid_llm_response",
+        "invalid_tool_call",
+        "no_tool_call",
+        "insufficient_credits",
+        "context_window_overflow_in_system_prompt",
+    }
+)
+"""The stop reasons after which a turn has no proper end. All that letta-client 1.12 lists, but for the proper ones."""
+
+SILENT_KINDS = frozenset({"ping", "system_message", "event_message", "approval_response_message"})
+"""Kinds that belong to a turn and say nothing about its outcome."""
+
+
+class _Call:
+    """A tool call while its fragments come in."""
+
+    __slots__ = ("arguments", "id", "name", "needs_approval", "result", "status")
+
+    def __init__(self, call_id: str) -> None:
+        self.id = call_id
+        self.name = ""
+        self.arguments: list[str] = []
+        self.status: str | None = None
+        self.result = ""
+        self.needs_approval = False
+
+    def build(self) -> ToolCall:
+        return ToolCall(
+            id=self.id,
+            name=self.name,
+            arguments="".join(self.arguments),
+            status="pending" if self.status is None else return_status({"status": self.status}),
+            result=self.result,
+        )
+
+
+class TurnBuilder:
+    """Collects the chunks of one turn."""
+
+    def __init__(self) -> None:
+        self.run_id = ""
+        self.stop_reason = ""
+        self.failure: TurnFailure | None = None
+        self.last_seq = 0
+        """The number of the last chunk of a stream that numbers them, to go on from."""
+        self._message = ""
+        self._replies: dict[str, list[str]] = {}
+        self._reasonings: dict[str, list[str]] = {}
+        self._calls: list[_Call] = []
+        self._call_of_piece: dict[tuple[str, str], _Call] = {}
+        self._call_of_id: dict[str, _Call] = {}
+        self._usage: Usage | None = None
+        self._compacted = False
+        self._unknown: Counter[str] = Counter()
+        self._last_kind = ""
+
+    def add(self, chunk: Chunk) -> None:
+        """Take the next chunk."""
+        if self._seen(chunk):
+            return
+        self.run_id = self.run_id or text_field(chunk, "run_id")
+        kind = text_field(chunk, "message_type")
+        self._last_kind = kind if kind != "ping" else self._last_kind
+        piece = text_field(chunk, "otid") or text_field(chunk, "id")
+        match kind:
+            case "assistant_message":
+                self._replies.setdefault(piece, []).append(text_of(chunk.get("content")))
+            case "reasoning_message":
+                self._reasonings.setdefault(piece, []).append(text_field(chunk, "reasoning"))
+            case "hidden_reasoning_message":
+                self._reasonings.setdefault(piece, []).append(text_field(chunk, "hidden_reasoning"))
+            case "tool_call_message" | "approval_request_message":
+                self._add_calls(piece, chunk, needs_approval=kind == "approval_request_message")
+            case "tool_return_message":
+                self._add_returns(chunk)
+            case "stop_reason":
+                # A turn that breaks inside the agent loop sends "error" and then the precise reason, or the reverse.
+                reason = text_field(chunk, "stop_reason")
+                if self.stop_reason in ("", "error"):
+                    self.stop_reason = reason
+            case "usage_statistics":
+                self._usage = _read_usage(chunk)
+            case "error_message":
+                self.failure = read_failure(chunk)
+            case "retry":
+                self._forget(chunk.get("pieces"))
+            case "summary_message":
+                self._compacted = True
+            case "user_message" if compaction_summary(chunk) is not None:
+                self._compacted = True
+            case "user_message":
+                self._message = self._message or text_of(chunk.get("content"))
+            case _ if kind in SILENT_KINDS:
+                pass
+            case _:
+                self._unknown[kind[:64] or "(none)"] += 1
+
+    @property
+    def ended(self) -> bool:
+        """Whether the server has said how the turn ended."""
+        return bool(self.stop_reason) or self.failure is not None
+
+    @property
+    def doing(self) -> str:
+        """What the agent was last seen doing, in a few words, for a progress report."""
+        pending = [call.name for call in self._calls if call.status is None and call.name]
+        if pending:
+            return f"running tool {', '.join(pending)}"
+        return "writing its answer" if self._last_kind == "assistant_message" else "thinking"
+
+    def build(self) -> Turn:
+        """The turn so far. Before its end the status is "running"."""
+        reply = _paragraphs(self._replies)
+        waiting = self._calls_awaiting_decision()
+        return Turn(
+            status=self._status(reply, waiting),
+            message=self._message,
+            reply=reply,
+            reasoning=_paragraphs(self._reasonings),
+            stop_reason=self.stop_reason,
+            run_id=self.run_id,
+            tool_calls=tuple(call.build() for call in self._calls),
+            approvals=tuple(call.build() for call in waiting),
+            usage=self._usage,
+            failure=self.failure,
+            compacted=self._compacted,
+            unknown_kinds=dict(self._unknown),
+        )
+
+    def _seen(self, chunk: Chunk) -> bool:
+        """Whether a resumed stream sends again what has been taken: background streams number their chunks."""
+        seq = int_field(chunk, "seq_id")
+        if seq == 0:
+            return False
+        if seq <= self.last_seq:
+            return True
+        self.last_seq = seq
+        return False
+
+    def _forget(self, pieces: object) -> None:
+        """Drop what a step wrote before it failed and was tried again."""
+        for piece in cast("list[str]", pieces) if isinstance(pieces, list) else ():
+            self._replies.pop(piece, None)
+            self._reasonings.pop(piece, None)
+
+    def _add_calls(self, piece: str, chunk: Chunk, *, needs_approval: bool) -> None:
+        for fragment in calls_of(chunk):
+            call_id = text_field(fragment, "tool_call_id")
+            # A fragment without an id goes on with the call that its piece last spoke of.
+            call = self._call_of_piece.get((piece, call_id))
+            if call is None:
+                call = _Call(call_id)
+                self._calls.append(call)
+                self._call_of_id[call_id] = call
+            self._call_of_piece[piece, call_id] = self._call_of_piece[piece, ""] = call
+            call.name = call.name or text_field(fragment, "name")
+            call.arguments.append(text_field(fragment, "arguments"))
+            call.needs_approval = call.needs_approval or needs_approval
+
+    def _add_returns(self, chunk: Chunk) -> None:
+        for returned in returns_of(chunk):
+            call = self._call_of_id.get(returned.id)
+            if call is None:
+                call = self._call_of_id[returned.id] = _Call(returned.id)
+                self._calls.append(call)
+            call.name = call.name or returned.name
+            call.status = returned.status
+            call.result = returned.result
+
+    def _calls_awaiting_decision(self) -> list[_Call]:
+        if self.stop_reason != "requires_approval":
+            return []
+        return [call for call in self._calls if call.needs_approval and call.status is None]
+
+    def _status(self, reply: str, waiting: list[_Call]) -> TurnStatus:
+        if waiting or self.stop_reason == "requires_approval":
+            return "needs_approval"
+        if self.stop_reason == "cancelled":
+            return "cancelled"
+        if self.failure is not None or self.stop_reason in FAILED_STOPS:
+            return "failed"
+        if not self.stop_reason:
+            return "running"
+        return "completed" if reply else "empty"
+
+
+def _paragraphs(pieces: dict[str, list[str]]) -> str:
+    texts = ("".join(fragments).rstrip() for fragments in pieces.values())
+    return "\n\n".join(text for text in texts if text)
+
+
+def _read_usage(chunk: Chunk) -> Usage:
+    return Usage(
+        prompt_tokens=int_field(chunk, "prompt_tokens"),
+        completion_tokens=int_field(chunk, "completion_tokens"),
+        total_tokens=int_field(chunk, "total_tokens"),
+        step_count=int_field(chunk, "step_count"),
+        context_tokens=int_field(chunk, "context_tokens"),
+    )

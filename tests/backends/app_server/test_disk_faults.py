@@ -1,0 +1,203 @@
+"""Agents on this machine when their files are broken, cannot be written, or find no room: each time a sentence."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import pytest
+
+from letta_conversations_mcp.backends.app_server.keeper import ADDRESS, TOKEN
+from letta_conversations_mcp.backends.app_server.process import until_stopped
+from letta_conversations_mcp.settings import Settings
+from tests.backends.app_server.conftest import MODEL
+from tests.rig.model import Say, ScriptedModel
+from tests.rig.servers import Caller, Way
+
+ONE_WAY = Way("memory", "modern")
+
+
+@pytest.fixture
+def settings(model_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("LMSTUDIO_BASE_URL", model_url)
+    return Settings(backend="local", local_dir=tmp_path)
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncGenerator[Caller]:
+    """Our server, and afterwards no App Server any more."""
+    assert settings.local_dir
+    async with ONE_WAY.to(settings) as caller:
+        yield caller
+    with anyio.fail_after(20):
+        await until_stopped(settings.local_dir)
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A conversation, and where its files and those of its agent are."""
+
+    conversation_id: str
+    agent_file: Path
+    folder: Path
+
+
+async def talk(caller: Caller, state: Path) -> Talk:
+    agent = (await caller.ok("create_agent", name="sturdy", model=MODEL)).data["agent_id"]
+    sent = await caller.ok("send_message", agent=agent, message="hello")
+    conversation_id = sent.data["conversation_id"]
+    folder = state / "backend" / "conversations" / encoded(f"conversation:{conversation_id}")
+    return Talk(conversation_id, state / "backend" / "agents" / f"{encoded(agent)}.json", folder)
+
+
+def encoded(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
+
+
+def truncate(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+async def test_broken_files_of_one_conversation_leave_the_others_usable(
+    settings: Settings, tmp_path: Path, model: ScriptedModel
+) -> None:
+    model.enqueue(Say("one"), Say("two"))
+    async with serving(settings) as caller:
+        broken, sound = await talk(caller, tmp_path), await talk(caller, tmp_path)
+    truncate(broken.folder / "messages.jsonl")
+
+    async with serving(settings) as caller:
+        refusal = await caller.refused("list_messages", conversation_id=broken.conversation_id)
+        failed = await caller.ok("send_message", conversation_id=broken.conversation_id, message="still there?")
+        model.enqueue(Say("three"))
+        following = await caller.ok("send_message", conversation_id=sound.conversation_id, message="and you?")
+    truncate(broken.folder / "conversation.json")
+    async with serving(settings) as caller:
+        unknown = await caller.refused("list_messages", conversation_id=broken.conversation_id)
+        listed = await caller.ok("list_conversations")
+
+    assert "A file that it keeps on this machine is broken" in refusal
+    assert failed.data["status"] == "failed"
+    assert "is broken: a person has to restore it" in failed.data["note"]
+    assert following.data["reply"] == "three"
+    # Letta Code leaves out a conversation whose record it cannot read.
+    assert "no conversation" in unknown
+    assert [row["id"] for row in listed.data["conversations"]] == [sound.conversation_id]
+
+
+async def test_the_broken_file_that_keeps_the_server_from_starting_is_named(
+    settings: Settings, tmp_path: Path, model: ScriptedModel
+) -> None:
+    model.enqueue(Say("one"))
+    async with serving(settings) as caller:
+        sound = await talk(caller, tmp_path)
+    empty = sound.agent_file.with_name("made-on-a-full-disk.json")
+    empty.touch()
+    providers = tmp_path / "backend" / "providers"
+    providers.mkdir(exist_ok=True)
+    (providers / "auth.json").write_text('{"half')
+
+    async with serving(settings) as caller:
+        refusal = await caller.refused("list_agents")
+        empty.unlink()
+        (providers / "auth.json").unlink()
+        agents = await caller.ok("list_agents")
+
+    assert f"these files are broken: {empty}, {providers / 'auth.json'}. Nothing was done." in refusal
+    assert "sturdy" in agents.text
+
+
+@pytest.mark.parametrize("name", [ADDRESS, TOKEN])
+async def test_who_joins_a_server_whose_address_is_broken_is_told(
+    settings: Settings, tmp_path: Path, name: str
+) -> None:
+    async with serving(settings) as caller:
+        await caller.ok("list_agents")
+        sound = (tmp_path / name).read_text()
+        truncate(tmp_path / name)
+        async with ONE_WAY.to(settings) as other:
+            refusal = await other.refused("list_agents")
+            (tmp_path / name).write_text(sound)
+            await other.ok("list_agents")
+        await caller.ok("list_agents")
+
+    assert f"the file {tmp_path / name}, which says how to reach it, is broken" in refusal
+
+
+async def test_broken_files_that_a_killed_machine_left_are_made_anew(settings: Settings, tmp_path: Path) -> None:
+    async with serving(settings) as caller:
+        await caller.ok("list_agents")
+    (tmp_path / ADDRESS).write_text('{"version"')
+    (tmp_path / TOKEN).write_text("half")
+
+    async with serving(settings) as caller:
+        await caller.ok("list_agents")
+        assert json.loads((tmp_path / ADDRESS).read_text())["version"] == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Generator[Path]:
+    """A disk of a few MB, mounted; only root can do that."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def remount(disk: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", disk], check=True)
+
+
+def fill(disk: Path) -> Path:
+    filler = disk / "filler"
+    with pytest.raises(OSError, match="No space left"):
+        filler.write_bytes(b"x" * 8_000_000)
+    return filler
+
+
+async def test_a_full_disk_is_told_and_room_is_used(settings: Settings, small_disk: Path, model: ScriptedModel) -> None:
+    model.enqueue(Say("one"))
+    settings = settings.model_copy(update={"local_dir": small_disk})
+    async with serving(settings) as caller:
+        place = {"conversation_id": (await talk(caller, small_disk)).conversation_id}
+        filler = fill(small_disk)
+        unsent = await caller.refused("send_message", **place, message="no room")
+        unmade = await caller.refused("create_conversation", agent="sturdy")
+        page = await caller.ok("list_messages", **place)
+        filler.unlink()
+        model.enqueue(Say("two"))
+        following = await caller.ok("send_message", **place, message="room again")
+    filler = fill(small_disk)
+    async with serving(settings) as caller:
+        unstarted = await caller.refused("list_agents")
+        filler.unlink()
+        await caller.ok("list_agents")
+
+    assert "Nothing was sent. It says this when its disk is full" in unsent
+    assert "a person has to make room" in unmade
+    assert [each["text"] for each in page.data["messages"]] == ["hello", "one"]
+    assert following.data["reply"] == "two"
+    assert "is on a full disk. Nothing was done. A person has to make room." in unstarted
+
+
+async def test_a_disk_that_cannot_be_written_is_told(settings: Settings, small_disk: Path) -> None:
+    settings = settings.model_copy(update={"local_dir": small_disk})
+    async with serving(settings) as caller:
+        await caller.ok("list_agents")
+    remount(small_disk, "ro")
+    async with ONE_WAY.to(settings) as caller:
+        refusal = await caller.refused("list_agents")
+        remount(small_disk, "rw")
+        await caller.ok("list_agents")
+
+    assert "cannot be written (Read-only file system)" in refusal

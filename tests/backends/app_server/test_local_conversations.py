@@ -1,0 +1,227 @@
+"""Conversations with agents on this machine: the tools, on the real App Server."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import anyio
+from mcp_types import TextResourceContents
+
+from tests.backends.app_server.conftest import MODEL
+from tests.rig.model import CallTools, Hold, Refuse, Say, ScriptedModel, Use
+from tests.rig.servers import Caller
+
+
+def texts(data: dict[str, Any]) -> list[str]:
+    return [each.get("text", "") for each in data.get("messages", [])]
+
+
+async def test_a_newcomer_begins_from_nothing(mcp: Caller, model: ScriptedModel) -> None:
+    model.enqueue(Say("Hello!"))
+
+    models = await mcp.ok("list_models")
+    created = await mcp.ok("create_agent", name=f"first {uuid.uuid4().hex[:6]}", persona="I am brief.")
+    reply = await mcp.ok("send_message", agent=created.data["name"], message="Hi")
+
+    assert MODEL in models.data["models"]
+    assert created.data["agent_id"].startswith("agent-local-")
+    assert reply.data["reply"] == "Hello!"
+    assert "I am brief." in str(model.calls[-1].messages)
+
+
+async def test_conversations_do_not_see_each_other_and_share_memory(
+    mcp: Caller, agent: str, model: ScriptedModel
+) -> None:
+    model.enqueue(Say("one"), Say("two"))
+
+    first = await mcp.ok("send_message", agent=agent, message="the word is walrus")
+    second = await mcp.ok("send_message", agent=agent, message="what is the word?")
+
+    assert first.data["conversation_id"] != second.data["conversation_id"]
+    assert "walrus" not in str(model.calls[-1].messages)
+    assert "Name: Ann" in str(model.calls[-1].messages)
+
+
+async def test_a_conversation_goes_on_and_is_read_back_without_reminders(
+    mcp: Caller, agent: str, model: ScriptedModel
+) -> None:
+    model.enqueue(Say("noted"), Say("Friday", reasoning="They said so."))
+    sent = await mcp.ok("send_message", agent=agent, message="It is due on Friday.")
+    place = {"conversation_id": sent.data["conversation_id"]}
+    again = await mcp.ok("send_message", **place, message="When?", kinds=["reasoning"])
+
+    page = await mcp.ok("list_messages", **place)
+    uri = f"letta://conversations/{place['conversation_id']}/transcript"
+    [transcript] = (await mcp.client.read_resource(uri)).contents
+
+    assert again.data["reasoning"] == "They said so."
+    assert texts(page.data) == ["It is due on Friday.", "noted", "When?", "Friday"]
+    assert isinstance(transcript, TextResourceContents)
+    assert "When?" in transcript.text
+    assert "system-reminder" not in page.text + transcript.text
+
+
+async def test_tools_of_this_machine_are_not_offered_and_not_run(mcp: Caller, agent: str, model: ScriptedModel) -> None:
+    model.enqueue(CallTools((Use("Bash", {"command": "touch /tmp/must-not-be-there"}),)), Say("I could not."))
+
+    answer = await mcp.ok("send_message", agent=agent, message="make a file", kinds=["tool"])
+    following = await mcp.ok("send_message", conversation_id=answer.data["conversation_id"], message="still there?")
+
+    assert answer.data["reply"] == "I could not."
+    assert answer.data["tool_calls"][0]["status"] == "error"
+    assert not await anyio.Path("/tmp/must-not-be-there").exists()
+    assert following.data["status"] == "completed"
+
+
+async def test_a_slow_reply_is_running_and_then_fetched(mcp: Caller, agent: str, model: ScriptedModel) -> None:
+    held = Hold(Say("At last."))
+    model.enqueue(held)
+
+    running = await mcp.running(agent=agent, message="think")
+    held.gate.set()
+    place = {"conversation_id": running.data["conversation_id"]}
+    reply = await mcp.ok("wait_for_reply", **place, run_id=running.data["run_id"])
+    later = await mcp.ok("wait_for_reply", **place)
+
+    assert running.data["status"] == "running"
+    assert (reply.data["status"], reply.data["reply"]) == ("completed", "At last.")
+    assert later.data["reply"] == "At last."
+
+
+async def test_the_default_conversation_is_there_too(mcp: Caller, agent: str, model: ScriptedModel) -> None:
+    model.enqueue(Say("yes"))
+    await mcp.ok("send_message", conversation_id="default", agent=agent, message="anybody?")
+
+    page = await mcp.ok("list_messages", conversation_id="default", agent=agent)
+
+    assert texts(page.data) == ["anybody?", "yes"]
+
+
+async def test_conversations_are_listed_searched_ordered_and_paged(mcp: Caller, agent: str) -> None:
+    made = [
+        (await mcp.ok("create_conversation", agent=agent, summary=f"number {n}")).data["conversation_id"]
+        for n in range(4)
+    ]
+
+    first = await mcp.ok("list_conversations", agent=agent, order="asc", limit=3)
+    rest = await mcp.ok("list_conversations", agent=agent, order="asc", limit=3, after=made[2])
+    found = await mcp.ok("list_conversations", agent=agent, search="number 2")
+
+    assert [row["id"] for row in first.data["conversations"]] == made[:3]
+    assert [row["id"] for row in rest.data["conversations"]] == made[3:]
+    assert [row["id"] for row in found.data["conversations"]] == [made[2]]
+
+
+async def test_compacting_tells_what_it_did(mcp: Caller, agent: str, model: ScriptedModel) -> None:
+    sent = await mcp.ok("send_message", agent=agent, message="one")
+    place = {"conversation_id": sent.data["conversation_id"]}
+    for text in ("two", "three"):
+        await mcp.ok("send_message", **place, message=text)
+
+    done = await mcp.ok("compact", **place, mode="all")
+    listed = await mcp.ok("list_messages", **place)
+
+    assert done.data["messages_after"] < done.data["messages_before"]
+    assert "no longer listed" in done.text
+    assert "summary" in [each["kind"] for each in listed.data["messages"]]
+
+
+async def test_deleting_hides_and_says_so(mcp: Caller, agent: str) -> None:
+    made = await mcp.ok("create_conversation", agent=agent, summary="secret")
+
+    asked = await mcp.refused("delete", conversation_id=made.data["conversation_id"])
+    done = await mcp.ok("delete", conversation_id=made.data["conversation_id"], confirm=True)
+
+    assert "it would hide" in asked
+    assert done.data["outcome"] == "hidden"
+    assert "cannot delete" in done.text
+    assert "No conversations" in (await mcp.ok("list_conversations", agent=agent)).text
+
+
+async def test_isolated_blocks_are_said_to_be_ignored(mcp: Caller, agent: str) -> None:
+    made = await mcp.ok("create_conversation", agent=agent, isolated_blocks=["human"])
+
+    assert "shares ALL memory blocks" in made.data["note"]
+
+
+async def test_what_one_message_cannot_have_here_is_refused(mcp: Caller, agent: str, model: ScriptedModel) -> None:
+    for extra in ({"model": MODEL}, {"max_steps": 3}):
+        assert "Nothing was sent" in await mcp.refused("send_message", agent=agent, message="x", **extra)
+    assert model.calls == []
+
+
+async def test_unknown_ids_are_said_to_be_unknown(mcp: Caller, model: ScriptedModel) -> None:
+    assert "no conversation" in await mcp.refused("list_messages", conversation_id="local-conv-999999")
+    assert "no conversation" in await mcp.refused("send_message", conversation_id="local-conv-999999", message="x")
+    nobody = "agent-local-00000000-0000-4000-8000-000000000000"
+    assert "no agent" in await mcp.refused("send_message", agent=nobody, message="x")
+    assert model.calls == []
+
+
+async def test_a_model_that_refuses_is_a_failed_turn(mcp: Caller, agent: str, model: ScriptedModel) -> None:
+    model.enqueue(*(Refuse(401, "bad key for the model") for _ in range(1)))
+
+    failed = await mcp.ok("send_message", agent=agent, message="hello", wait_seconds=60)
+    again = await mcp.ok("send_message", conversation_id=failed.data["conversation_id"], message="hello again")
+
+    assert failed.data["status"] == "failed"
+    assert "bad key for the model" in json.dumps(failed.data)
+    assert again.data["status"] == "completed"
+
+
+async def test_five_conversations_are_answered_side_by_side(mcp: Caller, agent: str, model: ScriptedModel) -> None:
+    names = [uuid.uuid4().hex for _ in range(5)]
+    held = [Hold(Say(f"answer to {name}")) for name in names]
+    for name, hold in zip(names, held, strict=True):
+        model.enqueue(hold, to=name)
+    replies: dict[str, str] = {}
+
+    async def ask(name: str) -> None:
+        replies[name] = (await mcp.ok("send_message", agent=agent, message=name)).data["reply"]
+
+    async with anyio.create_task_group() as tasks:
+        for name in names:
+            tasks.start_soon(ask, name)
+        await model.asked(5)
+        for hold in held:
+            hold.gate.set()
+
+    assert replies == {name: f"answer to {name}" for name in names}
+
+
+async def test_an_image_reaches_the_model(mcp: Caller, agent: str, model: ScriptedModel) -> None:
+    model.enqueue(Say("A dot."))
+    data = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+    sent = await mcp.ok("send_message", agent=agent, message="what is this?", images=[f"data:image/png;base64,{data}"])
+    page = await mcp.ok("list_messages", conversation_id=sent.data["conversation_id"])
+
+    assert sent.data["reply"] == "A dot."
+    assert texts(page.data)[0].startswith("what is this?")
+
+
+async def test_cursors_that_are_unknown_are_refused(mcp: Caller, agent: str) -> None:
+    assert "no conversation" in await mcp.refused("list_conversations", agent=agent, after="local-conv-999999")
+    assert "no agent" in await mcp.refused("list_agents", after="agent-local-00000000-0000-4000-8000-000000000000")
+
+
+async def test_a_summary_by_another_model_is_refused(mcp: Caller, agent: str) -> None:
+    made = await mcp.ok("create_conversation", agent=agent)
+
+    refusal = await mcp.refused("compact", conversation_id=made.data["conversation_id"], model=MODEL)
+
+    assert "the conversation's own model" in refusal
+    assert "Nothing was changed" in refusal
+
+
+async def test_a_conversation_without_messages_has_no_time_of_a_last_one(mcp: Caller, agent: str) -> None:
+    opened = [(await mcp.ok("create_conversation", agent=agent)).data["conversation_id"] for _ in range(3)]
+    await mcp.ok("send_message", conversation_id=opened[1], message="hello")
+
+    listed = await mcp.ok("list_conversations", agent=agent, order_by="last_message_at", order="asc")
+
+    rows = listed.data["conversations"]
+    assert [each["id"] for each in rows] == [opened[1], opened[0], opened[2]]
+    assert ["last_message_at" in each for each in rows] == [True, False, False]

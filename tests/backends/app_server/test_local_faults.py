@@ -1,0 +1,209 @@
+"""Agents on this machine when something breaks: each time a sentence, and a server that goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psutil
+import pytest
+from pydantic import SecretStr
+from websockets.asyncio.server import ServerConnection, serve
+
+from letta_conversations_mcp.backends.app_server.keeper import ADDRESS
+from letta_conversations_mcp.settings import Settings
+from tests.backends.app_server.conftest import MODEL
+from tests.rig.fake_letta import FakeLetta
+from tests.rig.loopback import loopback_socket
+from tests.rig.model import Hold, Say, ScriptedModel
+from tests.rig.servers import Caller, Way, in_own_task
+
+ONE_WAY = Way("memory", "modern")
+
+
+def app_servers(state: Path) -> list[psutil.Process]:
+    """The processes that listen as the App Server of a state folder."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            of_ours = process.environ().get("LETTA_LOCAL_BACKEND_DIR", "").startswith(str(state))
+            if of_ours and any(each.status == psutil.CONN_LISTEN for each in process.net_connections()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(20):
+        while not condition():
+            await anyio.sleep(0.05)
+
+
+@pytest.fixture
+async def caller(
+    tmp_path: Path, model_url: str, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[Caller]:
+    """Our server with a state folder of its own."""
+    monkeypatch.setenv("LMSTUDIO_BASE_URL", model_url)
+    async with in_own_task(ONE_WAY.to(Settings(backend="local", local_dir=tmp_path))) as connected:
+        yield connected
+
+
+@asynccontextmanager
+async def attached(url: str, **options: Any) -> AsyncGenerator[Caller]:
+    async with ONE_WAY.to(Settings(backend="local", app_server_url=url, **options)) as connected:
+        yield connected
+
+
+async def new_agent(caller: Caller) -> str:
+    return (await caller.ok("create_agent", name="sturdy", model=MODEL)).data["agent_id"]
+
+
+async def test_a_server_that_is_killed_between_turns_is_started_again(
+    caller: Caller, model: ScriptedModel, tmp_path: Path
+) -> None:
+    model.enqueue(Say("before"), Say("after"))
+    agent = await new_agent(caller)
+    sent = await caller.ok("send_message", agent=agent, message="one")
+    place = {"conversation_id": sent.data["conversation_id"]}
+    for process in app_servers(tmp_path):
+        process.kill()
+    await until(lambda: not app_servers(tmp_path))
+
+    again = await caller.ok("send_message", **place, message="two")
+    page = await caller.ok("list_messages", **place)
+
+    assert again.data["reply"] == "after"
+    assert [each["text"] for each in page.data["messages"]] == ["one", "before", "two", "after"]
+
+
+async def test_a_server_that_is_killed_in_a_turn_leaves_a_conversation_that_works(
+    caller: Caller, model: ScriptedModel, tmp_path: Path
+) -> None:
+    held = Hold(Say("never heard"))
+    model.enqueue(held, to="doomed")
+    agent = await new_agent(caller)
+    running = await caller.ok("send_message", agent=agent, message="doomed", wait_seconds=1)
+    place = {"conversation_id": running.data["conversation_id"]}
+    await model.asked()
+    for process in app_servers(tmp_path):
+        process.kill()
+
+    interrupted = await caller.ok("wait_for_reply", **place, wait_seconds=30)
+    held.gate.set()
+    model.enqueue(Say("I am back."), to="are you there")
+    again = await caller.ok("send_message", **place, message="are you there?")
+    page = await caller.ok("list_messages", **place, kinds=["user"])
+
+    assert running.data["status"] == "running"
+    # A server that is started again takes the turn up by itself, unless it was killed too early for that.
+    assert interrupted.data["status"] in ("completed", "failed", "unknown")
+    assert again.data["reply"] == "I am back."
+    assert [each["text"] for each in page.data["messages"]] == ["doomed", "are you there?"]
+
+
+async def test_two_of_our_servers_share_one_app_server(caller: Caller, model: ScriptedModel, tmp_path: Path) -> None:
+    model.enqueue(Say("heard"))
+    agent = await new_agent(caller)
+    async with Way("stdio", "legacy").to(Settings(backend="local", local_dir=tmp_path)) as other:
+        sent = await other.ok("send_message", agent=agent, message="from the other")
+        count = len(app_servers(tmp_path))
+    page = await caller.ok("list_messages", conversation_id=sent.data["conversation_id"])
+
+    assert count == 1
+    assert [each["text"] for each in page.data["messages"]] == ["from the other", "heard"]
+
+
+async def test_without_a_model_the_ways_to_one_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LMSTUDIO_BASE_URL", raising=False)
+    with loopback_socket() as unused:
+        # An address where nothing answers, or a model that runs on the developer's machine would be found.
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+        for variable in ("LMSTUDIO_BASE_URL", "OLLAMA_BASE_URL", "LLAMA_CPP_BASE_URL"):
+            monkeypatch.setenv(variable, url)
+        async with ONE_WAY.to(Settings(backend="local", local_dir=tmp_path)) as caller:
+            listed = await caller.ok("list_models")
+            refused = await caller.refused("create_agent", name="nobody")
+
+    for text in (listed.text, refused):
+        assert "Ollama" in text
+        assert "OPENAI_API_KEY" in text
+
+
+async def test_an_address_where_nothing_answers_is_said_to_be_one() -> None:
+    with loopback_socket() as unused:
+        url = f"ws://127.0.0.1:{unused.getsockname()[1]}/ws"
+        async with attached(url) as caller:
+            refusal = await caller.refused("list_agents")
+
+    assert "App Server cannot be reached" in refusal
+    assert url in refusal
+
+
+async def test_another_server_is_said_to_be_no_app_server() -> None:
+    fake = FakeLetta(ScriptedModel())
+    async with fake.serve() as url, attached(url.replace("http", "ws") + "/ws") as caller:
+        refusal = await caller.refused("list_agents")
+
+    assert "no App Server" in refusal
+
+
+@asynccontextmanager
+async def websocket(answer: Callable[[dict[str, Any]], dict[str, Any] | None]) -> AsyncGenerator[str]:
+    """A server that answers each command with what `answer` gives, or not at all."""
+
+    async def talk(connection: ServerConnection) -> None:
+        async for data in connection:
+            command = json.loads(data)
+            if (reply := answer(command)) is not None:
+                await connection.send(json.dumps({"request_id": command["request_id"], **reply}))
+
+    async with serve(talk, "127.0.0.1", 0) as server:
+        yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/ws"
+
+
+CAPABLE = {"agent_management": True, "conversation_management": True, "runtime_start": True}
+
+
+async def test_another_version_of_the_protocol_is_refused_with_the_tested_one() -> None:
+    info = {"success": True, "protocol_version": 2, "letta_code_version": "9.9"}
+    async with websocket(lambda _: info) as url, attached(url) as caller:
+        refusal = await caller.refused("list_agents")
+
+    assert "protocol version 2" in refusal
+    assert "0.34.12" in refusal
+
+
+async def test_a_missing_capability_is_named() -> None:
+    info = {"success": True, "protocol_version": 1, "capabilities": {**CAPABLE, "runtime_start": False}}
+    async with websocket(lambda _: info) as url, attached(url) as caller:
+        assert "runtime_start" in await caller.refused("list_agents")
+
+
+async def test_a_command_that_is_never_answered_ends_within_the_bound() -> None:
+    def answer(command: dict[str, Any]) -> dict[str, Any] | None:
+        known = command["type"] == "app_server_info"
+        return {"success": True, "protocol_version": 1, "capabilities": CAPABLE} if known else None
+
+    async with websocket(answer) as url, attached(url, request_timeout=1) as caller:
+        question = await caller.refused("list_agents")
+        change = await caller.refused("create_agent", name="new", model="lmstudio/fake-1")
+
+    assert "did not answer within 1 s" in question
+    assert "the same call may succeed in a moment" in question
+    assert "look before repeating it" in change
+
+
+async def test_a_wrong_token_is_named_and_not_shown(caller: Caller, tmp_path: Path) -> None:
+    await caller.ok("list_agents")
+    url = json.loads(next(tmp_path.rglob(ADDRESS)).read_text())["url"]
+    async with attached(url, app_server_token=SecretStr("wrong-token")) as other:
+        refusal = await other.refused("list_agents")
+
+    assert "LETTA_MCP_APP_SERVER_TOKEN" in refusal
+    assert "wrong-token" not in refusal

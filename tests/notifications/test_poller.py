@@ -1,0 +1,200 @@
+"""Watching conversations: how often they are looked at, for whom, and until when; and which verbs say a word."""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from letta_conversations_mcp.backends.open import open_backend
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.errors import NotFound, Refused
+from letta_conversations_mcp.core.model import ConversationChanges, NewConversation
+from letta_conversations_mcp.notifications import poller as watching
+from letta_conversations_mcp.notifications.events import Change, LocalChanges, announcing
+from letta_conversations_mcp.notifications.poller import Watcher, open_watcher
+from letta_conversations_mcp.settings import Settings
+from tests.rig.letta_server import Letta
+
+NEVER = 3600
+QUICKLY = 0.02
+
+CHANGES_NOTHING = {
+    "check",
+    "create_agent",
+    "get_agent",
+    "get_context_use",
+    "get_conversation",
+    "get_prompt",
+    "get_run",
+    "isolated_labels",
+    "list_agents",
+    "list_approvals",
+    "list_conversations",
+    "list_isolated_blocks",
+    "list_messages",
+    "list_models",
+    "list_run_chunks",
+    "list_runs",
+    "owner_of",
+    "recompile",
+    "search_messages",
+}
+"""The verbs that leave what is said of every conversation, and in it, as it is."""
+
+
+class Ear:
+    """Hears topics being told."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    async def tell(self, topic: str) -> None:
+        self.heard.append(topic)
+
+    async def hear(self, count: int = 1) -> None:
+        """Wait until so many topics have been told in all."""
+        with anyio.fail_after(20):
+            while len(self.heard) < count:
+                await anyio.sleep(QUICKLY)
+
+
+@asynccontextmanager
+async def watcher_of(
+    letta: Letta, tell: Callable[[str], Awaitable[None]], every: float
+) -> AsyncGenerator[tuple[Watcher, Backend, LocalChanges]]:
+    changes = LocalChanges()
+    async with (
+        open_backend(Settings(base_url=letta.base_url)) as backend,
+        open_watcher(changes, tell, every=every) as it,
+    ):
+        yield it, announcing(backend, changes), changes
+
+
+async def a_conversation(letta: Letta) -> str:
+    agent_id, _ = await letta.new_agent()
+    return await letta.new_conversation(agent_id)
+
+
+def looks(letta: Letta, conversation_id: str) -> int:
+    """How often our server asked Letta for a conversation."""
+    path = f"/v1/conversations/{conversation_id}"
+    return sum(each.method == "GET" and each.path == path for each in letta.fake.requests)
+
+
+async def looked_often(letta: Letta, conversation_id: str) -> None:
+    begun = looks(letta, conversation_id)
+    with anyio.fail_after(20):
+        while looks(letta, conversation_id) < begun + 3:
+            await anyio.sleep(QUICKLY)
+
+
+@pytest.mark.fake_only
+async def test_a_conversation_is_looked_at_until_its_last_watcher_stops(letta: Letta) -> None:
+    conversation_id = await a_conversation(letta)
+    async with watcher_of(letta, Ear().tell, QUICKLY) as (watcher, backend, _):
+        stop_first = await watcher.watch(conversation_id, "one", backend)
+        stop_second = await watcher.watch(conversation_id, "two", backend)
+        stop_first()
+        await looked_often(letta, conversation_id)
+        stop_second()
+        other = await a_conversation(letta)
+        await watcher.watch(other, "three", backend)
+        seen = looks(letta, conversation_id)
+        await looked_often(letta, other)
+
+        assert looks(letta, conversation_id) <= seen + 1
+
+
+@pytest.mark.fake_only
+async def test_nothing_is_told_while_nothing_changes(letta: Letta) -> None:
+    conversation_id = await a_conversation(letta)
+    ear = Ear()
+    async with watcher_of(letta, ear.tell, QUICKLY) as (watcher, backend, _):
+        await watcher.watch(conversation_id, "one", backend)
+        await looked_often(letta, conversation_id)
+
+    assert ear.heard == []
+
+
+@pytest.mark.fake_only
+async def test_a_change_by_this_server_is_not_told_again_and_again_however_often_is_looked(letta: Letta) -> None:
+    conversation_id = await a_conversation(letta)
+    ear = Ear()
+    async with watcher_of(letta, ear.tell, QUICKLY) as (watcher, backend, _):
+        await watcher.watch(conversation_id, "one", backend)
+        await backend.update_conversation(conversation_id, ConversationChanges(summary="new"))
+        await ear.hear()
+        await looked_often(letta, conversation_id)
+
+    # A look may see the change before this server has been told that it is made, and then it is told of twice.
+    assert ear.heard in (["one"], ["one", "one"])
+
+
+async def test_a_change_is_told_under_every_name_that_is_watched(letta: Letta) -> None:
+    conversation_id = await a_conversation(letta)
+    ear = Ear()
+    async with watcher_of(letta, ear.tell, NEVER) as (watcher, backend, changes):
+        for topic in ("one", "two", "two"):
+            await watcher.watch(conversation_id, topic, backend)
+        changes.publish(Change(conversation_id))
+        await ear.hear(2)
+        changes.publish(Change(conversation_id))
+        await ear.hear(4)
+
+    assert ear.heard == ["one", "two", "one", "two"]
+
+
+@pytest.mark.fake_only
+async def test_watching_outlives_a_letta_that_does_not_answer(letta: Letta) -> None:
+    conversation_id = await a_conversation(letta)
+    ear = Ear()
+    async with watcher_of(letta, ear.tell, QUICKLY) as (watcher, backend, _):
+        await watcher.watch(conversation_id, "one", backend)
+        letta.fake.fail("GET", f"/v1/conversations/{conversation_id}", status=500, times=2)
+        await looked_often(letta, conversation_id)
+        await letta.send(conversation_id, "after that")
+        await ear.hear()
+
+
+async def test_what_is_not_there_is_not_watched(letta: Letta) -> None:
+    async with watcher_of(letta, Ear().tell, NEVER) as (watcher, backend, _):
+        with pytest.raises(NotFound):
+            await watcher.watch(f"conv-{uuid.uuid4()}", "one", backend)
+
+
+async def test_only_so_many_conversations_are_watched(letta: Letta, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "MOST_WATCHED", 1)
+    first, second = await a_conversation(letta), await a_conversation(letta)
+    async with watcher_of(letta, Ear().tell, NEVER) as (watcher, backend, _):
+        stop = await watcher.watch(first, "one", backend)
+        with pytest.raises(Refused, match="watched already"):
+            await watcher.watch(second, "two", backend)
+        stop()
+        await watcher.watch(second, "two", backend)
+
+
+async def test_making_and_deleting_a_conversation_lists_it_anew(letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    heard: list[Change] = []
+    async with watcher_of(letta, Ear().tell, NEVER) as (_, backend, changes):
+        stop = changes.subscribe(heard.append)
+        made = await backend.create_conversation(NewConversation(agent_id=agent_id))
+        await backend.delete_conversation(made.id)
+        stop()
+        await backend.create_conversation(NewConversation(agent_id=agent_id))
+
+    assert heard == [Change(made.id, relisted=True)] * 2
+
+
+def test_every_verb_is_known_to_change_a_conversation_or_not() -> None:
+    """A verb that is added has to be thought of here: those who watch are told of what is made through it, or not."""
+    verbs = {name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_")}
+    changing = set(vars(type(announcing(None, LocalChanges())))) & verbs  # pyright: ignore[reportArgumentType] - no verb is called
+
+    assert changing | CHANGES_NOTHING == verbs
+    assert not changing & CHANGES_NOTHING
