@@ -2,7 +2,7 @@
 
 import sys
 
-from letta_conversations_mcp.cli.loading import loading
+from letta_conversations_mcp.cli import loading
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from letta_conversations_mcp.http import build_app, listen
 from letta_conversations_mcp.server.app import ConversationServer
 from letta_conversations_mcp.server.tasks.handlers import TASKED, Tasked
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.tools.tool import ToolContext
+from letta_conversations_mcp.tools.base import ToolContext
 from tests.conformance.content import JSON_SCHEMA_TOOL, add_content
 from tests.conformance.rounds import add_rounds
 from tests.conformance.work import TASKED_FIXTURES, add_work

@@ -15,7 +15,7 @@ from mcp_types import INTERNAL_ERROR, CallToolResult
 from letta_conversations_mcp.core.errors import NotFound
 from letta_conversations_mcp.server.tasks.extension import GRACE_SECONDS
 from letta_conversations_mcp.server.tasks.handlers import Finding, Trace
-from letta_conversations_mcp.tools.tool import Services
+from letta_conversations_mcp.tools.base import Services
 
 LONGER = GRACE_SECONDS + 0.2
 """What takes less makes no task, and the suite wants one."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from letta_conversations_mcp.conversations.whole import OVERLAP, PAGE, read_whole
+from letta_conversations_mcp.conversations.history import OVERLAP, PAGE, read_whole
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import NotFound
 from letta_conversations_mcp.core.model import ConversationRef, Message, MessageQuery, Page

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from letta_conversations_mcp.tools.asking import AT_ONCE
+from letta_conversations_mcp.tools.ask_many import AT_ONCE
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Refuse, Say
 from tests.rig.servers import Caller

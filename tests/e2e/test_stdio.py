@@ -186,6 +186,7 @@ NOT_AT_THE_START = {
     "cli.demo": "another command",
     "tools.catalogue": "with the first request for a tool",
     "tools.messages": "with the first request for a tool",
+    "tools.results": "with the first request for a tool",
     "server.tasks.handlers": "with the first call that may become a task",
     "server.prompts": "with the first request for a prompt",
 }

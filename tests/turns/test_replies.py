@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from letta_conversations_mcp.conversations.transcript import length
 from letta_conversations_mcp.core.model import ConversationRef, ToolCall, Turn, TurnFailure, TurnStatus, Usage
-from letta_conversations_mcp.tools.replies import Reply, ReplyKind
+from letta_conversations_mcp.tools.results.reply import Reply, ReplyKind
 from letta_conversations_mcp.turns.handle import WITHDRAWN
 from tests.rig.captured import STREAMS, chunks_of, turn_of
 

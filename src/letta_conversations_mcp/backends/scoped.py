@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import anyio
 
-from letta_conversations_mcp.conversations.ordering import in_order
+from letta_conversations_mcp.conversations.lookup import in_order
 from letta_conversations_mcp.core.backend import Backend, NoSearch
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, NotFound, Refused
 from letta_conversations_mcp.core.model import (

@@ -16,8 +16,7 @@ from pydantic_core import to_json
 from letta_conversations_mcp.cli.failure import CommandFailed
 from letta_conversations_mcp.cli.fleet import DeclaredAgent, DeclaredConversation, Fleet, read_fleet
 from letta_conversations_mcp.cli.running import run_with_backend
-from letta_conversations_mcp.conversations.finding import check_blocks, conversations_with_summary
-from letta_conversations_mcp.conversations.lookup import find_agent
+from letta_conversations_mcp.conversations.lookup import check_blocks, conversations_with_summary, find_agent
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import NAME_CHARS, ConversationError, quote
 from letta_conversations_mcp.core.model import Agent, Conversation, NewConversation

@@ -18,8 +18,8 @@ from pydantic_settings import BaseSettings, CliSettingsSource
 
 from letta_conversations_mcp import __version__
 from letta_conversations_mcp.backends.open import NoBackend, check_backend
+from letta_conversations_mcp.cli import loading
 from letta_conversations_mcp.cli.failure import CommandFailed
-from letta_conversations_mcp.cli.loading import loading
 from letta_conversations_mcp.core.errors import ConversationError
 from letta_conversations_mcp.settings import BackendSettings, Settings
 

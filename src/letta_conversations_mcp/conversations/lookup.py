@@ -1,10 +1,14 @@
-"""From what a caller wrote to where it is: agents by id or name, conversations by id or as an agent's default.
+"""From what a caller wrote to where it is: agents by id or name, conversations by id, by summary, or as an agent's
+default. Also the memory blocks that a new conversation asks for.
 
 Every id is checked against its pattern here, before it can become part of a URL.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from difflib import get_close_matches
 
 from letta_conversations_mcp.core.backend import Backend
@@ -16,6 +20,8 @@ from letta_conversations_mcp.core.model import (
     MESSAGE_ID,
     RUN_ID,
     Agent,
+    Conversation,
+    ConversationQuery,
     ConversationRef,
 )
 
@@ -24,6 +30,9 @@ CANDIDATES = 8
 
 KNOWN = 100
 """How many of the newest agents are compared with a misspelt name."""
+
+LOOKUP_PAGE = 100
+"""Conversations asked for at a time when all have to be looked through."""
 
 
 async def find_agent(backend: Backend, agent: str) -> Agent:
@@ -113,3 +122,52 @@ async def locate(backend: Backend, conversation_id: str, agent: str = "") -> Con
                 f"conversation {checked} belongs to {owner}, not to {found.id}; leave agent out, the id is enough.",
             )
     return ConversationRef(conversation_id=checked, agent_id=owner)
+
+
+async def conversations_with_summary(backend: Backend, agent_id: str, summary: str) -> tuple[Conversation, ...]:
+    """The agent's conversations with exactly this summary, archived ones too, however many it has.
+
+    The look ends at the first page on which a second one is found: then there is no one to be meant.
+    """
+    # The server takes the search for an SQL LIKE pattern, so it gets the longest part that has no special characters.
+    search = max(re.split(r"[\\%_]", summary), key=len)
+    query = ConversationQuery(agent_id=agent_id, search=search, archived="all", limit=LOOKUP_PAGE)
+    matches: dict[str, Conversation] = {}
+    seen: set[str] = set()
+    while True:
+        page = await backend.list_conversations(query)
+        matches |= {each.id: each for each in page.items if each.summary == summary}
+        if not page.more or page.items[-1].id in seen or len(matches) > 1:
+            return tuple(matches.values())
+        seen |= {each.id for each in page.items}
+        query = query.model_copy(update={"after": page.items[-1].id})
+
+
+async def check_blocks(backend: Backend, owner: Agent, wanted: Sequence[str]) -> None:
+    """Raises InvalidArgument for a label that the agent lacks: 0.16.8 would refuse it and leave a broken one behind."""
+    labels = owner.block_labels
+    if labels is None:
+        labels = (await backend.get_agent(owner.id)).block_labels
+    if labels is None:
+        return
+    if unknown := [label for label in wanted if label not in labels]:
+        has = ", ".join(labels) or "none"
+        raise InvalidArgument("isolated_blocks", f"agent {owner.name!r} has no block {unknown[0]!r}; it has: {has}.")
+
+
+def in_order(conversations: Iterable[Conversation], query: ConversationQuery) -> list[Conversation]:
+    """Conversations sorted as the REST API sorts them, for lists that are put together here: by time, then by id; those
+    without a time come last in both directions. The last message's time stands in for the last run's, which is not
+    reported."""
+
+    def time(each: Conversation) -> str:
+        return each.created_at if query.order_by == "created_at" else each.last_message_at
+
+    def place(each: Conversation) -> tuple[datetime, str]:
+        return datetime.fromisoformat(time(each)), each.id
+
+    every = list(conversations)
+    descending = query.order == "desc"
+    timed = sorted((each for each in every if time(each)), key=place, reverse=descending)
+    others = sorted((each for each in every if not time(each)), key=lambda each: each.id, reverse=descending)
+    return [*timed, *others]

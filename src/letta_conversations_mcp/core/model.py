@@ -87,6 +87,18 @@ class ConversationRef(Noun):
             return f"default of {self.agent_id}"
         return self.conversation_id
 
+    @property
+    def arguments(self) -> dict[str, str]:
+        """The arguments that name this conversation in a call of any tool."""
+        if self.conversation_id == DEFAULT_CONVERSATION:
+            return {"conversation_id": self.conversation_id, "agent": self.agent_id}
+        return {"conversation_id": self.conversation_id}
+
+    @property
+    def in_call(self) -> str:
+        """The same as text, for advice such as `list_messages(conversation_id='conv-…')`."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+
 
 class ToolCall(Noun):
     """A tool call of the agent. `arguments` is the JSON text as the model wrote it, which may be no JSON at all."""
@@ -298,6 +310,10 @@ class FoundMessage(Noun):
     conversation_id: str
     message: Message
     agent_id: str = ""
+
+    @property
+    def ref(self) -> ConversationRef:
+        return ConversationRef(conversation_id=self.conversation_id, agent_id=self.agent_id)
 
 
 class Health(Noun):

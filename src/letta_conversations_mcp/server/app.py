@@ -16,7 +16,6 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
-    INTERNAL_ERROR,
     INVALID_PARAMS,
     CallToolResult,
     GetPromptResult,
@@ -42,7 +41,8 @@ from letta_conversations_mcp.server.resources import add_resources
 from letta_conversations_mcp.server.subscriptions import Subscriptions, open_telling
 from letta_conversations_mcp.server.tasks.extension import Tasks
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.tools.tool import ConversationTool, Services, ToolContext, ToolSpec, services_of
+from letta_conversations_mcp.tools.base import ConversationTool, Services, ToolContext, ToolSpec, services_of
+from letta_conversations_mcp.tools.mcp_errors import to_mcp_error, to_tool_error
 from letta_conversations_mcp.turns.draining import Drain
 from letta_conversations_mcp.turns.scheduler import TurnLimits, open_sender
 from letta_conversations_mcp.turns.timing import Pace
@@ -205,7 +205,7 @@ class ConversationServer(MCPServer[Services]):
         try:
             await self.call_tool("cancel", dict(arguments), Context(request_context=ctx, mcp_server=self))
         except ToolError as error:
-            raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
+            raise to_mcp_error(error) from error
 
     async def list_tools(self) -> list[Tool]:
         return [self.tools[name].listed() for name in self._usable()]
@@ -217,7 +217,7 @@ class ConversationServer(MCPServer[Services]):
         usable = self._usable()
         with counted(self.watch, name if name in self.specs else UNKNOWN):
             if scope and not self.access().may(scope):
-                raise ToolError(str(Forbidden(name, scope)))
+                raise to_tool_error(Forbidden(name, scope))
             if name not in usable:
                 raise ToolError(f"There is no tool {name[:80]!r}. There are: {', '.join(usable)}.")
             if context is None:

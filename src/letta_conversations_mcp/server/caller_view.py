@@ -16,7 +16,6 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
-    INTERNAL_ERROR,
     INVALID_REQUEST,
     CompleteResult,
     Completion,
@@ -28,8 +27,9 @@ from pydantic import SkipValidation
 
 from letta_conversations_mcp.backends.scoped import ScopedBackend
 from letta_conversations_mcp.core.access import EVERYTHING, Access
-from letta_conversations_mcp.core.errors import ConversationError, Forbidden
-from letta_conversations_mcp.tools.tool import Services
+from letta_conversations_mcp.core.errors import Forbidden
+from letta_conversations_mcp.tools.base import Services
+from letta_conversations_mcp.tools.mcp_errors import raising_mcp_errors, to_mcp_error
 
 _NOTHING_TO_READ: Mapping[str, HandlerResult] = {
     "resources/list": ListResourcesResult(resources=[]),
@@ -75,13 +75,11 @@ class Callers:
         if not access.may("read") and ctx.method.startswith(_READING):
             if ctx.method in _NOTHING_TO_READ:
                 return _NOTHING_TO_READ[ctx.method]
-            raise MCPError(code=INVALID_REQUEST, message=str(Forbidden(ctx.method, "read")))
+            raise to_mcp_error(Forbidden(ctx.method, "read"))
         if access == EVERYTHING:
             return await call_next(ctx)
-        try:
+        with raising_mcp_errors():
             services = await _view(ctx.lifespan_context, access)
-        except ConversationError as error:
-            raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
         return await call_next(replace(ctx, lifespan_context=services))
 
 

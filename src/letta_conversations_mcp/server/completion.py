@@ -12,7 +12,7 @@ from letta_conversations_mcp.conversations.lookup import find_agent
 from letta_conversations_mcp.core.errors import Ambiguous, NotFound
 from letta_conversations_mcp.core.message_json import mapping_field, text_field
 from letta_conversations_mcp.core.model import ConversationQuery
-from letta_conversations_mcp.tools.tool import Services
+from letta_conversations_mcp.tools.base import Services
 
 COMPLETIONS = 100
 """The most that MCP lets a completion hold."""

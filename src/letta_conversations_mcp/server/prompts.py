@@ -10,10 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mcp.shared.exceptions import MCPError
 from mcp_types import (
-    INTERNAL_ERROR,
-    INVALID_PARAMS,
     GetPromptResult,
     Prompt,
     PromptArgument,
@@ -24,10 +21,11 @@ from mcp_types import (
 from letta_conversations_mcp.conversations.history import read_history
 from letta_conversations_mcp.conversations.lookup import find_agent, locate
 from letta_conversations_mcp.conversations.transcript import body, shorten, to_markdown
-from letta_conversations_mcp.core.errors import Ambiguous, ConversationError, InvalidArgument, NotFound, quote
-from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, ConversationQuery, ConversationRef, MessageQuery
-from letta_conversations_mcp.tools.conversations import ConversationRow
-from letta_conversations_mcp.tools.tool import Services
+from letta_conversations_mcp.core.errors import InvalidArgument, quote
+from letta_conversations_mcp.core.model import ConversationQuery, ConversationRef, MessageQuery
+from letta_conversations_mcp.tools.base import Services
+from letta_conversations_mcp.tools.mcp_errors import raising_mcp_errors
+from letta_conversations_mcp.tools.results.conversations import ConversationRow
 
 MESSAGES = 50
 """The newest messages that a prompt brings along."""
@@ -68,12 +66,8 @@ class PromptSpec:
 
     async def get(self, services: Services, given: Mapping[str, Any]) -> GetPromptResult:
         """The prompt with its arguments. Raises MCPError, with what is wrong in words."""
-        try:
+        with raising_mcp_errors():
             text = await self.text(services, self._check(given))
-        except (InvalidArgument, NotFound, Ambiguous) as error:
-            raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
-        except ConversationError as error:
-            raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
         message = PromptMessage(role="user", content=TextContent(type="text", text=text))
         return GetPromptResult(description=self.description, messages=[message])
 
@@ -94,7 +88,7 @@ async def _continue_conversation(services: Services, arguments: Arguments) -> st
         f"I want to go on with a conversation that a Letta agent ({ref.agent_id}) and its users have. Its newest "
         f"messages are below.\n\n{transcript}\n\n"
         "Tell me in two or three sentences where it stands. Unless I say it now, ask me what to say next. Then send "
-        f"that, in my words, with send_message({_address(ref)}, message=…) and show me the reply. When it answers "
+        f"that, in my words, with send_message({ref.in_call}, message=…) and show me the reply. When it answers "
         "running, call wait_for_reply; never send the same message again."
     )
 
@@ -148,7 +142,7 @@ async def _transcript(services: Services, ref: ConversationRef) -> str:
     page = await read_history(services.backend, ref, MessageQuery(limit=MESSAGES))
     bodies = [body(each) for each in page.messages]
     texts = shorten(bodies, services.settings.max_output_chars - RESERVED_CHARS - MESSAGE_CHARS * len(bodies))
-    older = f"Older messages: list_messages({_address(ref)}, before={page.older!r})." if page.older else ""
+    older = f"Older messages: list_messages({ref.in_call}, before={page.older!r})." if page.older else ""
     cut = "Some messages are cut to fit; list_messages reads on in them." if texts != bodies else ""
     shown = _marked("transcript", to_markdown(page.messages, texts) or "(no messages)")
     return "\n".join(filter(None, [shown, older, cut]))
@@ -157,13 +151,6 @@ async def _transcript(services: Services, ref: ConversationRef) -> str:
 def _marked(name: str, text: str) -> str:
     """Text of others, between marks that it cannot end itself."""
     return f"<{name}>\n{text.replace(f'</{name}', f'< {name}')}\n</{name}>"
-
-
-def _address(ref: ConversationRef) -> str:
-    """How a tool is told the conversation."""
-    if ref.conversation_id == DEFAULT_CONVERSATION:
-        return f"conversation_id='default', agent={ref.agent_id!r}"
-    return f"conversation_id={ref.conversation_id!r}"
 
 
 PROMPTS = (

@@ -4,17 +4,12 @@ the list that a client shows to a person. Read-only, and each within the budget 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from functools import cache, partial
 from typing import Any
 
 from mcp.server import MCPServer, ServerRequestContext
 from mcp.server.context import CallNext, HandlerResult
-from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
-from mcp.shared.exceptions import MCPError
 from mcp_types import (
-    INTERNAL_ERROR,
-    INVALID_PARAMS,
     Annotations,
     CompleteResult,
     Completion,
@@ -30,10 +25,11 @@ from pydantic_core import to_json
 from letta_conversations_mcp.conversations.history import HistoryPage, read_history
 from letta_conversations_mcp.conversations.lookup import check_conversation_id, check_message_id, locate
 from letta_conversations_mcp.conversations.transcript import body, shorten, to_markdown
-from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, NotFound
+from letta_conversations_mcp.core.errors import InvalidArgument
 from letta_conversations_mcp.core.model import CONVERSATION_ID, Conversation, ConversationQuery, MessageQuery
 from letta_conversations_mcp.server.completion import complete_argument
-from letta_conversations_mcp.tools.tool import Services, ToolContext, services_of
+from letta_conversations_mcp.tools.base import Services, ToolContext, services_of
+from letta_conversations_mcp.tools.mcp_errors import raising_mcp_errors, raising_resource_errors
 
 CONVERSATION_URI = "letta://conversations/{conversation_id}"
 TRANSCRIPT_URI = "letta://conversations/{conversation_id}/transcript{?before,limit}"
@@ -80,7 +76,8 @@ def _add_templates(server: MCPServer[Services]) -> None:
         mime_type="application/json",
     )
     async def conversation(conversation_id: str, ctx: ToolContext) -> str:
-        return await _read(lambda: _describe(services_of(ctx), conversation_id))
+        with raising_resource_errors():
+            return await _describe(services_of(ctx), conversation_id)
 
     @server.resource(
         TRANSCRIPT_URI,
@@ -91,8 +88,8 @@ def _add_templates(server: MCPServer[Services]) -> None:
         annotations=Annotations(audience=["user", "assistant"]),
     )
     async def transcript(conversation_id: str, ctx: ToolContext, before: str = "", limit: str = "") -> str:
-        services = services_of(ctx)
-        return await _read(lambda: _markdown(services, conversation_id, before, limit))
+        with raising_resource_errors():
+            return await _markdown(services_of(ctx), conversation_id, before, limit)
 
     @server.resource(
         TRANSCRIPT_JSON_URI,
@@ -102,18 +99,8 @@ def _add_templates(server: MCPServer[Services]) -> None:
         mime_type="application/json",
     )
     async def transcript_json(conversation_id: str, ctx: ToolContext, before: str = "", limit: str = "") -> str:
-        services = services_of(ctx)
-        return await _read(lambda: _json(services, conversation_id, before, limit))
-
-
-async def _read(reading: Callable[[], Coroutine[Any, Any, str]]) -> str:
-    """A resource's text, with our errors as MCP's."""
-    try:
-        return await reading()
-    except (NotFound, InvalidArgument) as error:
-        raise ResourceNotFoundError(str(error)) from error
-    except ConversationError as error:
-        raise ResourceError(str(error)) from error
+        with raising_resource_errors():
+            return await _json(services_of(ctx), conversation_id, before, limit)
 
 
 async def _describe(services: Services, conversation_id: str) -> str:
@@ -205,13 +192,9 @@ async def ask_letta(ctx: ServerRequestContext[Services, Any], call_next: CallNex
     if ctx.request_id is None:
         return result
     params = ctx.params or {}
-    try:
+    with raising_mcp_errors():
         if ctx.method == "resources/list":
             return await _recent(ctx.lifespan_context, params.get("cursor"))
         if ctx.method == "completion/complete":
             return CompleteResult(completion=await complete_argument(ctx.lifespan_context, params))
-    except (NotFound, InvalidArgument) as error:
-        raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
-    except ConversationError as error:
-        raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
     return result

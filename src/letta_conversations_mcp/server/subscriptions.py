@@ -21,7 +21,6 @@ from mcp.server.context import CallNext, HandlerResult
 from mcp.server.subscriptions import ResourcesListChanged, ResourceUpdated, ServerEvent, SubscriptionBus
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
-    INTERNAL_ERROR,
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
     EmptyResult,
@@ -34,7 +33,8 @@ from letta_conversations_mcp.core.errors import ConversationError, InvalidArgume
 from letta_conversations_mcp.core.model import CONVERSATION_ID
 from letta_conversations_mcp.notifications.events import Change, Changes
 from letta_conversations_mcp.notifications.poller import Watcher, open_watcher
-from letta_conversations_mcp.tools.tool import Services
+from letta_conversations_mcp.tools.base import Services
+from letta_conversations_mcp.tools.mcp_errors import raising_mcp_errors, to_mcp_error
 
 MOST_OF_ONE = 50
 """Resources that one connection or stream can subscribe to."""
@@ -149,12 +149,8 @@ class Subscriptions:
         if params.uri not in subscriptions:
             if len(subscriptions) >= MOST_OF_ONE:
                 raise MCPError(code=INVALID_PARAMS, message=f"At most {MOST_OF_ONE} resources can be subscribed to.")
-            try:
+            with raising_mcp_errors({"uri": params.uri}):
                 stop = await _watch(ctx, params.uri)
-            except (InvalidArgument, NotFound, Refused) as error:
-                raise MCPError(code=INVALID_PARAMS, message=str(error), data={"uri": params.uri}) from error
-            except ConversationError as error:
-                raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
             # The same request may have come twice at the same time.
             subscriptions.setdefault(params.uri, stop)
             if subscriptions[params.uri] is not stop:
@@ -195,7 +191,7 @@ class Subscriptions:
                     except (InvalidArgument, NotFound, Refused):
                         continue
                     except ConversationError as error:
-                        raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
+                        raise to_mcp_error(error) from error
             honoured = {name: value for name, value in asked.items() if name not in _NEVER_TOLD}
             if isinstance(uris, list):
                 honoured["resourceSubscriptions"] = list(held)

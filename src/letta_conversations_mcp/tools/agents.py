@@ -6,43 +6,19 @@ from typing import Annotated
 
 from pydantic import Field
 
-from letta_conversations_mcp.conversations.lookup import check_agent_id
-from letta_conversations_mcp.conversations.transcript import cut
+from letta_conversations_mcp.conversations.lookup import (
+    check_agent_id,
+)
 from letta_conversations_mcp.core.errors import Refused
-from letta_conversations_mcp.core.model import Agent, NewAgent
-from letta_conversations_mcp.tools.tool import Result, ToolContext, ToolSpec, services_of
-
-DESCRIPTION_CHARS = 200
-"""An agent's description in a list: enough to tell agents apart."""
-
-
-MODELS = 100
-"""Models in one answer; a server may offer hundreds."""
-
-
-class AgentRow(Result):
-    id: str
-    name: str
-    model: str = ""
-    description: str = ""
-
-    @classmethod
-    def of(cls, agent: Agent) -> AgentRow:
-        return cls(
-            id=agent.id, name=agent.name, model=agent.model, description=cut(agent.description, DESCRIPTION_CHARS)
-        )
-
-    def to_text(self) -> str:
-        details = " · ".join(filter(None, [self.model, " ".join(self.description.split())]))
-        return f"{self.name} · {self.id}" + (f" · {details}" if details else "")
-
-
-class AgentList(Result):
-    agents: tuple[AgentRow, ...] = ()
-    next: str = ""
-
-    def to_text(self) -> str:
-        return "\n".join(filter(None, [*(agent.to_text() for agent in self.agents), self.next]))
+from letta_conversations_mcp.core.model import (
+    NewAgent,
+)
+from letta_conversations_mcp.tools.base import (
+    ToolContext,
+    ToolSpec,
+    services_of,
+)
+from letta_conversations_mcp.tools.results.agents import AgentCreated, AgentList, AgentRow
 
 
 async def list_agents(
@@ -61,40 +37,6 @@ async def list_agents(
         hint = " Call it without search to see all." if search else " An agent is made in Letta."
         return AgentList(next=f"No agents{f' with {search!r} in their name' if search else ' on this page'}.{hint}")
     return AgentList(agents=rows, next=f"More: list_agents(after={rows[-1].id!r})." if page.more else "")
-
-
-class ModelList(Result):
-    models: tuple[str, ...] = ()
-    note: str = ""
-
-    def to_text(self) -> str:
-        return "\n".join(filter(None, [*self.models, self.note]))
-
-
-class AgentCreated(Result):
-    agent_id: str
-    name: str
-    model: str = ""
-    next: str = ""
-
-    def to_text(self) -> str:
-        return f"Created agent {self.name!r} ({self.agent_id}) with model {self.model}.\n{self.next}"
-
-
-async def list_models(
-    ctx: ToolContext,
-    search: Annotated[str, Field(description="part of the handle, such as 'sonnet'; empty for all")] = "",
-) -> ModelList:
-    """List the models that an agent or a conversation can have here, as handles provider/model. Use one as model of
-    create_agent, create_conversation or send_message. Changes nothing."""
-    services = services_of(ctx)
-    every = await services.backend.list_models()
-    found = [handle for handle in every if search.strip().lower() in handle.lower()]
-    if not every:
-        return ModelList(note=services.backend.without_models)
-    shown = tuple(found[:MODELS])
-    note = f"{len(found) - MODELS} more; search for a part of the name." if len(found) > MODELS else ""
-    return ModelList(models=shown, note=note or ("" if found else f"None of the {len(every)} models has {search!r}."))
 
 
 async def create_agent(
@@ -126,6 +68,7 @@ async def create_agent(
     )
 
 
-LIST_MODELS = ToolSpec(list_models, title="List models", read_only=True)
-CREATE_AGENT = ToolSpec(create_agent, title="Create an agent", makes_agents=True)
-AGENT_TOOLS = (ToolSpec(list_agents, title="List agents", read_only=True), LIST_MODELS, CREATE_AGENT)
+AGENT_TOOLS = (
+    ToolSpec(list_agents, title="List agents", read_only=True),
+    ToolSpec(create_agent, title="Create an agent", makes_agents=True),
+)

@@ -23,9 +23,7 @@ from letta_conversations_mcp.conversations.approvals import decide
 from letta_conversations_mcp.conversations.lookup import locate
 from letta_conversations_mcp.core.errors import InvalidArgument, NothingPending, quote
 from letta_conversations_mcp.core.model import Approvals, ConversationRef, ToolCall, Turn
-from letta_conversations_mcp.tools.progress import reporter
-from letta_conversations_mcp.tools.replies import Reply, ReplyKind
-from letta_conversations_mcp.tools.tool import (
+from letta_conversations_mcp.tools.base import (
     ConversationArgument,
     DefaultAgentArgument,
     PersonAsked,
@@ -34,6 +32,8 @@ from letta_conversations_mcp.tools.tool import (
     WaitArgument,
     services_of,
 )
+from letta_conversations_mcp.tools.progress import reporter
+from letta_conversations_mcp.tools.results.reply import Reply, ReplyKind
 
 WITHOUT_QUESTIONS = "2026-07-28"
 """The first protocol version without questions in the middle of a call."""

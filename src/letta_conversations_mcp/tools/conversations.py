@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from letta_conversations_mcp.conversations.finding import check_blocks, conversations_with_summary
+from letta_conversations_mcp.conversations import describe as describing
+from letta_conversations_mcp.conversations import fork as branching
+from letta_conversations_mcp.conversations import memory
+from letta_conversations_mcp.conversations import update as changing
 from letta_conversations_mcp.conversations.keys import check_key, one_at_a_time, open_with_key
-from letta_conversations_mcp.conversations.lookup import check_conversation_id, find_agent, locate
-from letta_conversations_mcp.conversations.transcript import cut, length
+from letta_conversations_mcp.conversations.lookup import (
+    check_blocks,
+    check_conversation_id,
+    check_message_id,
+    conversations_with_summary,
+    find_agent,
+    locate,
+)
+from letta_conversations_mcp.conversations.transcript import (
+    cut,
+    length,
+)
 from letta_conversations_mcp.conversations.update import check_text
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import InvalidArgument, NotConfirmed, Refused
@@ -18,121 +31,33 @@ from letta_conversations_mcp.core.model import (
     CompactionMode,
     CompactionSettings,
     Conversation,
+    ConversationChanges,
     ConversationQuery,
-    Deletion,
     NewConversation,
     Order,
     OrderBy,
 )
-from letta_conversations_mcp.tools.progress import heartbeat
-from letta_conversations_mcp.tools.tool import (
-    SUMMARY_CHARS,
+from letta_conversations_mcp.tools.base import (
     AgentArgument,
     ConversationArgument,
     DefaultAgentArgument,
-    Result,
     ToolContext,
     ToolSpec,
     services_of,
 )
-
-
-class ConversationRow(Result):
-    id: str
-    summary: str = ""
-    agent_id: str = ""
-    model: str = ""
-    last_message_at: str = ""
-    created_at: str = ""
-    archived: bool = False
-
-    @classmethod
-    def of(cls, conversation: Conversation, *, with_agent: bool) -> ConversationRow:
-        return cls(
-            id=conversation.id,
-            summary=cut(conversation.summary, SUMMARY_CHARS),
-            agent_id=conversation.agent_id if with_agent else "",
-            model=conversation.model,
-            last_message_at=conversation.last_message_at[:16],
-            created_at="" if conversation.last_message_at else conversation.created_at[:16],
-            archived=bool(conversation.archived),
-        )
-
-    def to_text(self) -> str:
-        when = (
-            f"last message {self.last_message_at}" if self.last_message_at else f"no message, created {self.created_at}"
-        )
-        parts = [
-            self.id,
-            repr(self.summary) if self.summary else "(no summary)",
-            self.agent_id,
-            self.model,
-            when.replace("T", " "),
-            "archived" if self.archived else "",
-        ]
-        return " · ".join(filter(None, parts))
-
-
-class ConversationList(Result):
-    conversations: tuple[ConversationRow, ...] = ()
-    note: str = ""
-    next: str = ""
-
-    def to_text(self) -> str:
-        return "\n".join(filter(None, [*(row.to_text() for row in self.conversations), self.note, self.next]))
-
-
-class Created(Result):
-    conversation_id: str
-    agent_id: str
-    agent_name: str = ""
-    summary: str = ""
-    reused: bool = False
-    isolated_block_ids: tuple[str, ...] = ()
-    note: str = ""
-    next: str = ""
-
-    def to_text(self) -> str:
-        named = f" ({self.summary!r})" if self.summary else ""
-        whose = f"of agent {self.agent_name!r} ({self.agent_id})"
-        first = f"{'Found' if self.reused else 'Created'} conversation {self.conversation_id}{named} {whose}."
-        blocks = f"Isolated blocks: {', '.join(self.isolated_block_ids)}." if self.isolated_block_ids else ""
-        return "\n".join(filter(None, [first, blocks, self.note, self.next]))
-
-
-class Compacted(Result):
-    conversation_id: str
-    messages_before: int
-    messages_after: int
-    summary: str = ""
-    older_listed: bool = True
-    note: str = ""
-
-    def to_text(self) -> str:
-        older = "stay readable with list_messages" if self.older_listed else "are no longer listed by this backend"
-        first = (
-            f"Compacted {self.conversation_id}: {self.messages_before} messages in context before, "
-            f"{self.messages_after} after. The older ones {older}."
-        )
-        return "\n".join(
-            filter(None, [first, f"Summary that replaces them: {self.summary}" if self.summary else "", self.note])
-        )
-
-
-class Deleted(Result):
-    conversation_id: str
-    outcome: Deletion
-    summary: str = ""
-    note: str = ""
-
-    def to_text(self) -> str:
-        named = f" ({self.summary!r})" if self.summary else ""
-        if self.outcome == "hidden":
-            return (
-                f"Hid conversation {self.conversation_id}{named}: this backend cannot delete. It is no longer listed; "
-                "its messages stay on the disk, and its id still works."
-            )
-        return " ".join(filter(None, [f"Deleted conversation {self.conversation_id}{named}.", self.note]))
+from letta_conversations_mcp.tools.progress import heartbeat
+from letta_conversations_mcp.tools.results.conversations import (
+    Compacted,
+    ConversationList,
+    ConversationRow,
+    Created,
+    Deleted,
+    Forked,
+    Recompiled,
+    Updated,
+)
+from letta_conversations_mcp.tools.results.description import Described
+from letta_conversations_mcp.tools.results.result import RESERVED_CHARS, SUMMARY_CHARS
 
 
 async def create_conversation(
@@ -279,6 +204,110 @@ async def list_conversations(
     )
 
 
+async def describe(
+    ctx: ToolContext, conversation_id: ConversationArgument, agent: DefaultAgentArgument = ""
+) -> Described:
+    """All about one conversation: model, how full its context is, number of messages, isolated memory blocks, age of
+    its copy of the memory, a running turn, a tool call that waits for approval. Changes nothing."""
+    services = services_of(ctx)
+    ref = await locate(services.backend, conversation_id, agent)
+    told = await describing.describe(services.backend, ref)
+    return Described.of(told, services.settings.max_output_chars)
+
+
+async def update(
+    ctx: ToolContext,
+    conversation_id: Annotated[str, Field(description="conv-… id")],
+    summary: Annotated[str | None, Field(description="new name; '' clears it", max_length=10_000)] = None,
+    description: Annotated[str | None, Field(description="'' clears it", max_length=50_000)] = None,
+    archived: Annotated[Literal["yes", "no"] | None, Field(description="yes archives, no restores")] = None,
+    model: Annotated[str | None, Field(description="provider/model; '': the agent's")] = None,
+    model_settings: Annotated[dict[str, Any], Field(description="as in create_conversation")] = {},
+    context_window_limit: Annotated[int | None, Field(ge=1, le=10_000_000, description="tokens")] = None,
+) -> Updated:
+    """Rename, describe, archive or restore a conversation, or change its model or context window. Only what is given
+    changes; says what the server ignored."""
+    backend = services_of(ctx).backend
+    changes = ConversationChanges(
+        summary=summary,
+        description=description,
+        archived=None if archived is None else archived == "yes",
+        model=None if model is None else model.strip(),
+        model_settings=model_settings or None,
+        context_window_limit=context_window_limit,
+    )
+    done = await changing.update(backend, check_conversation_id(conversation_id), changes)
+    now = done.conversation
+    return Updated(
+        conversation_id=now.id,
+        changed=done.changed,
+        ignored=done.ignored,
+        summary=cut(now.summary, SUMMARY_CHARS),
+        archived=now.archived,
+        model=now.model,
+    )
+
+
+async def recompile(
+    ctx: ToolContext,
+    conversation_id: ConversationArgument,
+    agent: DefaultAgentArgument = "",
+    dry_run: Annotated[bool, Field(description="only tell what would change")] = False,
+) -> Recompiled:
+    """Refresh a conversation's copy of the agent's memory, which is of when it was opened: for an agent that does not
+    know in an old conversation what it learned since. Returns what changed."""
+    services = services_of(ctx)
+    ref = await locate(services.backend, conversation_id, agent)
+    done = await memory.recompile(services.backend, ref, dry_run=dry_run)
+    room = services.settings.max_output_chars - RESERVED_CHARS
+    told = done.prompt.strip() if done.changes is None else done.changes
+    shown = cut(told, room // 2)
+    notes = [
+        "Cut to fit." if shown != told else "",
+        f"It holds the agent's own value of {', '.join(done.shared)}, not this conversation's isolated one: a fault of "
+        "this Letta server."
+        if done.shared
+        else "",
+    ]
+    return Recompiled(
+        conversation_id=ref.conversation_id,
+        dry_run=dry_run,
+        changes="" if done.changes is None else shown,
+        prompt=shown if done.changes is None else "",
+        note=" ".join(filter(None, notes)),
+    )
+
+
+async def fork(
+    ctx: ToolContext,
+    conversation_id: ConversationArgument,
+    agent: DefaultAgentArgument = "",
+    at_message: Annotated[str, Field(description="message-… id that the branch ends with; empty: the newest")] = "",
+    summary: Annotated[str, Field(description="name of the branch", max_length=10_000)] = "",
+    hidden: Annotated[bool, Field(description="keep it out of lists")] = False,
+) -> Forked:
+    """Branch a conversation: open a new one that begins with the same messages, as far as they are in context. The
+    first stays as it is. Returns the conversation_id of the branch."""
+    ref = await locate(services_of(ctx).backend, conversation_id, agent)
+    branch = await branching.fork(
+        services_of(ctx).backend,
+        ref,
+        at_message=check_message_id("at_message", at_message),
+        summary=summary,
+        hidden=hidden,
+    )
+    made = branch.conversation
+    return Forked(
+        conversation_id=made.id,
+        agent_id=ref.agent_id,
+        source=ref.conversation_id,
+        summary=cut(made.summary, SUMMARY_CHARS),
+        shared_messages=branch.shared,
+        note=" ".join(branch.notes),
+        next=f"Talk in it with send_message(conversation_id={made.id!r}, message=…).",
+    )
+
+
 async def compact(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
@@ -355,4 +384,8 @@ CONVERSATION_TOOLS = (
     ToolSpec(list_conversations, title="List conversations", read_only=True),
     ToolSpec(compact, title="Compact a conversation", destructive=True),
     ToolSpec(delete, title="Delete a conversation", destructive=True, idempotent=True, deletes=True),
+    ToolSpec(describe, title="Describe a conversation", read_only=True),
+    ToolSpec(update, title="Change a conversation", idempotent=True),
+    ToolSpec(recompile, title="Refresh a conversation's memory", idempotent=True),
+    ToolSpec(fork, title="Fork a conversation"),
 )

@@ -1,78 +1,53 @@
-"""The tools that are about messages: sending one, waiting for its reply, reading them back."""
+"""The tools that are about messages: sending one and waiting for its reply, stopping a turn, reading and searching."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
 from letta_conversations_mcp.conversations import fork as branching
-from letta_conversations_mcp.conversations.history import DEFAULT_KINDS, HistoryPage, read_history
+from letta_conversations_mcp.conversations.history import DEFAULT_KINDS, read_history
 from letta_conversations_mcp.conversations.images import read_image
-from letta_conversations_mcp.conversations.lookup import check_message_id, check_run_id, locate
+from letta_conversations_mcp.conversations.lookup import (
+    check_message_id,
+    check_run_id,
+    find_agent,
+    locate,
+)
+from letta_conversations_mcp.conversations.search import (
+    check_search_cursor,
+    read_bound,
+    search,
+)
 from letta_conversations_mcp.conversations.sender import find_speaker, introduce, next_hop
-from letta_conversations_mcp.conversations.transcript import body, shorten, to_markdown
 from letta_conversations_mcp.core.errors import Busy, ConversationError, InvalidArgument
 from letta_conversations_mcp.core.model import (
     ConversationRef,
     MessageKind,
     MessageQuery,
+    MessageSearch,
+    NewConversation,
     OnBusy,
     Order,
     OutgoingMessage,
+    SearchMode,
 )
 from letta_conversations_mcp.tools.approvals import question_of, resume, settle
-from letta_conversations_mcp.tools.opening import open_for
-from letta_conversations_mcp.tools.progress import reporter
-from letta_conversations_mcp.tools.replies import Reply, ReplyKind
-from letta_conversations_mcp.tools.tool import (
-    RESERVED_CHARS,
+from letta_conversations_mcp.tools.base import (
     ConversationArgument,
     DefaultAgentArgument,
-    Result,
     Services,
     ToolContext,
     ToolSpec,
     WaitArgument,
     services_of,
 )
-
-MESSAGE_CHARS = 60
-"""What a message costs beside its text, in either form of the answer."""
-
-ID_CHARS = 60
-"""What its id adds to that."""
-
-
-class MessageRow(Result):
-    kind: MessageKind
-    id: str = ""
-    at: str = ""
-    text: str = ""
-
-
-class MessageList(Result):
-    conversation_id: str
-    agent_id: str
-    messages: tuple[MessageRow, ...] = ()
-    older: str = ""
-    newer: str = ""
-    note: str = ""
-    transcript: Annotated[str, Field(exclude=True)] = ""
-
-    def to_text(self) -> str:
-        cursors = [
-            f"Older: before={self.older!r}." if self.older else "",
-            f"Newer: after={self.newer!r}." if self.newer else "",
-        ]
-        parts = [
-            f"[{self.conversation_id} · {self.agent_id}]",
-            self.transcript,
-            self.note,
-            " ".join(filter(None, cursors)),
-        ]
-        return "\n\n".join(filter(None, parts))
+from letta_conversations_mcp.tools.progress import heartbeat, reporter
+from letta_conversations_mcp.tools.results.cancellation import Cancellation
+from letta_conversations_mcp.tools.results.found import FoundList
+from letta_conversations_mcp.tools.results.messages import MessageList
+from letta_conversations_mcp.tools.results.reply import Reply, ReplyKind
 
 
 async def send_message(
@@ -174,6 +149,35 @@ async def wait_for_reply(
     return Reply.of(turn, ref, kinds, services.settings.max_output_chars)
 
 
+SETTLE_SECONDS = 2.0
+"""For the end of a turn that was stopped: until then it is not sure what of it stays in the history."""
+
+
+async def cancel(
+    ctx: ToolContext,
+    conversation_id: ConversationArgument,
+    agent: DefaultAgentArgument = "",
+    run_id: Annotated[str, Field(description="only this run; left out: whatever runs")] = "",
+) -> Cancellation:
+    """Stop the running turn of one conversation, and take back messages queued behind it. Says what stays in the
+    history; what the agent did is not undone."""
+    services = services_of(ctx)
+    wanted = check_run_id(run_id)
+    ref = await locate(services.backend, conversation_id, agent)
+    # First, or the next of them would begin as soon as the turn before it ends.
+    withdrawn = 0 if wanted else services.sender.withdraw_queued(ref)
+    try:
+        stopped = tuple(await services.backend.cancel(ref, wanted))
+    except ConversationError as error:
+        if withdrawn:
+            error.add(f"Taken back before they were handed over: {withdrawn} message(s).")
+        raise
+    await services.sender.tell_stopped(ref, stopped, SETTLE_SECONDS)
+    pending = () if stopped else await services.backend.list_approvals(ref)
+    chunks = [chunk for run in stopped for chunk in await services.backend.list_run_chunks(ref, run)]
+    return Cancellation.of(ref, stopped, chunks, withdrawn=withdrawn, waits=bool(pending))
+
+
 async def list_messages(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
@@ -200,44 +204,64 @@ async def list_messages(
         limit=limit,
     )
     page = await read_history(services.backend, ref, query, frozenset(kinds) or DEFAULT_KINDS)
-    bodies = [body(each)[skip_chars:] for each in page.messages]
-    room = services.settings.max_output_chars - RESERVED_CHARS - (MESSAGE_CHARS + ID_CHARS * ids) * len(bodies)
-    shown = shorten(bodies, room)
-    return MessageList(
+    return MessageList.of(ref, query, page, services.settings.max_output_chars, skip_chars=skip_chars, ids=ids)
+
+
+async def search_messages(
+    ctx: ToolContext,
+    query: Annotated[str, Field(description="words, or what it is about", max_length=1_000)],
+    conversation_id: Annotated[str, Field(description="only in it; 'default' with agent")] = "",
+    agent: Annotated[str, Field(description="only of it: id or exact name")] = "",
+    kinds: Annotated[list[MessageKind], Field(description="as in list_messages")] = [],
+    start_date: Annotated[str, Field(description="e.g. 2026-11-21 or 2026-11-21T06:12:00Z")] = "",
+    end_date: str = "",
+    mode: SearchMode = "both",
+    limit: Annotated[int, Field(ge=1, le=50)] = 10,
+    after: Annotated[str, Field(description="cursor that an answer gave")] = "",
+) -> FoundList:
+    """Find messages by words or meaning, everywhere, of an agent or in a conversation. Returns snippets with ids, for
+    list_messages and fork. A server without search is looked through for the words; the answer says how far."""
+    services = services_of(ctx)
+    ref = await _scope(ctx, conversation_id, agent)
+    wanted = MessageSearch(
+        query=query,
         conversation_id=ref.conversation_id,
         agent_id=ref.agent_id,
-        messages=tuple(
-            MessageRow(kind=each.kind, id=each.id if ids else "", at=each.at[:16], text=text)
-            for each, text in zip(page.messages, shown, strict=True)
-        ),
-        older=page.older,
-        newer=page.newer,
-        note=_note(query, page, bodies, shown, skip_chars),
-        transcript=to_markdown(page.messages, shown, with_ids=ids),
+        mode=mode,
+        since=read_bound("start_date", start_date),
+        until=read_bound("end_date", end_date, end=True),
+        limit=limit,
     )
+    async with heartbeat(ctx, "searching"):
+        findings = await search(
+            services.backend, wanted, frozenset(kinds), check_search_cursor(after, ref.conversation_id)
+        )
+    return FoundList.of(findings, wanted, services.settings.max_output_chars)
 
 
-def _note(query: MessageQuery, page: HistoryPage, bodies: Sequence[str], shown: Sequence[str], skipped: int) -> str:
-    """Why the page is empty, or how to read on in what was cut."""
-    if not page.messages:
-        if page.older if query.order == "desc" else page.newer:
-            return "None of the messages looked at is of these kinds; the cursor leads on."
-        direction = "older " if query.before else "newer " if query.after else ""
-        return f"No {direction}messages."
-    cut_ones = [index for index, text in enumerate(shown) if text != bodies[index]]
-    if not cut_ones:
-        return ""
-    first = cut_ones[0]
-    following = page.messages[first + 1].id if first + 1 < len(page.messages) else ""
-    at = f"before={following!r}, " if following else ""
-    return (
-        f"Cut to fit: {len(cut_ones)} of these messages. "
-        f"To read on in the first of them: the same call with {at}limit=1, skip_chars={skipped + len(shown[first])}."
-    )
+async def _scope(ctx: ToolContext, conversation_id: str, agent: str) -> ConversationRef:
+    """Where to look; an empty id stands for everywhere."""
+    backend = services_of(ctx).backend
+    if conversation_id.strip():
+        return await locate(backend, conversation_id, agent)
+    owner = (await find_agent(backend, agent)).id if agent.strip() else ""
+    return ConversationRef(conversation_id="", agent_id=owner)
+
+
+async def open_for(services: Services, agent: str, message: OutgoingMessage) -> ConversationRef:
+    """Open a conversation with an agent, given by id or name; or give the one that was opened for this message by a
+    call whose client gave up, and now tries again."""
+    owner = await find_agent(services.backend, agent)
+    if earlier := services.sender.opened_before(owner.id, message):
+        return earlier
+    opened = await services.backend.create_conversation(NewConversation(agent_id=owner.id))
+    return ConversationRef(conversation_id=opened.id, agent_id=owner.id)
 
 
 MESSAGE_TOOLS = (
     ToolSpec(send_message, title="Send a message to an agent", open_world=True),
     ToolSpec(wait_for_reply, title="Wait for a reply", read_only=True),
     ToolSpec(list_messages, title="Read messages", read_only=True),
+    ToolSpec(search_messages, title="Search messages", read_only=True),
+    ToolSpec(cancel, title="Stop a turn", destructive=True, idempotent=True),
 )

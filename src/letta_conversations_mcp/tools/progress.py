@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from letta_conversations_mcp.tools.tool import ToolContext
+from letta_conversations_mcp.tools.base import ToolContext
 from letta_conversations_mcp.turns.scheduler import Report
 
 HEARTBEAT_SECONDS = 10.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from letta_conversations_mcp.backends.app_server.agents import LocalAgents
 from letta_conversations_mcp.backends.app_server.reading import read_conversation
-from letta_conversations_mcp.conversations.ordering import in_order
+from letta_conversations_mcp.conversations.lookup import in_order
 from letta_conversations_mcp.core.errors import NotFound, Refused
 from letta_conversations_mcp.core.message_json import mapping_field, mappings, text_field
 from letta_conversations_mcp.core.model import (

@@ -41,9 +41,10 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ConfigDict, Field
 
-from letta_conversations_mcp.core.errors import ConversationError, NotFound, Refused
+from letta_conversations_mcp.core.errors import ConversationError, Refused
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.tools.tool import Services
+from letta_conversations_mcp.tools.base import Services
+from letta_conversations_mcp.tools.mcp_errors import to_mcp_error
 
 if TYPE_CHECKING:
     from letta_conversations_mcp.server.tasks.handlers import Finding, Tasked, Trace
@@ -286,13 +287,11 @@ class Tasks(Extension):
                 await tasked.check(services, handle.trace)
                 return job.show()
             return _shown(await tasked.find(services, handle.trace, handle.at))
-        except NotFound as error:
-            raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
         except Refused as error:
             # That the work came to nothing is its result.
             return _completed(CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True))
         except ConversationError as error:
-            raise MCPError(code=INTERNAL_ERROR, message=str(error)) from error
+            raise to_mcp_error(error) from error
 
     async def _cancel(self, ctx: Context, params: TaskParams) -> dict[str, Any]:
         """Stops what can be stopped. The client is told that it was asked for, and sees by `tasks/get` what came of

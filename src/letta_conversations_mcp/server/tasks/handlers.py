@@ -23,10 +23,12 @@ from letta_conversations_mcp.core.model import (
     MessageQuery,
     Turn,
 )
-from letta_conversations_mcp.tools.asking import AT_ONCE, ReplyRow, Target, collect, row_of
-from letta_conversations_mcp.tools.conversations import Compacted
-from letta_conversations_mcp.tools.replies import Reply
-from letta_conversations_mcp.tools.tool import RESERVED_CHARS, Result, Services
+from letta_conversations_mcp.tools.ask_many import AT_ONCE
+from letta_conversations_mcp.tools.base import Services
+from letta_conversations_mcp.tools.results.ask_many import ReplyRow, Target, collect, row_of
+from letta_conversations_mcp.tools.results.conversations import Compacted
+from letta_conversations_mcp.tools.results.reply import Reply
+from letta_conversations_mcp.tools.results.result import RESERVED_CHARS, Result
 from letta_conversations_mcp.turns.handle import Flight
 
 Trace = dict[str, Any]
@@ -111,7 +113,7 @@ class OneTurn:
         return Finding("cancelled" if found.status == "cancelled" else "completed", result=reply)
 
     def stoppable(self, trace: Trace) -> Sequence[Mapping[str, str]]:
-        return [_place(trace) | {"run_id": trace["run_id"]}]
+        return [_ref(trace).arguments | {"run_id": trace["run_id"]}]
 
 
 class ManyTurns:
@@ -146,14 +148,16 @@ class ManyTurns:
         async def look(place: int, row: dict[str, str]) -> None:
             target = Target(row["to"], opens=False)
             if not row.get("run_id"):
-                rows[place] = row_of(target, _ref(row), error=row.get("error", ""))
+                rows[place] = row_of(
+                    target, _ref(row) if row.get("conversation_id") else None, error=row.get("error", "")
+                )
                 return
             async with room:
                 try:
                     ref = await _locate(services, row)
                     found = await _turn(services, ref, row["run_id"])
                 except (NotFound, Refused) as error:
-                    rows[place] = row_of(target, _ref(row), error=str(error))
+                    rows[place] = row_of(target, _ref(row) if row.get("conversation_id") else None, error=str(error))
                 except ConversationError as error:
                     failures.append(error)
                 else:
@@ -174,7 +178,7 @@ class ManyTurns:
         return Finding("cancelled" if stopped else "completed", result=replies)
 
     def stoppable(self, trace: Trace) -> Sequence[Mapping[str, str]]:
-        return [_place(row) | {"run_id": row["run_id"]} for row in trace["rows"] if row.get("run_id")]
+        return [_ref(row).arguments | {"run_id": row["run_id"]} for row in trace["rows"] if row.get("run_id")]
 
 
 class Compaction:
@@ -235,21 +239,13 @@ def _data(result: CallToolResult | None) -> Mapping[str, Any]:
     return (result.structured_content if result else None) or {}
 
 
-def _ref(trace: Mapping[str, str]) -> ConversationRef | None:
-    if not trace.get("conversation_id"):
-        return None
+def _ref(trace: Mapping[str, str]) -> ConversationRef:
     return ConversationRef(conversation_id=trace["conversation_id"], agent_id=trace["agent_id"])
-
-
-def _place(trace: Mapping[str, str]) -> dict[str, str]:
-    """The arguments by which a tool is told of a conversation."""
-    in_default = trace["conversation_id"] == DEFAULT_CONVERSATION
-    return {"conversation_id": trace["conversation_id"]} | ({"agent": trace["agent_id"]} if in_default else {})
 
 
 async def _locate(services: Services, trace: Mapping[str, str]) -> ConversationRef:
     """Where it was, as the present caller may see it. Raises NotFound."""
-    return await locate(services.backend, **_place(trace))
+    return await locate(services.backend, **_ref(trace).arguments)
 
 
 async def _turn(services: Services, ref: ConversationRef, run_id: str) -> Turn | str:

@@ -1,4 +1,4 @@
-"""The tool that tells all about one conversation."""
+"""What describe answers."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ from typing import Any
 from pydantic import Field
 from pydantic_core import to_json
 
-from letta_conversations_mcp.conversations import describe as describing
 from letta_conversations_mcp.conversations.describe import Description
-from letta_conversations_mcp.conversations.lookup import locate
-from letta_conversations_mcp.conversations.transcript import cut, length
-from letta_conversations_mcp.core.model import ToolCall
-from letta_conversations_mcp.tools.tool import (
-    RESERVED_CHARS,
-    ConversationArgument,
-    DefaultAgentArgument,
-    Result,
-    ToolContext,
-    ToolSpec,
-    services_of,
+from letta_conversations_mcp.conversations.transcript import (
+    cut,
+    length,
 )
+from letta_conversations_mcp.core.model import (
+    ToolCall,
+)
+from letta_conversations_mcp.tools.results.result import RESERVED_CHARS, Result
 
 
 class PendingCall(Result):
@@ -62,6 +57,42 @@ class Described(Result):
     note: str = ""
     next: str = ""
 
+    @classmethod
+    def of(cls, told: Description, budget: int) -> Described:
+        """The description within `budget` characters."""
+        room = budget - RESERVED_CHARS
+        own = told.conversation
+        here = told.ref.in_call
+        waits = bool(told.run or told.approvals)
+        settings = own.model_settings if own else {}
+        fits = length(to_json(settings).decode()) <= room // 8
+        return cls(
+            conversation_id=told.ref.conversation_id,
+            agent_id=told.ref.agent_id,
+            agent_name=told.agent.name if told.agent else "",
+            summary=cut(own.summary, room // 8) if own else "",
+            description=cut(own.description, room // 8) if own else "",
+            model=told.model,
+            model_is_own=bool(own and own.model),
+            model_settings=settings if fits else {},
+            archived=bool(own and own.archived),
+            hidden=bool(own and own.hidden),
+            created_at=own.created_at[:16] if own else "",
+            last_message_at=own.last_message_at[:16] if own else "",
+            context_tokens=told.context.tokens if told.context else None,
+            context_limit=told.context_limit,
+            messages_in_context=told.in_context,
+            messages=told.messages,
+            at_least=told.more_messages,
+            isolated_blocks=tuple(block.label for block in told.isolated),
+            memory_as_of=told.memory_as_of,
+            run_id=told.run.id if told.run else "",
+            approvals=tuple(PendingCall.of(call, room // 4 // len(told.approvals)) for call in told.approvals),
+            unknown=tuple(told.unknown),
+            note="" if fits else "Its model settings are too long for this answer; its resource has them.",
+            next=f"wait_for_reply({here}) shows what it waits for." if waits else f"list_messages({here}) reads it.",
+        )
+
     def to_text(self) -> str:
         name = f" ({self.summary!r})" if self.summary else ""
         agent = f"agent {self.agent_name!r} ({self.agent_id})" if self.agent_name else self.agent_id
@@ -100,53 +131,3 @@ class Described(Result):
         return "; ".join(
             filter(None, [f"Context: {context}" if context else "", f"messages: {total}" if total else ""])
         )
-
-
-async def describe(
-    ctx: ToolContext, conversation_id: ConversationArgument, agent: DefaultAgentArgument = ""
-) -> Described:
-    """All about one conversation: model, how full its context is, number of messages, isolated memory blocks, age of
-    its copy of the memory, a running turn, a tool call that waits for approval. Changes nothing."""
-    services = services_of(ctx)
-    ref = await locate(services.backend, conversation_id, agent)
-    told = await describing.describe(services.backend, ref)
-    return _result(told, services.settings.max_output_chars - RESERVED_CHARS)
-
-
-def _result(told: Description, room: int) -> Described:
-    own = told.conversation
-    here = f"conversation_id={told.ref.conversation_id!r}"
-    if told.ref.conversation_id == "default":
-        here += f", agent={told.ref.agent_id!r}"
-    waits = bool(told.run or told.approvals)
-    settings = own.model_settings if own else {}
-    fits = length(to_json(settings).decode()) <= room // 8
-    return Described(
-        conversation_id=told.ref.conversation_id,
-        agent_id=told.ref.agent_id,
-        agent_name=told.agent.name if told.agent else "",
-        summary=cut(own.summary, room // 8) if own else "",
-        description=cut(own.description, room // 8) if own else "",
-        model=told.model,
-        model_is_own=bool(own and own.model),
-        model_settings=settings if fits else {},
-        archived=bool(own and own.archived),
-        hidden=bool(own and own.hidden),
-        created_at=own.created_at[:16] if own else "",
-        last_message_at=own.last_message_at[:16] if own else "",
-        context_tokens=told.context.tokens if told.context else None,
-        context_limit=told.context_limit,
-        messages_in_context=told.in_context,
-        messages=told.messages,
-        at_least=told.more_messages,
-        isolated_blocks=tuple(block.label for block in told.isolated),
-        memory_as_of=told.memory_as_of,
-        run_id=told.run.id if told.run else "",
-        approvals=tuple(PendingCall.of(call, room // 4 // len(told.approvals)) for call in told.approvals),
-        unknown=tuple(told.unknown),
-        note="" if fits else "Its model settings are too long for this answer; its resource has them.",
-        next=f"wait_for_reply({here}) shows what it waits for." if waits else f"list_messages({here}) reads it.",
-    )
-
-
-DESCRIBING_TOOLS = (ToolSpec(describe, title="Describe a conversation", read_only=True),)

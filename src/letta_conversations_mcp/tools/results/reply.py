@@ -1,4 +1,4 @@
-"""What send_message and wait_for_reply answer: a turn, in a form and at a length for a language model."""
+"""What send_message, wait_for_reply and respond_to_approval answer: a turn, within the budget of an answer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Literal
 
 from letta_conversations_mcp.conversations.transcript import cut, fair_share, length
 from letta_conversations_mcp.core.errors import quote
-from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, ConversationRef, ToolCall, Turn, TurnStatus, Usage
-from letta_conversations_mcp.tools.tool import Result
+from letta_conversations_mcp.core.model import ConversationRef, ToolCall, Turn, TurnStatus, Usage
+from letta_conversations_mcp.tools.results.result import Result
 from letta_conversations_mcp.turns.handle import WITHDRAWN
 
 ReplyKind = Literal["reasoning", "tool"]
@@ -159,7 +159,7 @@ def _branch_note(branch_of: str, ref: ConversationRef) -> str:
 
 def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool, left_out: int) -> list[str]:
     """What the reader should know of this turn beside its reply."""
-    place = place_of(ref)
+    place = ref.in_call
     notes: list[str] = []
     if turn.repeated:
         anew = "" if turn.status == "running" else " To send it anew, make the call once more."
@@ -188,7 +188,7 @@ def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool, left_out: int) -> 
 
 
 def _next_step(turn: Turn, ref: ConversationRef) -> str:
-    place = place_of(ref)
+    place = ref.in_call
     match turn.status:
         case "running":
             run = f", run_id={turn.run_id!r}" if turn.run_id else ""
@@ -224,10 +224,3 @@ def _next_step(turn: Turn, ref: ConversationRef) -> str:
             )
         case _:
             return ""
-
-
-def place_of(ref: ConversationRef) -> str:
-    """How another tool is told of the same place."""
-    if ref.conversation_id == DEFAULT_CONVERSATION:
-        return f"conversation_id='default', agent={ref.agent_id!r}"
-    return f"conversation_id={ref.conversation_id!r}"

@@ -1,13 +1,13 @@
 """How a function becomes a tool: strict arguments, compact schemas, one result in two forms, errors in words.
 
-The one place where our errors and results meet MCP.
+What a tool answers is in `results`, how an error reaches the client in `mcp_errors`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import mcp_types
 from anyio.abc import TaskGroup
@@ -15,15 +15,19 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from mcp_types import InputRequiredResult, ToolAnnotations
+from pydantic import Field, ValidationError
 
 from letta_conversations_mcp.core.access import Access, Scope
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError
 from letta_conversations_mcp.notifications.poller import Watcher
 from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.tools.mcp_errors import to_tool_error
 from letta_conversations_mcp.turns.scheduler import Sender
+
+if TYPE_CHECKING:
+    from letta_conversations_mcp.tools.results.result import Result
 
 
 @dataclass(frozen=True)
@@ -54,30 +58,6 @@ ConversationArgument = Annotated[str, Field(description="conv-… id, or 'defaul
 DefaultAgentArgument = Annotated[str, Field(description="agent id or name, for 'default'")]
 WaitArgument = Annotated[float | None, Field(ge=0, le=3600, description="longest wait; default: the server's")]
 
-RESERVED_CHARS = 1_000
-"""Of an answer's budget, what ids, cursors and notes need."""
-
-SUMMARY_CHARS = 200
-"""A conversation's summary in a list or beside other facts; the rest is in its resource."""
-
-
-class Result(BaseModel):
-    """What a tool answers: facts, and the text that tells the same facts.
-
-    Fields at their default are left out of the structured form: nulls and empties cost the reader tokens.
-    """
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-    def to_text(self) -> str:
-        raise TypeError(f"{type(self).__name__} has no text")
-
-    def to_mcp(self) -> CallToolResult:
-        return CallToolResult(
-            content=[TextContent(type="text", text=self.to_text())],
-            structured_content=self.model_dump(mode="json", exclude_defaults=True),
-        )
-
 
 class PersonAsked(Exception):
     """The call cannot be answered yet: its client asks the person first, and then calls once more with the answer."""
@@ -100,7 +80,7 @@ class ConversationTool(Tool):
         except PersonAsked as asked:
             return asked.result
         except ConversationError as error:
-            raise ToolError(str(error)) from error
+            raise to_tool_error(error) from error
         except (MCPError, ToolError):
             raise
         except Exception as error:

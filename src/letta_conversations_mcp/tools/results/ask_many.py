@@ -1,0 +1,91 @@
+"""What ask_many answers: one row for each agent or conversation, all of them within one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from letta_conversations_mcp.conversations.transcript import (
+    cut,
+    fair_share,
+    length,
+)
+from letta_conversations_mcp.core.model import (
+    ConversationRef,
+    Turn,
+    TurnStatus,
+)
+from letta_conversations_mcp.tools.results.reply import REPEATED, describe_failure
+from letta_conversations_mcp.tools.results.result import Result
+
+ROW_CHARS = 300
+"""Characters of the answer that a row needs beside its reply."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Who is asked: an agent, in a new conversation, or the conversation of this id."""
+
+    name: str
+    opens: bool
+
+
+class ReplyRow(Result):
+    to: str
+    status: TurnStatus | Literal["error"]
+    conversation_id: str = ""
+    agent_id: str = ""
+    run_id: str = ""
+    reply: str = ""
+    error: str = ""
+    note: str = ""
+
+    def to_text(self) -> str:
+        ids = " · ".join(filter(None, [self.status, self.conversation_id, self.agent_id, self.run_id]))
+        return "\n".join(filter(None, [f"## {self.to} [{ids}]", self.reply, self.error, self.note]))
+
+
+class Replies(Result):
+    answered: int = 0
+    asked: int = 0
+    replies: tuple[ReplyRow, ...] = ()
+    note: str = ""
+    next: str = ""
+
+    def to_text(self) -> str:
+        head = f"{self.answered} of {self.asked} answered."
+        return "\n\n".join(filter(None, [head, *(row.to_text() for row in self.replies), self.note, self.next]))
+
+
+def row_of(target: Target, ref: ConversationRef | None, turn: Turn | None = None, *, error: str = "") -> ReplyRow:
+    """What is told of one of them."""
+    return ReplyRow(
+        to=target.name,
+        status=turn.status if turn else "error",
+        conversation_id=ref.conversation_id if ref else "",
+        agent_id=ref.agent_id if ref else "",
+        run_id=turn.run_id if turn else "",
+        reply=turn.reply if turn else "",
+        error=error or (describe_failure(turn) if turn else ""),
+        note=REPEATED if turn and turn.repeated else "",
+    )
+
+
+def collect(rows: Sequence[ReplyRow], budget: int) -> Replies:
+    """All of them within `budget` characters."""
+    texts = [text for row in rows for text in (row.reply, row.error)]
+    share = fair_share([length(text) for text in texts], budget - ROW_CHARS * (len(rows) + 1))
+    shown = [row.model_copy(update={"reply": cut(row.reply, share), "error": cut(row.error, share)}) for row in rows]
+    answered = sum(row.status in ("completed", "empty") for row in rows)
+    open_ones = [row for row in rows if row.status in ("running", "unknown", "needs_approval")]
+    is_cut = any(length(text) > share for text in texts)
+    return Replies(
+        answered=answered,
+        asked=len(rows),
+        replies=tuple(shown),
+        note="Cut to fit; list_messages(conversation_id=…, limit=5) shows a reply in full." if is_cut else "",
+        next="Not finished: wait_for_reply with each one's conversation_id; do not send the message to those again."
+        if open_ones
+        else "",
+    )

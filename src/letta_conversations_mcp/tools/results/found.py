@@ -1,0 +1,99 @@
+"""What search_messages answers."""
+
+from __future__ import annotations
+
+from letta_conversations_mcp.conversations.search import (
+    SNIPPET_CHARS,
+    Findings,
+    snippet,
+)
+from letta_conversations_mcp.conversations.transcript import (
+    SPEAKER,
+    body,
+    cut,
+)
+from letta_conversations_mcp.core.model import (
+    FoundMessage,
+    MessageKind,
+    MessageSearch,
+)
+from letta_conversations_mcp.tools.results.result import RESERVED_CHARS, Result
+
+ROW_CHARS = 280
+"""What a found message costs beside its snippet, in either form of the answer: its ids, most of all."""
+
+
+NAMED = 5
+"""Conversations that a note names."""
+
+
+class FoundRow(Result):
+    conversation_id: str
+    message_id: str
+    kind: MessageKind
+    text: str = ""
+    at: str = ""
+    agent_id: str = ""
+
+    @classmethod
+    def of(cls, found: FoundMessage, query: str, size: int, *, with_agent: bool) -> FoundRow:
+        return cls(
+            conversation_id=found.conversation_id,
+            message_id=found.message.id,
+            kind=found.message.kind,
+            text=cut(snippet(body(found.message), query, size), 2 * size),
+            at=found.message.at[:16],
+            agent_id=found.agent_id if with_agent else "",
+        )
+
+    def to_text(self) -> str:
+        place = " · ".join(filter(None, [self.conversation_id, self.agent_id, self.message_id]))
+        return f"**{SPEAKER[self.kind]}** · {self.at.replace('T', ' ')} · {place}\n{self.text}"
+
+
+class FoundList(Result):
+    messages: tuple[FoundRow, ...] = ()
+    note: str = ""
+    cursor: str = ""
+    next: str = ""
+
+    @classmethod
+    def of(cls, findings: Findings, wanted: MessageSearch, budget: int) -> FoundList:
+        """What was found, within `budget` characters."""
+        room = budget - RESERVED_CHARS
+        fitting = findings.found[: max(room // (ROW_CHARS + SNIPPET_CHARS // 2), 1)]
+        size = min(SNIPPET_CHARS, (room // max(len(fitting), 1) - ROW_CHARS) // 2)
+        first = findings.found[0] if findings.found else None
+        return cls(
+            messages=tuple(FoundRow.of(each, wanted.query, size, with_agent=not wanted.agent_id) for each in fitting),
+            note=_note(findings, wanted),
+            cursor=findings.cursor,
+            next=f"Around the first: list_messages({first.ref.in_call}, before=… or after={first.message.id!r})."
+            if first
+            else "",
+        )
+
+    def to_text(self) -> str:
+        more = f"On from there: the same call with after={self.cursor!r}." if self.cursor else ""
+        return "\n\n".join(filter(None, [*(row.to_text() for row in self.messages), self.note, more, self.next]))
+
+
+def _note(findings: Findings, wanted: MessageSearch) -> str:
+    """What was looked through, and what was not."""
+    if findings.scanned is None:
+        return "" if findings.found else "Nothing was found."
+    where = "" if wanted.conversation_id else f" in {findings.conversations} conversations"
+    end = "older ones were not looked at" if findings.cursor else "that is all there are"
+    sentences = [] if findings.found else ["Nothing was found."]
+    sentences.append(
+        f"This server has no search of its own{', and none by meaning' if wanted.mode == 'meaning' else ''}: the words "
+        f"were looked for in {findings.scanned} messages{where}, the newest first; {end}."
+    )
+    if findings.cut_short:
+        named = ", ".join(findings.cut_short[:NAMED]) + (", …" if len(findings.cut_short) > NAMED else "")
+        sentences.append(f"Only the newest messages of {named}: a search with its conversation_id goes deeper.")
+    if findings.left_out:
+        sentences.append("Conversations that never had a message of their own were left out.")
+    if not wanted.conversation_id and not wanted.agent_id:
+        sentences.append("Default conversations were left out: they need the agent.")
+    return " ".join(sentences)

@@ -1,0 +1,98 @@
+"""What list_messages answers: a page of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from letta_conversations_mcp.conversations.history import HistoryPage
+from letta_conversations_mcp.conversations.transcript import (
+    body,
+    shorten,
+    to_markdown,
+)
+from letta_conversations_mcp.core.model import (
+    ConversationRef,
+    MessageKind,
+    MessageQuery,
+)
+from letta_conversations_mcp.tools.results.result import RESERVED_CHARS, Result
+
+MESSAGE_CHARS = 60
+"""What a message costs beside its text, in either form of the answer."""
+
+
+ID_CHARS = 60
+"""What its id adds to that."""
+
+
+class MessageRow(Result):
+    kind: MessageKind
+    id: str = ""
+    at: str = ""
+    text: str = ""
+
+
+class MessageList(Result):
+    conversation_id: str
+    agent_id: str
+    messages: tuple[MessageRow, ...] = ()
+    older: str = ""
+    newer: str = ""
+    note: str = ""
+    transcript: Annotated[str, Field(exclude=True)] = ""
+
+    @classmethod
+    def of(
+        cls, ref: ConversationRef, query: MessageQuery, page: HistoryPage, budget: int, *, skip_chars: int, ids: bool
+    ) -> MessageList:
+        """The page within `budget` characters: every message, long ones cut."""
+        bodies = [body(each)[skip_chars:] for each in page.messages]
+        room = budget - RESERVED_CHARS - (MESSAGE_CHARS + ID_CHARS * ids) * len(bodies)
+        shown = shorten(bodies, room)
+        return cls(
+            conversation_id=ref.conversation_id,
+            agent_id=ref.agent_id,
+            messages=tuple(
+                MessageRow(kind=each.kind, id=each.id if ids else "", at=each.at[:16], text=text)
+                for each, text in zip(page.messages, shown, strict=True)
+            ),
+            older=page.older,
+            newer=page.newer,
+            note=_note(query, page, bodies, shown, skip_chars),
+            transcript=to_markdown(page.messages, shown, with_ids=ids),
+        )
+
+    def to_text(self) -> str:
+        cursors = [
+            f"Older: before={self.older!r}." if self.older else "",
+            f"Newer: after={self.newer!r}." if self.newer else "",
+        ]
+        parts = [
+            f"[{self.conversation_id} · {self.agent_id}]",
+            self.transcript,
+            self.note,
+            " ".join(filter(None, cursors)),
+        ]
+        return "\n\n".join(filter(None, parts))
+
+
+def _note(query: MessageQuery, page: HistoryPage, bodies: Sequence[str], shown: Sequence[str], skipped: int) -> str:
+    """Why the page is empty, or how to read on in what was cut."""
+    if not page.messages:
+        if page.older if query.order == "desc" else page.newer:
+            return "None of the messages looked at is of these kinds; the cursor leads on."
+        direction = "older " if query.before else "newer " if query.after else ""
+        return f"No {direction}messages."
+    cut_ones = [index for index, text in enumerate(shown) if text != bodies[index]]
+    if not cut_ones:
+        return ""
+    first = cut_ones[0]
+    following = page.messages[first + 1].id if first + 1 < len(page.messages) else ""
+    at = f"before={following!r}, " if following else ""
+    return (
+        f"Cut to fit: {len(cut_ones)} of these messages. "
+        f"To read on in the first of them: the same call with {at}limit=1, skip_chars={skipped + len(shown[first])}."
+    )

@@ -1,0 +1,31 @@
+"""What every tool's answer has in common: facts, and the text that states them."""
+
+from __future__ import annotations
+
+from mcp_types import CallToolResult, TextContent
+from pydantic import BaseModel, ConfigDict
+
+RESERVED_CHARS = 1_000
+"""Of an answer's budget, what ids, cursors and notes need."""
+
+
+SUMMARY_CHARS = 200
+"""A conversation's summary in a list or beside other facts; the rest is in its resource."""
+
+
+class Result(BaseModel):
+    """What a tool answers: facts, and the text that tells the same facts.
+
+    Fields at their default are left out of the structured form: nulls and empties cost the reader tokens.
+    """
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    def to_text(self) -> str:
+        raise TypeError(f"{type(self).__name__} has no text")
+
+    def to_mcp(self) -> CallToolResult:
+        return CallToolResult(
+            content=[TextContent(type="text", text=self.to_text())],
+            structured_content=self.model_dump(mode="json", exclude_defaults=True),
+        )
