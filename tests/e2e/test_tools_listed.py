@@ -26,10 +26,10 @@ EXPECTED = (
     "send_message",
     "wait_for_reply",
     "list_messages",
-    "respond_to_approval",
+    "search_messages",
     "cancel",
     "ask_many",
-    "search_messages",
+    "respond_to_approval",
     "list_agents",
     "list_models",
 )
