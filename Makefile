@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test test-live conformance check format bench clean faults faults-live
+.PHONY: demo test test-full test-live conformance check format bench clean faults faults-live
 
 # The tools of development, at the versions that were tested; made again when they change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -15,8 +15,19 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/letta-conversations-mcp demo $(if $(AGENT),--agent "$$AGENT")
 
+# Three workers for each core, because the tests mostly wait. WORKERS=0 runs them in one process.
+WORKERS ?= auto
+PARALLEL := --numprocesses=$(WORKERS) --dist=worksteal
+SLOWEST := --durations=20 --durations-min=1
+
+# One transport and era, except where these matter.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest $(PARALLEL) $(SLOWEST) $(ARGS)
+
+# All transports and eras, every cell of the fault matrix, and coverage.
+test-full: $(VENV)/.installed
+	$(BIN)/python -m pytest --all-ways $(PARALLEL) $(SLOWEST) --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m tests.faults
 
 test-live: $(VENV)/.installed
 	$(BIN)/python -m pytest --live

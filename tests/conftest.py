@@ -1,11 +1,13 @@
 """What every test can have: a Letta server with a scripted model, and our server in front of it.
 
-One Letta server, and one of ours for every transport and era, serve all tests of a run; a test keeps to agents of its
-own.
+One Letta server, and one of ours for every transport and era, serve all tests of a worker; a test keeps to agents of
+its own. A test that takes `mcp` or `way` runs in one way, unless it is marked `all_ways` or the run is called with
+`--all-ways`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Generator
 
 import hypothesis
@@ -18,32 +20,98 @@ from tests.rig.letta_server import Letta
 from tests.rig.model import ScriptedModel
 from tests.rig.openai_model import serve_model
 from tests.rig.real_letta import real_letta
-from tests.rig.servers import ALL_WAYS, Caller, Way, connect, in_own_task
+from tests.rig.servers import ALL_WAYS, DEFAULT_WAY, Caller, Way, connect, in_own_task
 
 # Properties are checked without a deadline: a slow machine is no counterexample.
 hypothesis.settings.register_profile("default-run", deadline=None, max_examples=150)
 hypothesis.settings.load_profile("default-run")
 
 
+WORKERS_PER_CORE = 3
+"""Tests mostly wait for processes and timers, so more of them than cores run at a time."""
+
+SLOW_SECONDS = 10
+"""A test that takes longer needs the mark `slow`, with a reason."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew", action="store_true", help="write the tool schemas and the README anew")
     parser.addoption("--live", action="store_true", help="run the tests against a real Letta server, which is started")
+    parser.addoption("--all-ways", action="store_true", help="run every test over all transports and in both eras")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The developer's own settings, before any fixture or process of the tests can read them.
+    for name in [each for each in os.environ if each.startswith("LETTA_") and each != "LETTA_TEST_HOME"]:
+        del os.environ[name]
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(SlowTests(workers=config.getoption("numprocesses", None) or 1))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    return WORKERS_PER_CORE * cores()
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = [each for each in items if config.getoption("--all-ways") or is_in_default_run(each)]
     if config.getoption("--live"):
-        items[:] = [each for each in items if not each.get_closest_marker("fake_only") and "letta" in _fixtures(each)]
+        chosen = [each for each in chosen if not each.get_closest_marker("fake_only") and "letta" in _fixtures(each)]
+    kept = set(chosen)
+    config.hook.pytest_deselected(items=[each for each in items if each not in kept])
+    items[:] = chosen
+
+
+def is_in_default_run(item: pytest.Item) -> bool:
+    """False for a test in another way than the default one, unless it is marked `all_ways`."""
+    params: dict[str, object] = (
+        item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    )
+    ways = [value for value in params.values() if isinstance(value, Way)]
+    return ways in ([], [DEFAULT_WAY]) or item.get_closest_marker("all_ways") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note in the report whether the test may be slow: reports are all that the main process of a parallel run sees."""
+    report = yield
+    if mark := item.get_closest_marker("slow"):
+        report.user_properties.append(("slow", mark.kwargs["reason"]))
+    return report
+
+
+class SlowTests:
+    """Fails a run in which a test without the mark `slow` takes longer than ten seconds.
+
+    The limit grows with the load: with three workers for each core, a test may take three times as long as alone. In CI
+    the tests are named and the run does not fail.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._found: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        limit = SLOW_SECONDS * max(1, self._workers / cores(), os.getloadavg()[0] / cores())
+        if report.when == "call" and report.duration > limit and "slow" not in dict(report.user_properties):
+            self._found.append(f"{report.duration:.0f} s (limit now: {limit:.0f} s) {report.nodeid}")
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._found and session.exitstatus == pytest.ExitCode.OK and "CI" not in os.environ:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._found:
+            terminalreporter.section("too slow for a test without the mark slow(reason=...)")
+            for each in self._found:
+                terminalreporter.write_line(each)
 
 
 def _fixtures(item: pytest.Item) -> list[str]:
     return getattr(item, "fixturenames", [])
-
-
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the developer's own settings reaches a test."""
-    for name in ("LETTA_API_KEY", "LETTA_BASE_URL", "LETTA_PROJECT"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -65,6 +65,7 @@ async def test_a_slow_one_and_a_failing_one_do_not_hold_up_the_others(mcp: Calle
     assert late.data["reply"] == "at last"
 
 
+@pytest.mark.all_ways
 async def test_progress_tells_who_has_answered(mcp: Caller, letta: Letta) -> None:
     agents = [await letta.new_agent() for _ in range(2)]
 
@@ -98,6 +99,7 @@ async def test_who_is_not_reached_in_time_is_not_asked(mcp: Caller, letta: Letta
         await mcp.ok("wait_for_reply", conversation_id=row["conversation_id"])
 
 
+@pytest.mark.all_ways
 async def test_many_long_replies_fit_one_answer(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
     letta.model.enqueue(*(Say("long " * 4_000) for _ in range(5)))

@@ -38,6 +38,7 @@ async def test_a_list_that_does_not_fit_goes_on_with_a_cursor(way: Way) -> None:
     assert seen == made
 
 
+@pytest.mark.all_ways
 async def test_a_page_of_long_messages_shows_a_part_of_every_one(way: Way) -> None:
     fake = FakeLetta(ScriptedModel())
     conversation_id = fake.add_conversation(fake.add_agent("verbose"))

@@ -6,10 +6,13 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
+import pytest
 
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Hold, Say, Use
 from tests.rig.servers import Answer, Caller
+
+pytestmark = pytest.mark.all_ways
 
 REMEMBER = CallTools((Use("memory_insert", {"label": "human", "new_string": "Likes tea"}),))
 

@@ -15,6 +15,8 @@ from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Say, Use
 from tests.rig.servers import Way
 
+pytestmark = pytest.mark.all_ways
+
 REMEMBER = CallTools((Use("memory_insert", {"label": "human", "new_string": "Likes tea"}),))
 
 

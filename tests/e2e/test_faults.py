@@ -271,6 +271,7 @@ async def test_an_unknown_run_is_said_to_be(mcp: Caller, letta: Letta) -> None:
     assert "run_id" in await mcp.refused("wait_for_reply", conversation_id=conversation_id, run_id="../x")
 
 
+@pytest.mark.all_ways
 async def test_resources_fail_in_words_too(mcp: Caller, letta: Letta) -> None:
     _, conversation_id = await a_conversation(letta)
     letta.fake.fail("GET", "/v1/conversations/*", status=500, body=GATEWAY_PAGE, times=6)
@@ -284,6 +285,7 @@ async def test_resources_fail_in_words_too(mcp: Caller, letta: Letta) -> None:
         assert "secret-host-name" not in raised.value.error.message
 
 
+@pytest.mark.all_ways
 async def test_a_wrong_cursor_of_the_resources_is_an_error_of_the_request(mcp: Caller) -> None:
     with pytest.raises(MCPError) as raised:
         await mcp.client.list_resources(cursor="nonsense")

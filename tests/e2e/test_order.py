@@ -6,6 +6,7 @@ import uuid
 from functools import partial
 
 import anyio
+import pytest
 
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say
@@ -32,6 +33,7 @@ async def test_two_messages_to_one_conversation_are_answered_in_order(mcp: Calle
     assert await letta.stored_texts(agent_id, conversation_id) == ["first", "second"]
 
 
+@pytest.mark.all_ways
 async def test_a_call_that_was_given_up_and_is_made_again_sends_one_message(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
     conversation_id = await letta.new_conversation(agent_id)

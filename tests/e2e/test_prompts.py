@@ -42,6 +42,7 @@ async def a_conversation(letta: Letta, *messages: str, summary: str = "") -> tup
     return conversation_id, agent_id, name
 
 
+@pytest.mark.all_ways
 async def test_the_prompts_are_listed_with_their_arguments(mcp: Caller) -> None:
     listed = (await mcp.client.list_prompts()).prompts
 
@@ -146,6 +147,7 @@ async def test_a_read_only_server_offers_no_prompt_that_writes(way: Way, letta: 
     assert raised.value.error.code == -32602
 
 
+@pytest.mark.all_ways
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [

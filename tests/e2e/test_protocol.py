@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 from xml.etree import ElementTree
 
+import pytest
 from mcp_types import CacheableResult
 
 from letta_conversations_mcp.settings import Settings
 from tests.rig.letta_server import Letta
 from tests.rig.servers import Caller, Way
+
+pytestmark = pytest.mark.all_ways
 
 ICON_BYTES = 300
 """The icon is in every answer of the newer protocol."""

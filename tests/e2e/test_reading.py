@@ -209,6 +209,7 @@ async def test_a_transcript_is_a_resource_with_a_link_to_the_page_before(mcp: Ca
     assert "m1" not in older
 
 
+@pytest.mark.all_ways
 async def test_a_transcript_is_there_as_json_too(mcp: Caller, letta: Letta) -> None:
     _, conversation_id = await a_conversation(letta, 1)
 
@@ -227,6 +228,7 @@ async def test_a_conversation_itself_is_a_resource(mcp: Caller, letta: Letta) ->
     assert (described["agent_id"], described["summary"]) == (agent_id, "with a name")
 
 
+@pytest.mark.all_ways
 @pytest.mark.parametrize(
     "rest",
     [

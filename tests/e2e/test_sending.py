@@ -19,6 +19,7 @@ PIXEL = base64.b64encode(
 ).decode()
 
 
+@pytest.mark.all_ways
 async def test_a_message_to_an_agent_opens_a_conversation_and_brings_the_reply(mcp: Caller, letta: Letta) -> None:
     agent_id, name = await letta.new_agent()
     letta.model.enqueue(Say("Hello Ann."))
@@ -52,6 +53,7 @@ async def test_the_default_conversation_of_an_agent_is_spoken_to_by_that_name(mc
     assert await letta.stored_texts(agent_id, "default") == ["outside of any"]
 
 
+@pytest.mark.all_ways
 @pytest.mark.parametrize(
     "text",
     [
@@ -148,6 +150,7 @@ async def test_an_unknown_model_is_refused_in_words(mcp: Caller, letta: Letta) -
     assert "no model no/such" in refusal
 
 
+@pytest.mark.all_ways
 async def test_an_image_goes_along_with_the_text(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
     letta.model.enqueue(Say("A pixel."))
@@ -161,6 +164,7 @@ async def test_an_image_goes_along_with_the_text(mcp: Caller, letta: Letta) -> N
     assert "What is this? [image]" in listed.text
 
 
+@pytest.mark.all_ways
 async def test_a_slow_reply_is_running_and_then_fetched(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
     conversation_id = await letta.new_conversation(agent_id)
@@ -265,6 +269,7 @@ async def test_a_tool_that_needs_approval_is_a_state_of_its_own(mcp: Caller, let
     assert fetched.data["approvals"] == answer.data["approvals"]
 
 
+@pytest.mark.all_ways
 async def test_progress_is_told_at_once(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
     held = Hold(Say("done"))

@@ -14,6 +14,8 @@ from tests.rig.model import Hold, Say
 from tests.rig.servers import ERAS, Caller, Era, Way, http_server
 from tests.rig.subscriber import LIST, subscriber
 
+pytestmark = pytest.mark.all_ways
+
 NEVER = 3600
 QUICKLY = 0.05
 

@@ -16,6 +16,8 @@ from tests.rig.model import Hold, Refuse, Say
 from tests.rig.servers import TRANSPORTS, Caller, Transport
 from tests.rig.task_client import RawResult, TaskRequest, task_client
 
+pytestmark = pytest.mark.all_ways
+
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 MISSING_CAPABILITY = -32021

@@ -13,6 +13,8 @@ from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.servers import Caller
 
+pytestmark = pytest.mark.all_ways
+
 SNAPSHOTS = Path(__file__).parent / "tool_schemas"
 EXPECTED = (
     "create_conversation",

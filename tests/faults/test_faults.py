@@ -24,6 +24,7 @@ def cells() -> Iterator[ParameterSet]:
             yield pytest.param(place, way, case, id=f"{place}-{way}-{case}")
 
 
+@pytest.mark.all_ways
 @pytest.mark.parametrize(("place", "way", "case"), list(cells()))
 async def test_a_message_is_answered_once_whatever_breaks(lane_of: OpenLane, place: str, way: Way, case: Case) -> None:
     lane = await lane_of(place, way)

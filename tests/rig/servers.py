@@ -180,3 +180,6 @@ class Way:
 
 
 ALL_WAYS = tuple(Way(transport, era) for transport in TRANSPORTS for era in ERAS)
+
+DEFAULT_WAY = Way("memory", "legacy")
+"""For tests in which neither transport nor era matters: the quickest transport, and the era of most clients."""

@@ -119,6 +119,7 @@ async def test_a_turn_that_waits_for_a_decision_can_be_stopped(
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.all_ways
 async def test_a_running_turn_is_stopped(mcp: Caller, agent: str, model: ScriptedModel) -> None:
     held = Hold(Say("too late"))
     model.enqueue(held)

@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import anyio
+import pytest
 from mcp_types import TextResourceContents
 
 from tests.backends.app_server.conftest import MODEL
@@ -191,6 +192,7 @@ async def test_five_conversations_are_answered_side_by_side(mcp: Caller, agent: 
     assert replies == {name: f"answer to {name}" for name in names}
 
 
+@pytest.mark.all_ways
 async def test_an_image_reaches_the_model(mcp: Caller, agent: str, model: ScriptedModel) -> None:
     model.enqueue(Say("A dot."))
     data = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
