@@ -15,7 +15,7 @@ from benchmarks.app_server import MODEL, AppServerClient, bare_app_server, clien
 from benchmarks.pairs import interleave, seconds_of
 from benchmarks.processes import StdioServer, bare_server, local_server, model_server
 from benchmarks.table import Group, Row
-from letta_conversations_mcp.backends.app_server.keeper import ADDRESS, TOKEN
+from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS, TOKEN
 
 START_GOAL = 1.15
 MEMORY_GOAL = 1.0
@@ -135,19 +135,19 @@ def _memory(ours: StdioServer, folder: Path) -> tuple[Row, list[str]]:
     theirs = sum(_held(each) for each in (server, *server.children(recursive=True)))
     parts = {
         "the MCP server": _held(psutil.Process(ours.pid)),
-        "the keeper of the App Server": _held(psutil.Process(address["keeper_pid"])),
-        "the guard of the turns": sum(map(_held, _guards(folder))),
+        "the supervisor of the App Server": _held(psutil.Process(address["supervisor_pid"])),
+        "the subscription keepers": sum(map(_held, _subscription_keepers(folder))),
     }
     total = sum(parts.values())
     shares = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in parts.items())
     return Row("memory held after these calls", total, theirs, total / theirs, "MB", MEMORY_GOAL), [f"Ours: {shares}."]
 
 
-def _guards(folder: Path) -> list[psutil.Process]:
-    """The guards that hold a lock of this folder."""
+def _subscription_keepers(folder: Path) -> list[psutil.Process]:
+    """The subscription keepers that hold a lock of this folder."""
     found: list[psutil.Process] = []
     for process in psutil.process_iter(["cmdline"]):
-        if any(part.endswith("guard.py") for part in process.info["cmdline"] or ()):
+        if any(part.endswith("subscription_keeper/child.py") for part in process.info["cmdline"] or ()):
             found += [process for each in process.open_files() if each.path.startswith(str(folder))]
     return found
 

@@ -17,7 +17,7 @@ from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 from websockets.asyncio.client import connect
 
-from letta_conversations_mcp.backends.app_server import keeper
+from letta_conversations_mcp.backends.app_server import supervisor
 from letta_conversations_mcp.backends.app_server.process import AppServer, LocalOptions
 
 SECONDS = 30
@@ -100,7 +100,7 @@ def program(path: Path, text: str) -> Path:
 
 
 def processes(folder: Path) -> list[psutil.Process]:
-    """All that run in the folder: keepers, servers, and what these started."""
+    """All that run in the folder: supervisors, servers, and what these started."""
     found: list[psutil.Process] = []
     for each in psutil.process_iter():
         try:
@@ -122,7 +122,7 @@ def servers(folder: Path) -> list[int]:
 
 
 def address(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / keeper.ADDRESS).read_text())
+    return json.loads((folder / supervisor.ADDRESS).read_text())
 
 
 async def until(condition: Callable[[], bool], seconds: float = GONE_SECONDS) -> None:
@@ -133,7 +133,7 @@ async def until(condition: Callable[[], bool], seconds: float = GONE_SECONDS) ->
 
 async def until_gone(folder: Path) -> None:
     await until(lambda: not processes(folder))
-    assert not (folder / keeper.ADDRESS).exists()
+    assert not (folder / supervisor.ADDRESS).exists()
 
 
 async def ask(server: AppServer, command: str, **arguments: object) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from letta_conversations_mcp.backends.app_server.keeper import ADDRESS, TOKEN
 from letta_conversations_mcp.backends.app_server.process import until_stopped
+from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS, TOKEN
 from letta_conversations_mcp.settings import Settings
 from tests.backends.app_server.conftest import MODEL
 from tests.rig.model import Say, ScriptedModel

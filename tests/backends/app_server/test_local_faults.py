@@ -14,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 from websockets.asyncio.server import ServerConnection, serve
 
-from letta_conversations_mcp.backends.app_server.keeper import ADDRESS
+from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS
 from letta_conversations_mcp.settings import Settings
 from tests.backends.app_server.conftest import MODEL
 from tests.rig.fake_letta import FakeLetta

@@ -12,8 +12,8 @@ from typing import Any
 import anyio
 import pytest
 
-from letta_conversations_mcp.backends.app_server.keeper import ADDRESS, TOKEN
 from letta_conversations_mcp.backends.app_server.process import AppServer
+from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS, TOKEN
 from letta_conversations_mcp.settings import Settings
 from tests.backends.app_server.app_servers import ask
 from tests.backends.app_server.conftest import MODEL

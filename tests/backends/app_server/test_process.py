@@ -17,7 +17,7 @@ import psutil
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from letta_conversations_mcp.backends.app_server import keeper
+from letta_conversations_mcp.backends.app_server import supervisor
 from letta_conversations_mcp.backends.app_server.process import LOG, AppServer, app_server
 from tests.backends.app_server.app_servers import (
     SECONDS,
@@ -67,7 +67,7 @@ async def test_the_server_takes_only_its_token_which_is_in_a_private_file_and_no
     async with app_server(options(folder)) as server:
         with pytest.raises(InvalidStatus):
             await ask(AppServer(server.url, "guessed"), "agent_list", query={})
-        token = folder / keeper.TOKEN
+        token = folder / supervisor.TOKEN
         assert token.read_text() == server.token
         assert (token.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
         assert server.token not in repr(server)
@@ -94,7 +94,7 @@ async def test_processes_that_start_at_once_share_one_server_and_leave_none(fold
 async def test_who_comes_while_the_server_stops_gets_one_that_works(folder: Path, stage: str) -> None:
     reached: dict[str, Callable[[], bool]] = {
         "at once": lambda: True,
-        "address gone": lambda: not (folder / keeper.ADDRESS).exists(),
+        "address gone": lambda: not (folder / supervisor.ADDRESS).exists(),
         "server gone": lambda: not servers(folder),
     }
     async with user(folder) as other:
@@ -112,7 +112,7 @@ async def test_who_comes_while_the_server_stops_waits_until_it_has(folder: Path,
     wanted = options(folder, program(tmp_path / "letta", STAND_IN))
     async with app_server(wanted) as server:
         stopping = address(folder)
-    await until(lambda: not (folder / keeper.ADDRESS).exists())
+    await until(lambda: not (folder / supervisor.ADDRESS).exists())
     assert psutil.pid_exists(stopping["server_pid"])
     with anyio.move_on_after(0.3):
         async with app_server(wanted):
@@ -121,7 +121,7 @@ async def test_who_comes_while_the_server_stops_waits_until_it_has(folder: Path,
     async with app_server(wanted) as second:
         assert second.token != server.token
         assert servers(folder) == [address(folder)["server_pid"]]
-        assert (folder / LOG).stat().st_size <= keeper.LOG_BYTES + keeper.PIECE_BYTES
+        assert (folder / LOG).stat().st_size <= supervisor.LOG_BYTES + supervisor.PIECE_BYTES
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
@@ -153,24 +153,24 @@ async def test_after_the_server_is_killed_a_new_one_has_its_agents(folder: Path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
-async def test_the_server_ends_with_a_keeper_that_is_killed(folder: Path) -> None:
+async def test_the_server_ends_with_a_supervisor_that_is_killed(folder: Path) -> None:
     async with app_server(options(folder)) as first:
-        os.kill(address(folder)["keeper_pid"], signal.SIGKILL)
+        os.kill(address(folder)["supervisor_pid"], signal.SIGKILL)
         await until(lambda: not servers(folder))
         async with app_server(options(folder)) as second:
             assert second != first
             await ask(second, "agent_list", query={})
 
 
-async def test_a_keeper_that_is_told_to_end_ends_the_server_first(folder: Path) -> None:
+async def test_a_supervisor_that_is_told_to_end_ends_the_server_first(folder: Path) -> None:
     async with app_server(options(folder)):
-        os.kill(address(folder)["keeper_pid"], signal.SIGTERM)
+        os.kill(address(folder)["supervisor_pid"], signal.SIGTERM)
         await until_gone(folder)
         assert "Stopped App Server (SIGTERM)" in (folder / LOG).read_text()
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
-async def test_a_server_whose_keeper_is_gone_is_ended_before_a_new_one_starts(
+async def test_a_server_whose_supervisor_is_gone_is_ended_before_a_new_one_starts(
     folder: Path, tmp_path: Path, stubborn: bool
 ) -> None:
     stand_in = program(tmp_path / "letta", STAND_IN)
@@ -178,9 +178,9 @@ async def test_a_server_whose_keeper_is_gone_is_ended_before_a_new_one_starts(
     if not stubborn:
         (folder / "work" / "may-end").touch()
     async with process_of(
-        str(stand_in), str(folder / keeper.TOKEN), stdout=subprocess.DEVNULL, cwd=folder / "work"
+        str(stand_in), str(folder / supervisor.TOKEN), stdout=subprocess.DEVNULL, cwd=folder / "work"
     ) as old:
-        (folder / keeper.SERVER_PID).write_text(str(old.pid))
+        (folder / supervisor.SERVER_PID).write_text(str(old.pid))
         await until((folder / "work" / "ready").exists)
         async with app_server(options(folder, stand_in)):
             with anyio.fail_after(SECONDS):
@@ -191,7 +191,7 @@ async def test_a_server_whose_keeper_is_gone_is_ended_before_a_new_one_starts(
 async def test_a_process_that_was_given_the_number_of_an_old_server_is_left_alone(folder: Path) -> None:
     folder.mkdir()
     async with process_of("sleep", "60") as stranger:
-        (folder / keeper.SERVER_PID).write_text(str(stranger.pid))
+        (folder / supervisor.SERVER_PID).write_text(str(stranger.pid))
         async with app_server(options(folder)):
             assert stranger.returncode is None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from letta_conversations_mcp.backends.app_server import keeper
+from letta_conversations_mcp.backends.app_server import supervisor
 from letta_conversations_mcp.backends.app_server.process import LocalOptions, LocalServerProblem, app_server
 from tests.backends.app_server.app_servers import address, options, program
 
@@ -82,13 +82,13 @@ async def test_a_full_disk_is_told(folder: Path, tmp_path: Path, monkeypatch: py
     def no_room(path: Path) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", path)
 
-    monkeypatch.setattr(keeper, "open_lock", no_room)
+    monkeypatch.setattr(supervisor, "open_lock", no_room)
     assert "is on a full disk" in await problem(failing)
 
 
 async def test_a_server_of_another_release_is_not_used(folder: Path) -> None:
     async with app_server(options(folder)):
-        (folder / keeper.ADDRESS).write_text(json.dumps({**address(folder), "version": 2}))
+        (folder / supervisor.ADDRESS).write_text(json.dumps({**address(folder), "version": 2}))
         assert "another release of letta-conversations-mcp runs the one in" in await problem(options(folder))
 
 

@@ -15,8 +15,8 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from pydantic import SecretStr
 
-from letta_conversations_mcp.backends.app_server import guard
-from letta_conversations_mcp.backends.app_server.keeper import ADDRESS, TOKEN
+from letta_conversations_mcp.backends.app_server.subscription_keeper import child
+from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS, TOKEN
 from letta_conversations_mcp.settings import Settings
 from tests.backends.app_server.conftest import MODEL
 from tests.e2e.test_stdio import Wire, initialized, started
@@ -32,7 +32,7 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self._port = port
         self.connections: list[SocketStream] = []
-        """As they came: a link's own, and then its guard's."""
+        """As they came: that of a backend, and then its subscription keeper's."""
 
     async def serve(self, near: SocketStream) -> None:
         self.connections.append(near)
@@ -89,7 +89,7 @@ async def call(wire: Wire, number: int, tool: str, **arguments: object) -> dict[
     return (await wire.answer(number))["result"]["structuredContent"]
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["ours", "the guard's"])
+@pytest.mark.parametrize("which", [0, 1], ids=["ours", "the subscription keeper's"])
 async def test_a_turn_outlives_one_of_the_two_connections(
     place: dict[str, str], model: ScriptedModel, tmp_path: Path, which: int
 ) -> None:
@@ -197,17 +197,17 @@ async def test_a_reply_is_found_by_another_process_when_one_of_two_is_killed(
     assert following.data["reply"] == "Of course."
 
 
-async def test_without_a_guard_a_turn_runs_all_the_same(
+async def test_a_turn_runs_without_a_subscription_keeper_too(
     caller: Caller,
     place: dict[str, str],
     model: ScriptedModel,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(guard, "__file__", "/no/such/guard.py")
-    model.enqueue(Say("Unguarded."))
+    monkeypatch.setattr(child, "__file__", "/no/such/child.py")
+    model.enqueue(Say("Unaided."))
 
     reply = await caller.ok("send_message", **place, message="hello")
 
-    assert reply.data["reply"] == "Unguarded."
+    assert reply.data["reply"] == "Unaided."
     assert "will not outlive this process" in caplog.text

@@ -1,5 +1,5 @@
-"""Agents of this machine: Letta Code's App Server with its local backend, started when it is needed.
+"""Agents on this machine: Letta Code's App Server with its local backend, started when it is first needed.
 
-`process` and `keeper` run one server for each state folder, `link` talks with it, `backend` speaks the verbs. Needs the
-extra `local`; importing this package imports none of it.
+`process` and `supervisor` run one server per state folder, `connection` talks to it, and `backend` implements the
+operations. Needs the extra `local`; importing this package imports none of it.
 """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from letta_conversations_mcp.backends.app_server.app_server_json import read_agent
 from letta_conversations_mcp.backends.app_server.base import LocalBase
-from letta_conversations_mcp.backends.app_server.reading import read_agent
 from letta_conversations_mcp.core.errors import NotFound, Refused
 from letta_conversations_mcp.core.message_json import mapping_field, mappings, text_field
 from letta_conversations_mcp.core.model import Agent, NewAgent, Page
@@ -37,11 +37,11 @@ class LocalAgents(LocalBase):
         return read_agent(agent)
 
     async def create_agent(self, new: NewAgent) -> Agent:
-        link = await self._open()
+        connection = await self._open()
         blocks = [{"label": label, "value": value} for label, value in new.memory.items()]
         wanted = {"name": new.name, "model": new.model, "description": new.description, "memory_blocks": blocks}
         body = {key: value for key, value in wanted.items() if value}
-        answer = await link.request("agent_create", what="create an agent", body=body)
+        answer = await connection.request("agent_create", what="create an agent", body=body)
         return read_agent(mapping_field(answer, "agent"))
 
     async def list_models(self) -> Sequence[str]:

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from letta_conversations_mcp.backends.app_server.app_server_json import read_local_message
 from letta_conversations_mcp.backends.app_server.base import LocalBounds, LocalTools, ServerContext
+from letta_conversations_mcp.backends.app_server.connection import TESTED_VERSION
 from letta_conversations_mcp.backends.app_server.conversations import LocalConversations
-from letta_conversations_mcp.backends.app_server.link import TESTED_VERSION
-from letta_conversations_mcp.backends.app_server.reading import read_local_message
-from letta_conversations_mcp.backends.app_server.turns import LocalTurns
+from letta_conversations_mcp.backends.app_server.messages import LocalTurns
 from letta_conversations_mcp.core.backend import NoSearch
 from letta_conversations_mcp.core.errors import Refused
 from letta_conversations_mcp.core.message_json import int_field, mapping_field, text_field
@@ -45,11 +45,14 @@ class LocalBackend(LocalConversations, LocalTurns):
 
     async def check(self) -> Health:
         info = await self._read("app_server_info", what="tell its version")
-        link = await self._open()
+        connection = await self._open()
         version = text_field(info, "letta_code_version")
         tested = f"Letta Code {version or 'of an unknown version'} runs here; {TESTED_VERSION} is what was tested."
         return Health(
-            kind="local", address=link.url, version=version, remarks=() if version == TESTED_VERSION else (tested,)
+            kind="local",
+            address=connection.url,
+            version=version,
+            remarks=() if version == TESTED_VERSION else (tested,),
         )
 
     # Messages
@@ -72,11 +75,11 @@ class LocalBackend(LocalConversations, LocalTurns):
                 "the local backend writes the summary with the conversation's own model",
                 "Nothing was changed; leave model and model_settings out.",
             )
-        link = await self._open()
+        connection = await self._open()
         body: dict[str, object] = {"agent_id": ref.agent_id}
         if wanted := settings.model_dump(exclude_defaults=True):
             body["compaction_settings"] = wanted
-        answer = await link.request(
+        answer = await connection.request(
             "conversation_compact",
             what="compact the conversation",
             seconds=self._bounds.compact_seconds,
@@ -96,7 +99,7 @@ class LocalBackend(LocalConversations, LocalTurns):
 async def open_local_backend(
     server: ServerContext, bounds: LocalBounds, *, local_tools: LocalTools = "off"
 ) -> AsyncGenerator[LocalBackend]:
-    """A backend whose link lives in this context. `server` gives an App Server for as long as its own context lasts."""
+    """A backend whose connection lives in this context; `server` provides the App Server during its own context."""
     async with anyio.create_task_group() as tasks:
         try:
             yield LocalBackend(server, tasks, bounds, local_tools)

@@ -1,4 +1,4 @@
-"""What every verb of the local backend works with: the link to the App Server.
+"""What every verb of the local backend works with: the connection to the App Server.
 
 Opened at the first request, in a task of its own, and opened anew when it breaks.
 """
@@ -13,7 +13,7 @@ from typing import Literal, cast
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from letta_conversations_mcp.backends.app_server.link import Frame, Link, LinkBroken, open_link
+from letta_conversations_mcp.backends.app_server.connection import Connection, ConnectionBroken, Frame, open_connection
 from letta_conversations_mcp.backends.app_server.process import AppServer
 from letta_conversations_mcp.core.errors import ConversationError, TimedOut
 
@@ -38,7 +38,7 @@ class LocalBounds:
 
 
 class LocalBase:
-    """`server` gives an App Server for as long as its own context lasts; `tasks` holds the link."""
+    """`server` gives an App Server for as long as its own context lasts; `tasks` holds the connection."""
 
     def __init__(self, server: ServerContext, tasks: TaskGroup, bounds: LocalBounds, tools: LocalTools) -> None:
         self._server = server
@@ -49,42 +49,42 @@ class LocalBase:
         self._offers: dict[str, object] = {"client_tool_allowlist": []} if tools == "off" else {}
         self._tools: LocalTools = tools
         self._opening = anyio.Lock()
-        self._link: Link | None = None
+        self._connection: Connection | None = None
 
-    async def _open(self) -> Link:
+    async def _open(self) -> Connection:
         async with self._opening:
-            if self._link is None or self._link.closed:
-                self._link = cast("Link", await self._tasks.start(self._keep_link))
-            return self._link
+            if self._connection is None or self._connection.closed:
+                self._connection = cast("Connection", await self._tasks.start(self._hold_connection))
+            return self._connection
 
     async def _read(self, command: str, *, what: str, **fields: object) -> Frame:
-        """Ask for something that changes nothing; once more, over a new link, when the server ended in between, or is
-        silent: the connection may be dead."""
-        link = await self._open()
+        """Send a command that changes nothing. It is sent again over a new connection if the server ended in between or
+        does not answer, since the connection may be dead."""
+        connection = await self._open()
         try:
-            return await link.request(command, what=what, seconds=None, **fields)
-        except LinkBroken:
+            return await connection.request(command, what=what, seconds=None, **fields)
+        except ConnectionBroken:
             pass
         except TimedOut:
-            link.abandon()
+            connection.abandon()
             with anyio.move_on_after(CLOSE_SECONDS):
-                await link.ended.wait()
+                await connection.ended.wait()
         return await (await self._open()).request(command, what=what, seconds=None, **fields)
 
-    async def _keep_link(self, *, task_status: TaskStatus[Link]) -> None:
-        """Hold a link until it breaks. A failure before it is there is raised to who asked for it."""
-        link: Link | None = None
+    async def _hold_connection(self, *, task_status: TaskStatus[Connection]) -> None:
+        """Hold a connection until it breaks. A failure before it is there is raised to who asked for it."""
+        connection: Connection | None = None
         try:
             async with (
                 self._server() as server,
-                open_link(
+                open_connection(
                     server,
                     connect_seconds=self._bounds.connect_seconds,
                     request_seconds=self._bounds.request_seconds,
-                ) as link,
+                ) as connection,
             ):
-                task_status.started(link)
+                task_status.started(connection)
                 await anyio.sleep_forever()
         except ConversationError:
-            if link is None:
+            if connection is None:
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from letta_conversations_mcp.backends.app_server.agents import LocalAgents
-from letta_conversations_mcp.backends.app_server.reading import read_conversation
+from letta_conversations_mcp.backends.app_server.app_server_json import read_conversation
 from letta_conversations_mcp.conversations.lookup import in_order
 from letta_conversations_mcp.core.errors import NotFound, Refused
 from letta_conversations_mcp.core.message_json import mapping_field, mappings, text_field
@@ -29,7 +29,7 @@ class LocalConversations(LocalAgents):
 
     async def create_conversation(self, new: NewConversation) -> Conversation:
         await self.get_agent(new.agent_id)
-        link = await self._open()
+        connection = await self._open()
         wanted: dict[str, object] = {
             "agent_id": new.agent_id,
             "summary": new.summary,
@@ -40,7 +40,7 @@ class LocalConversations(LocalAgents):
             "hidden": new.hidden,
         }
         body = {key: value for key, value in wanted.items() if value}
-        answer = await link.request("conversation_create", what="create a conversation", body=body)
+        answer = await connection.request("conversation_create", what="create a conversation", body=body)
         return read_conversation(mapping_field(answer, "conversation"))
 
     async def get_conversation(self, conversation_id: str) -> Conversation:
@@ -94,8 +94,8 @@ class LocalConversations(LocalAgents):
     async def delete_conversation(self, conversation_id: str) -> None:
         """The protocol has no command for it, so the conversation is hidden from every list."""
         await self.get_conversation(conversation_id)
-        link = await self._open()
-        await link.request(
+        connection = await self._open()
+        await connection.request(
             "conversation_update",
             what="hide the conversation",
             conversation_id=conversation_id,
@@ -110,9 +110,9 @@ class LocalConversations(LocalAgents):
         return await self._change(conversation_id, body)
 
     async def _change(self, conversation_id: str, body: Mapping[str, object]) -> Conversation:
-        link = await self._open()
+        connection = await self._open()
         try:
-            answer = await link.request(
+            answer = await connection.request(
                 "conversation_update", what="update the conversation", conversation_id=conversation_id, body=body
             )
         except Refused as error:
@@ -124,11 +124,11 @@ class LocalConversations(LocalAgents):
     async def fork(self, ref: ConversationRef, *, at_message: str = "", hidden: bool = False) -> Conversation:
         """The server copies the messages under new ids, and the summary, which is taken off again: two conversations
         with one name cannot be told apart."""
-        link = await self._open()
+        connection = await self._open()
         wanted: dict[str, object] = {"agent_id": ref.agent_id, "message_id": at_message, "hidden": hidden}
         body = {key: value for key, value in wanted.items() if value}
         try:
-            answer = await link.request(
+            answer = await connection.request(
                 "conversation_fork",
                 what="fork the conversation",
                 conversation_id=ref.conversation_id,
@@ -143,9 +143,9 @@ class LocalConversations(LocalAgents):
         return await self._change(text_field(mapping_field(answer, "conversation"), "id"), {"summary": None})
 
     async def recompile(self, ref: ConversationRef, *, dry_run: bool = False) -> str:
-        link = await self._open()
+        connection = await self._open()
         try:
-            answer = await link.request(
+            answer = await connection.request(
                 "conversation_recompile",
                 what="recompile the conversation",
                 conversation_id=ref.conversation_id,

@@ -4,9 +4,10 @@
 at once, they share one server, and it ends once the last is gone, however that came about. This is done with two file
 locks, which the kernel lets go with the process that holds them:
 
-- Every user holds `in-use`, shared. The keeper, which runs the server, waits to get it exclusively, and only then ends
-  the server: nobody can be handed the address of a server that is about to stop, and who comes meanwhile waits.
-- Who gets `keeper` starts a keeper, and hands the lock on to it: while it is held, a server runs, starts, or ends.
+- Every user holds `in-use`, shared. The supervisor, which runs the server, ends it only once it has got the lock
+  exclusively: nobody can be handed the address of a server that is about to stop, and who comes meanwhile waits.
+- Whoever gets the lock `keeper` starts a supervisor and hands the lock to it: while it is held, a server runs, starts
+  or ends.
 
 Nothing outside the folder is written: it is the server's home too.
 """
@@ -29,7 +30,7 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 
-from letta_conversations_mcp.backends.app_server import keeper
+from letta_conversations_mcp.backends.app_server import supervisor
 from letta_conversations_mcp.core.errors import QUOTE_CHARS, ConversationError, quote
 
 INSTALL = "pip install 'letta-conversations-mcp[local]'"
@@ -105,26 +106,26 @@ async def app_server(options: LocalOptions) -> AsyncGenerator[AppServer]:
     try:
         with anyio.move_on_after(options.start_seconds), start.problems():
             await anyio.to_thread.run_sync(start.prepare)
-            in_use = keeper.open_lock(start.folder / keeper.IN_USE)
-            while not keeper.lock(in_use, shared=True):  # noqa: ASYNC110 - a lock of the kernel's, not the loop's
-                await anyio.sleep(keeper.POLL_SECONDS)
+            in_use = supervisor.open_lock(start.folder / supervisor.IN_USE)
+            while not supervisor.lock(in_use, shared=True):  # noqa: ASYNC110 - a lock of the kernel's, not the loop's
+                await anyio.sleep(supervisor.POLL_SECONDS)
             server = await start.until_running()
         if server is None:
             raise start.too_slow()
         yield server
     finally:
         if in_use is not None:
-            keeper.unlock(in_use)
+            supervisor.unlock(in_use)
 
 
 async def until_stopped(folder: Path) -> None:
     """Wait until no server runs, starts or ends in a state folder, so that it can be removed. Without a bound."""
     if sys.platform == "win32":
         return  # there is none that was started here
-    descriptor = keeper.open_lock(folder / keeper.KEEPER)
+    descriptor = supervisor.open_lock(folder / supervisor.SUPERVISOR)
     try:
-        while not keeper.lock(descriptor):  # noqa: ASYNC110 - a lock of the kernel's, not the loop's
-            await anyio.sleep(keeper.POLL_SECONDS)
+        while not supervisor.lock(descriptor):  # noqa: ASYNC110 - a lock of the kernel's, not the loop's
+            await anyio.sleep(supervisor.POLL_SECONDS)
     finally:
         os.close(descriptor)
 
@@ -177,27 +178,27 @@ class _Start:
         started = False
         while True:
             if not started:
-                started = await anyio.to_thread.run_sync(self._start_unless_kept)
-            elif not await anyio.to_thread.run_sync(self._is_kept):
+                started = await anyio.to_thread.run_sync(self._start_unless_supervised)
+            elif not await anyio.to_thread.run_sync(self._is_supervised):
                 raise self._ended()
             if (server := await anyio.to_thread.run_sync(self._read_address)) and await _answers(server.url):
                 return server
-            await anyio.sleep(keeper.POLL_SECONDS)
+            await anyio.sleep(supervisor.POLL_SECONDS)
 
-    def _start_unless_kept(self) -> bool:
-        """Start a keeper, and say whether there was none. In a thread, which a cancellation does not cut short."""
-        with self._keeper_lock() as lock:
-            if not keeper.lock(lock):
+    def _start_unless_supervised(self) -> bool:
+        """Start a supervisor, and say whether there was none. In a thread, which a cancellation does not cut short."""
+        with self._supervisor_lock() as lock:
+            if not supervisor.lock(lock):
                 return False
-            (self.folder / keeper.ADDRESS).unlink(missing_ok=True)
-            (self.folder / keeper.TOKEN).unlink(missing_ok=True)
-            with open(self.folder / keeper.TOKEN, "x", opener=_private) as token:
+            (self.folder / supervisor.ADDRESS).unlink(missing_ok=True)
+            (self.folder / supervisor.TOKEN).unlink(missing_ok=True)
+            with open(self.folder / supervisor.TOKEN, "x", opener=_private) as token:
                 token.write(secrets.token_urlsafe(TOKEN_BYTES))
             (self.folder / LOG).unlink(missing_ok=True)
             with open(self.folder / LOG, "ab", opener=_private) as output:
                 subprocess.run(
                     # -I: or the modules beside the script would stand for those of the standard library.
-                    [sys.executable, "-I", keeper.__file__, *self._keeper_arguments(lock)],
+                    [sys.executable, "-I", supervisor.__file__, *self._supervisor_arguments(lock)],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -210,30 +211,30 @@ class _Start:
                 )
             return True
 
-    def _keeper_arguments(self, lock: int) -> list[str]:
+    def _supervisor_arguments(self, lock: int) -> list[str]:
         listen = ["server", "--listen", "ws://127.0.0.1:0"]
-        authentication = ["--ws-auth", "capability-token", "--ws-token-file", str(self.folder / keeper.TOKEN)]
+        authentication = ["--ws-auth", "capability-token", "--ws-token-file", str(self.folder / supervisor.TOKEN)]
         command = [self._program, "--backend", "local", *listen, *authentication]
         return [str(self.folder), str(lock), str(self._options.stop_seconds), *command]
 
-    def _is_kept(self) -> bool:
-        with self._keeper_lock() as lock:
-            return not keeper.lock(lock)
+    def _is_supervised(self) -> bool:
+        with self._supervisor_lock() as lock:
+            return not supervisor.lock(lock)
 
     @contextmanager
-    def _keeper_lock(self) -> Generator[int]:
-        descriptor = keeper.open_lock(self.folder / keeper.KEEPER)
+    def _supervisor_lock(self) -> Generator[int]:
+        descriptor = supervisor.open_lock(self.folder / supervisor.SUPERVISOR)
         try:
             yield descriptor
         finally:
-            # Closed and not unlocked: a keeper that was handed it keeps the lock.
+            # Closed and not unlocked: a supervisor that was handed it keeps the lock.
             os.close(descriptor)
 
     def _read_address(self) -> AppServer | None:
-        address = self.folder / keeper.ADDRESS
+        address = self.folder / supervisor.ADDRESS
         try:
             written = address.read_text()
-            token = (self.folder / keeper.TOKEN).read_text()
+            token = (self.folder / supervisor.TOKEN).read_text()
             # The same before and after: or the token could be the next server's.
             if address.read_text() != written:
                 return None
@@ -244,13 +245,13 @@ class _Start:
         except ValueError:
             raise self._broken(address) from None
         if len(token) != TOKEN_CHARS:
-            raise self._broken(self.folder / keeper.TOKEN)
-        if data["version"] != keeper.ADDRESS_VERSION:
+            raise self._broken(self.folder / supervisor.TOKEN)
+        if data["version"] != supervisor.ADDRESS_VERSION:
             raise LocalServerProblem(
                 f"another release of letta-conversations-mcp runs the one in {self.folder}",
                 "A person has to end those who use it, or use another folder.",
             )
-        return AppServer(url=data["url"], token=token, in_use=self.folder / keeper.IN_USE)
+        return AppServer(url=data["url"], token=token, in_use=self.folder / supervisor.IN_USE)
 
     def _broken(self, path: Path) -> LocalServerProblem:
         return LocalServerProblem(

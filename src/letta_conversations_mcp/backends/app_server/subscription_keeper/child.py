@@ -1,13 +1,12 @@
 """Stays subscribed to conversations, so that their turns go on when the process that talks in them ends.
 
 A turn whose last subscribed socket closes is stopped, and leaves its conversation unusable until the App Server is
-started again (seen with 0.34.12). So `link` starts this script, in a session of its own and with the other end of a
-socket as its stdin, and tells it, a JSON object a line, where the server is, and then each conversation; every line is
-answered with one. An empty object says goodbye. When that has come, or the socket has ended, however that came about,
-the script ends too, but not before the turns have. While it runs it holds the lock `in-use`, so that the server is not
-ended either.
+started again (seen with 0.34.12). So the package starts this script, in a session of its own and with the other end of
+a socket as its stdin, and writes one JSON object a line: where the server is, and then each conversation. Every line is
+answered with an empty one. An empty object says goodbye. After that, or once the socket has ended in any other way, the
+script ends too, but not before the turns have. While it runs it holds the lock `in-use`, so that the server goes on.
 
-    guard.py
+    child.py
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ FRAME_BYTES = 64 * 1024 * 1024
 Json = dict[str, Any]
 
 
-class Guard:
+class Child:
     """The subscriptions of one process that talks with the server."""
 
     def __init__(self, control: socket.socket) -> None:
@@ -47,7 +46,7 @@ class Guard:
         self._lock = threading.Lock()
 
     def run(self) -> None:
-        """Guard until the process and the turns have ended, or the server has."""
+        """Stay subscribed until the process and the turns have ended, or the server has."""
         # Late: the fork before it is waited for.
         from websockets.exceptions import WebSocketException
         from websockets.sync.client import connect
@@ -136,13 +135,13 @@ def _hold(path: str) -> None:
 
 
 def main() -> None:
-    """Leave whoever started this, and guard."""
+    """Leave whoever started this, and stay subscribed."""
     if os.fork():
         # Who started it waits for this process, and never has to collect the other.
         os._exit(0)
     for sign in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(sign, signal.SIG_IGN)
-    Guard(socket.socket(fileno=0)).run()
+    Child(socket.socket(fileno=0)).run()
     os._exit(0)
 
 

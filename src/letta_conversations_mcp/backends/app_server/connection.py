@@ -1,8 +1,8 @@
 """A connection to an App Server: requests and their answers, and the frames of a conversation for whoever listens.
 
 Speaks the App Server's WebSocket protocol, version 1 (tested with Letta Code 0.34.12). Everything is asked over one
-socket; a guard, a process of its own, subscribes to the same conversations, because a turn whose last subscribed socket
-closes is stopped, and leaves its conversation unusable until the server restarts (measured).
+socket. `SubscriptionKeeper` subscribes to the same conversations from a process of its own, because the server stops a
+turn whose last subscribed socket closes, and its conversation is then unusable until the server restarts (measured).
 
 Frames and commands that are not known are ignored, by the server too: it never answers a command that it does not know.
 Every request therefore has a bound.
@@ -23,8 +23,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from letta_conversations_mcp.backends.app_server.failures import next_step
-from letta_conversations_mcp.backends.app_server.guarded import Guarded
 from letta_conversations_mcp.backends.app_server.process import AppServer
+from letta_conversations_mcp.backends.app_server.subscription_keeper import SubscriptionKeeper
 from letta_conversations_mcp.core.errors import (
     ConversationError,
     Refused,
@@ -69,20 +69,20 @@ Frame = Mapping[str, object]
 Frames = MemoryObjectReceiveStream[Frame]
 
 
-class LinkBroken(ServerFault):
+class ConnectionBroken(ServerFault):
     """The connection broke while the server was asked."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what, 0, "the connection broke", "The next call opens a new one; look before repeating this.")
 
 
-class Link:
-    """One connection while it lasts. Made by `open_link`."""
+class Connection:
+    """One connection while it lasts. Made by `open_connection`."""
 
-    def __init__(self, url: str, socket: ClientConnection, guarded: Guarded, request_seconds: float) -> None:
+    def __init__(self, url: str, socket: ClientConnection, keeper: SubscriptionKeeper, request_seconds: float) -> None:
         self.url = url
         self._socket = socket
-        self._guarded = guarded
+        self._keeper = keeper
         self._request_seconds = request_seconds
         self._waiting: dict[str, _Answer] = {}
         self._listeners: dict[tuple[str, str], list[MemoryObjectSendStream[Frame]]] = {}
@@ -100,12 +100,12 @@ class Link:
 
         Args:
             what: what is asked, for the errors ("list the conversations").
-            seconds: the bound; the link's own when None.
+            seconds: the bound; the connection's own when None.
 
         Raises:
             Refused: the server answered that it did not do it.
             TimedOut: it did not answer, as to a command that it does not know.
-            LinkBroken: the connection broke.
+            ConnectionBroken: the connection broke.
         """
         answer = await self._exchange(command, what, seconds, fields)
         if answer.get("success") is False or answer.get("accepted") is False:
@@ -114,13 +114,13 @@ class Link:
         return answer
 
     async def subscribe(self, ref: ConversationRef, mode: str) -> None:
-        """Subscribe to a conversation, and have it guarded; set how its tools are allowed."""
+        """Subscribe to a conversation, also from the subscription keeper, and set its permission mode."""
         key = (ref.agent_id, ref.conversation_id)
         if key in self._subscribed:
             return
         failure: ConversationError | None = None
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._guarded.watch, ref, mode)
+            tasks.start_soon(self._keeper.watch, ref, mode)
             try:
                 await self.request(
                     "runtime_start",
@@ -160,14 +160,14 @@ class Link:
             with anyio.fail_after(bound):
                 await answer.arrived.wait()
         except ConnectionClosed as error:
-            raise LinkBroken(what) from error
+            raise ConnectionBroken(what) from error
         except TimeoutError as error:
             raise TimedOut(what, bound, AGAIN if command in QUESTIONS else UNSURE) from error
         finally:
             del self._waiting[request_id]
             self._unanswered = self._unanswered or answer.frame is None
         if answer.frame is None:
-            raise LinkBroken(what)
+            raise ConnectionBroken(what)
         return answer.frame
 
     async def read(self) -> None:
@@ -200,7 +200,7 @@ class Link:
     def close(self, *, broken: bool = False) -> None:
         """Tell everybody who waits that nothing more will come."""
         self.ended.set()
-        self._guarded.close(goodbye=not (broken or self._unanswered))
+        self._keeper.close(goodbye=not (broken or self._unanswered))
         for answer in self._waiting.values():
             answer.set(None)
         for listeners in self._listeners.values():
@@ -227,8 +227,11 @@ class _Answer:
 
 
 @asynccontextmanager
-async def open_link(server: AppServer, *, connect_seconds: float, request_seconds: float) -> AsyncGenerator[Link]:
-    """Connect, check the protocol, and keep the link until the body ends or the socket closes, which cancels the body.
+async def open_connection(
+    server: AppServer, *, connect_seconds: float, request_seconds: float
+) -> AsyncGenerator[Connection]:
+    """Connect and check the protocol. The connection lasts until the body ends; if the socket closes, the body is
+    cancelled.
 
     Raises:
         Unreachable, Unauthorized: nothing answers there, no App Server does, or it does not accept the token.
@@ -249,26 +252,26 @@ async def open_link(server: AppServer, *, connect_seconds: float, request_second
         raise Unreachable(url, "What answers there is no App Server", setting=SETTING) from error
     except (OSError, TimeoutError, InvalidURI) as error:
         raise Unreachable(url, "The App Server cannot be reached", setting=SETTING) from error
-    link = Link(url, socket, Guarded(url, token, server.in_use), request_seconds)
+    connection = Connection(url, socket, SubscriptionKeeper(url, token, server.in_use), request_seconds)
     failure: Exception | None = None
     try:
         async with anyio.create_task_group() as tasks:
 
             async def read() -> None:
-                await link.read()
-                link.close(broken=True)
+                await connection.read()
+                connection.close(broken=True)
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(read)
             try:
-                await _check_protocol(link)
-                yield link
+                await _check_protocol(connection)
+                yield connection
             except ConversationError as error:
                 # Raised below: leaving the task group with it would wrap it in an ExceptionGroup.
                 failure = error
             tasks.cancel_scope.cancel()
     finally:
-        link.close()
+        connection.close()
         with anyio.move_on_after(1, shield=True):
             await socket.close()
         # A server that is ending itself may not answer in time.
@@ -277,15 +280,15 @@ async def open_link(server: AppServer, *, connect_seconds: float, request_second
         raise failure
 
 
-async def _check_protocol(link: Link) -> None:
-    info = await link.request("app_server_info", what="tell its version")
+async def _check_protocol(connection: Connection) -> None:
+    info = await connection.request("app_server_info", what="tell its version")
     version = info.get("protocol_version")
     if version != PROTOCOL_VERSION:
         raise Unreachable(
-            link.url,
+            connection.url,
             f"The App Server speaks protocol version {version!r}, and this program version {PROTOCOL_VERSION} "
             f"(tested with Letta Code {TESTED_VERSION}, it is {text_field(info, 'letta_code_version') or 'unknown'})",
         )
     capabilities = mapping_field(info, "capabilities")
     if missing := [name for name in NEEDED if capabilities.get(name) is not True]:
-        raise Unreachable(link.url, f"The App Server lacks what is needed: {', '.join(missing)}")
+        raise Unreachable(connection.url, f"The App Server lacks what is needed: {', '.join(missing)}")

@@ -13,7 +13,7 @@ from typing import cast
 
 from pydantic_core import to_json
 
-from letta_conversations_mcp.backends.app_server.link import Link, received
+from letta_conversations_mcp.backends.app_server.connection import Connection, received
 from letta_conversations_mcp.core.message_json import mapping_field, mappings, text_field
 from letta_conversations_mcp.core.model import ConversationRef, Decision, ToolCall
 
@@ -57,12 +57,12 @@ def scope(ref: ConversationRef) -> dict[str, object]:
     return {"agent_id": ref.agent_id, "conversation_id": ref.conversation_id}
 
 
-async def read_state(link: Link, ref: ConversationRef) -> LoopState:
+async def read_state(connection: Connection, ref: ConversationRef) -> LoopState:
     """The state now, of a conversation that is subscribed: the server replays it when it is asked to."""
     status: Mapping[str, object] = {}
     device: Mapping[str, object] = {}
-    with link.listen(ref) as frames:
-        await link.request(
+    with connection.listen(ref) as frames:
+        await connection.request(
             "sync", what="tell its state", runtime=scope(ref), recover_approvals=False, force_device_status=True
         )
         for frame in received(frames):
@@ -76,7 +76,7 @@ async def read_state(link: Link, ref: ConversationRef) -> LoopState:
     return LoopState(active=text_field(status, "status") not in IDLE, pending=pending, taken=taken)
 
 
-async def answer(link: Link, ref: ConversationRef, request_id: str, decision: Decision) -> None:
+async def answer(connection: Connection, ref: ConversationRef, request_id: str, decision: Decision) -> None:
     """Answer a question. Raises Refused when it is not asked any more."""
     if decision.approve:
         # With words the agent is told them as the user's comment.
@@ -84,4 +84,4 @@ async def answer(link: Link, ref: ConversationRef, request_id: str, decision: De
     else:
         verdict = {"behavior": "deny", "message": decision.reason or NO_REASON}
     payload = {"kind": "approval_response", "request_id": request_id, "decision": verdict}
-    await link.request("input", what="take the decision", runtime=scope(ref), payload=payload)
+    await connection.request("input", what="take the decision", runtime=scope(ref), payload=payload)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from letta_conversations_mcp.backends.app_server.turn import TurnReader
+from letta_conversations_mcp.backends.app_server.turn_stream import TurnReader
 from letta_conversations_mcp.core.model import Chunk
 
 

@@ -10,11 +10,21 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
 
+from letta_conversations_mcp.backends.app_server.app_server_json import (
+    is_only_reminder,
+    without_reminders,
+    without_repeats,
+)
 from letta_conversations_mcp.backends.app_server.base import LocalBase
-from letta_conversations_mcp.backends.app_server.link import Frame, Frames, Link, received
-from letta_conversations_mcp.backends.app_server.reading import is_only_reminder, without_reminders, without_repeats
-from letta_conversations_mcp.backends.app_server.state import ControlRequest, LoopState, answer, read_state, scope
-from letta_conversations_mcp.backends.app_server.turn import (
+from letta_conversations_mcp.backends.app_server.connection import Connection, Frame, Frames, received
+from letta_conversations_mcp.backends.app_server.conversation_state import (
+    ControlRequest,
+    LoopState,
+    answer,
+    read_state,
+    scope,
+)
+from letta_conversations_mcp.backends.app_server.turn_stream import (
     RUN_PREFIX,
     TurnReader,
     is_of,
@@ -64,49 +74,49 @@ class LocalTurns(LocalBase):
                 "the local backend has no model and no max_steps for a single message",
                 "Nothing was sent; leave them out.",
             )
-        link = await self._subscribed(ref)
-        state = await read_state(link, ref)
+        connection = await self._subscribed(ref)
+        state = await read_state(connection, ref)
         # The server would take it, and put it into the turn after the decision, or make one turn of all that wait.
         if self._tools != "off" and state.pending:
             raise AwaitingApproval(ref.conversation_id)
         if state.active:
             newest = await self.list_runs(ref, limit=1)
             raise Busy(ref.conversation_id, newest[0].id if newest and newest[0].active else "")
-        with link.listen(ref) as frames:
-            started = await self._hand_over(link, ref, message)
-            yield self._chunks(link, ref, frames, TurnReader(RUN_PREFIX + message.otid, started=started))
+        with connection.listen(ref) as frames:
+            started = await self._hand_over(connection, ref, message)
+            yield self._chunks(connection, ref, frames, TurnReader(RUN_PREFIX + message.otid, started=started))
 
     async def list_approvals(self, ref: ConversationRef) -> Sequence[ToolCall]:
         return [request.call for request in (await read_state(await self._subscribed(ref), ref)).pending]
 
     @asynccontextmanager
     async def respond(self, ref: ConversationRef, approvals: Approvals) -> AsyncGenerator[AsyncIterator[Chunk]]:
-        link = await self._subscribed(ref)
-        pending = (await read_state(link, ref)).pending
+        connection = await self._subscribed(ref)
+        pending = (await read_state(connection, ref)).pending
         check_pending(ref.conversation_id, [request.call for request in pending], approvals)
         turns = turns_of((await self._list_chunks(ref, MessageQuery(limit=TURN_MESSAGES)))[0])
         reader = TurnReader(run_id_of(turns[-1]) if turns else "", started=True)
         decisions = {each.tool_call_id: each for each in approvals.decisions}
-        with link.listen(ref) as frames:
+        with connection.listen(ref) as frames:
             for request in pending:
                 try:
-                    await answer(link, ref, request.id, decisions[request.call.id])
+                    await answer(connection, ref, request.id, decisions[request.call.id])
                 except Refused as error:
                     raise NothingPending(ref.conversation_id) from error
                 except ConversationError as error:
                     raise StreamLost(str(error)) from error
-            yield self._chunks(link, ref, frames, reader, calls_chunk(approvals.calls))
+            yield self._chunks(connection, ref, frames, reader, calls_chunk(approvals.calls))
 
     async def cancel(self, ref: ConversationRef, run_id: str = "") -> Sequence[str]:
         """Stops a turn that waits for a decision too."""
         runs = await self.list_runs(ref, limit=TURN_MESSAGES)
         if run_id and run_id not in [run.id for run in runs]:
             raise NotFound.run(run_id)
-        link = await self._subscribed(ref)
-        state = await read_state(link, ref)
+        connection = await self._subscribed(ref)
+        state = await read_state(connection, ref)
         if not (state.active or state.pending) or (run_id and run_id != runs[0].id):
             return ()
-        stopped = await link.request("abort_message", what="stop the turn", runtime=scope(ref))
+        stopped = await connection.request("abort_message", what="stop the turn", runtime=scope(ref))
         return [run.id for run in runs[:1]] if stopped.get("aborted") is True else ()
 
     def resume(
@@ -114,12 +124,12 @@ class LocalTurns(LocalBase):
     ) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
         raise NotResumable
 
-    async def _subscribed(self, ref: ConversationRef) -> Link:
-        link = await self._open()
-        await link.subscribe(ref, self._mode)
-        return link
+    async def _subscribed(self, ref: ConversationRef) -> Connection:
+        connection = await self._open()
+        await connection.subscribe(ref, self._mode)
+        return connection
 
-    async def _hand_over(self, link: Link, ref: ConversationRef, message: OutgoingMessage) -> bool:
+    async def _hand_over(self, connection: Connection, ref: ConversationRef, message: OutgoingMessage) -> bool:
         """Whether the turn has begun at once, or waits behind another. Raises StreamLost when nothing is sure."""
         parts: list[dict[str, object]] = [{"type": "text", "text": message.text}] if message.text else []
         for image in message.images:
@@ -137,7 +147,7 @@ class LocalTurns(LocalBase):
             **self._offers,
         }
         try:
-            answer = await link.request("input", what="take the message", runtime=scope(ref), payload=payload)
+            answer = await connection.request("input", what="take the message", runtime=scope(ref), payload=payload)
         except Refused:
             raise
         except ConversationError as error:
@@ -145,17 +155,19 @@ class LocalTurns(LocalBase):
         return answer.get("disposition") != "queued"
 
     async def _chunks(
-        self, link: Link, ref: ConversationRef, frames: Frames, reader: TurnReader, *before: Chunk
+        self, connection: Connection, ref: ConversationRef, frames: Frames, reader: TurnReader, *before: Chunk
     ) -> AsyncIterator[Chunk]:
         yield {"message_type": "ping", "run_id": reader.run_id}
         for chunk in before:
             yield chunk
         while not reader.ended:
-            for frame in await self._next(link, ref, frames):
-                for chunk in await self._read_frame(link, ref, reader, frame):
+            for frame in await self._next(connection, ref, frames):
+                for chunk in await self._read_frame(connection, ref, reader, frame):
                     yield chunk
 
-    async def _read_frame(self, link: Link, ref: ConversationRef, reader: TurnReader, frame: Frame) -> Iterable[Chunk]:
+    async def _read_frame(
+        self, connection: Connection, ref: ConversationRef, reader: TurnReader, frame: Frame
+    ) -> Iterable[Chunk]:
         if reader.ended:
             return ()
         if frame.get("type") != "control_request":
@@ -165,10 +177,10 @@ class LocalTurns(LocalBase):
             return reader.stop_at(request.call)
         # Nobody was offered tools, and while the question is open the conversation is stuck.
         denial = Decision(tool_call_id=request.call.id, approve=False, reason=NOT_OFFERED)
-        await answer(link, ref, request.id, denial)
+        await answer(connection, ref, request.id, denial)
         return ()
 
-    async def _next(self, link: Link, ref: ConversationRef, frames: Frames) -> Sequence[Frame]:
+    async def _next(self, connection: Connection, ref: ConversationRef, frames: Frames) -> Sequence[Frame]:
         """What comes next of a turn; after a while of silence, what comes when the server is asked whether one runs.
 
         It says nothing by itself while a model thinks, and nothing either of a message that it had before and has
@@ -179,7 +191,7 @@ class LocalTurns(LocalBase):
             with anyio.fail_after(bounds.silence_seconds):
                 with anyio.move_on_after(bounds.look_seconds):
                     return [await frames.receive()]
-                state = await read_state(link, ref)
+                state = await read_state(connection, ref)
         except TimeoutError as error:
             raise StreamLost(f"silence for {bounds.silence_seconds:g} s") from error
         except (anyio.EndOfStream, anyio.ClosedResourceError) as error:

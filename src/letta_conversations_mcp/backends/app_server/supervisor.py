@@ -1,11 +1,11 @@
-"""Keeps one App Server running for as long as anybody uses it.
+"""Runs one App Server for as long as any process uses it.
 
 A script for the standard library alone, which `process` starts in a session of its own, so that it outlives whoever
 started it and costs few MB. It owns the server, which is its child, and the address file; it ends both, and itself,
 once nobody holds the lock `in-use` any more, whatever became of the users. It holds the lock `keeper`, handed to it
 open, for as long as it lives: the kernel lets both go when it is killed.
 
-    keeper.py FOLDER LOCK STOP_SECONDS COMMAND…
+    supervisor.py FOLDER LOCK STOP_SECONDS COMMAND…
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from pathlib import Path
 from queue import SimpleQueue
 
 IN_USE = "in-use"
-"""Locked, shared, by every user; exclusively by the keeper while it ends the server."""
+"""Locked, shared, by every user; exclusively by the supervisor while it ends the server."""
 
-KEEPER = "keeper"
-"""Locked by whoever starts a keeper, and then by the keeper."""
+SUPERVISOR = "keeper"
+"""Locked by whoever starts a supervisor, and then by the supervisor. Its file is named as in older releases, so that
+theirs and ours never run two servers in one folder."""
 
 ADDRESS = "address.json"
 """Where the server is. There only while it can be used."""
@@ -77,7 +78,7 @@ def unlock(descriptor: int) -> None:
     os.close(descriptor)
 
 
-def keep(folder: Path, stop_seconds: float, command: list[str]) -> None:
+def supervise(folder: Path, stop_seconds: float, command: list[str]) -> None:
     """Run the server until it ends by itself or nobody uses it."""
     events: SimpleQueue[str] = SimpleQueue()
 
@@ -124,15 +125,15 @@ def keep(folder: Path, stop_seconds: float, command: list[str]) -> None:
 
 
 def _start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    keeper = os.getpid()
+    supervisor = os.getpid()
     # Loaded here: after the fork there should be as little to do as possible.
     prctl: Callable[..., int] | None = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
-    def die_with_keeper() -> None:
+    def die_with_supervisor() -> None:
         # The kernel remembers the thread that forked: it has to be the main one, which lives as long as the process.
         if prctl is not None:
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != keeper:
+            if os.getppid() != supervisor:
                 os._exit(1)
 
     return subprocess.Popen(
@@ -142,7 +143,7 @@ def _start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
         stderr=subprocess.STDOUT,
         cwd=folder / "work",
         start_new_session=True,
-        preexec_fn=die_with_keeper,
+        preexec_fn=die_with_supervisor,
     )
 
 
@@ -170,7 +171,7 @@ def _write_address(folder: Path, url: str, server_pid: int) -> None:
         "version": ADDRESS_VERSION,
         "url": f"{url}/ws",
         "token_file": str(folder / TOKEN),
-        "keeper_pid": os.getpid(),
+        "supervisor_pid": os.getpid(),
         "server_pid": server_pid,
     }
     new = folder / f"{ADDRESS}.new"
@@ -179,7 +180,7 @@ def _write_address(folder: Path, url: str, server_pid: int) -> None:
 
 
 def _end_abandoned(folder: Path, stop_seconds: float) -> None:
-    """End the server of a keeper that was killed: on Linux the kernel has done so, elsewhere nobody has."""
+    """End the server of a supervisor that was killed: on Linux the kernel has done so, elsewhere nobody has."""
     try:
         pid = int((folder / SERVER_PID).read_text())
     except (OSError, ValueError):
@@ -212,7 +213,7 @@ def _is_server(pid: int, folder: Path) -> bool:
 
 
 def main() -> None:
-    """Leave whoever started this, and keep."""
+    """Detach from the process that started this one, then supervise."""
     if os.fork():
         # Who started it waits for this process, and never has to collect the other.
         os._exit(0)
@@ -221,7 +222,7 @@ def main() -> None:
     os.umask(0o077)
     folder, _, stop_seconds, *command = sys.argv[1:]
     try:
-        keep(Path(folder), float(stop_seconds), command)
+        supervise(Path(folder), float(stop_seconds), command)
     except OSError as error:
         _log(f"The server cannot be run: {error}\n".encode(errors="replace"))
 

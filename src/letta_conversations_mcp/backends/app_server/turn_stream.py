@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from letta_conversations_mcp.backends.app_server.app_server_json import attempts_of
+from letta_conversations_mcp.backends.app_server.conversation_state import LoopState
 from letta_conversations_mcp.backends.app_server.failures import STUCK, in_words, innermost
-from letta_conversations_mcp.backends.app_server.reading import attempts_of
-from letta_conversations_mcp.backends.app_server.state import LoopState
 from letta_conversations_mcp.core.message_json import calls_of, mapping_field, text_field, text_of
 from letta_conversations_mcp.core.model import Chunk, Run, ToolCall, TurnFailure
 

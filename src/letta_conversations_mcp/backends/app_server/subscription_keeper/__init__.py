@@ -1,4 +1,9 @@
-"""The other end of `guard`: starts the script when the first conversation is to be guarded, and tells it each."""
+"""Keeps our subscriptions in a process of their own, so that turns go on when this process ends.
+
+Exists only because of a fault of Letta Code (seen with 0.34.12): the App Server stops a turn whose last subscribed
+socket closes, and the conversation then takes no message until the server is started again. Once that is fixed, this
+package and the calls in `connection` can be deleted. `child` is the script that holds the subscriptions.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +18,17 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from letta_conversations_mcp.backends.app_server import guard
+from letta_conversations_mcp.backends.app_server.subscription_keeper import child
 from letta_conversations_mcp.core.model import ConversationRef
 
 START_SECONDS = 20
-"""For the guard to start and connect, on a machine that is busy."""
+"""For the child to start and connect, on a machine that is busy."""
 
 logger = logging.getLogger(__name__)
 
 
-class Guarded:
-    """What one link has its guard watch. Without a guard turns run all the same, for as long as this process does."""
+class SubscriptionKeeper:
+    """The subscriptions of one connection. Without the child, turns last only as long as this process does."""
 
     def __init__(self, url: str, token: str, in_use: Path | None) -> None:
         self._place = {"url": url, "token": token, "in_use": str(in_use or "")}
@@ -32,7 +37,7 @@ class Guarded:
         self._closed = False
 
     async def watch(self, ref: ConversationRef, mode: str) -> None:
-        """Have the guard subscribed to a conversation."""
+        """Subscribe to a conversation from the child process too."""
         if sys.platform == "win32":
             return  # there is no fork
         order: dict[str, object] = {
@@ -48,8 +53,8 @@ class Guarded:
                 logger.warning("the turns in conversation %s will not outlive this process: %s", ref, error)
 
     def close(self, *, goodbye: bool) -> None:
-        """Let the guard go, which ends once the turns have. `goodbye`: nothing is under way but what the server tells
-        it of."""
+        """Let the child go; it ends once the turns have. `goodbye`: the server has answered everything we asked, so the
+        child need not wait for more."""
         self._closed = True
         if self._control is not None:
             if goodbye:
@@ -71,7 +76,7 @@ class Guarded:
         try:
             with theirs:
                 subprocess.run(
-                    [sys.executable, guard.__file__],
+                    [sys.executable, child.__file__],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -89,4 +94,4 @@ class Guarded:
 def _exchange(control: socket.socket, order: object) -> None:
     control.sendall(json.dumps(order).encode() + b"\n")
     if not control.recv(1):
-        raise ConnectionResetError("the guard has ended")
+        raise ConnectionResetError("the subscription keeper has ended")
