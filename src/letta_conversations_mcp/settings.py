@@ -7,6 +7,8 @@ environment. Contradictions fail here, naming both options.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -15,6 +17,8 @@ from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, fi
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+VARIABLE_PREFIX = "LETTA_MCP_"
 
 _UNSET_PLACEHOLDER = re.compile(r"\$\{.*\}")
 """Some clients hand over the text `${LETTA_API_KEY}` itself when the variable is not set."""
@@ -25,7 +29,7 @@ class BackendSettings(BaseSettings):
     seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LETTA_MCP_",
+        env_prefix=VARIABLE_PREFIX,
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -106,7 +110,8 @@ class BackendSettings(BaseSettings):
                 TypeAdapter(HttpUrl).validate_python(value)
             except ValidationError as error:
                 raise ValueError("a URL is needed, such as http://localhost:8283") from error
-        return value.rstrip("/")
+        # Other clients of Letta are given the address with its /v1.
+        return value.rstrip("/").removesuffix("/v1").rstrip("/")
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -324,6 +329,14 @@ class Settings(BackendSettings):
     def knows_callers(self) -> bool:
         """Whether every call over HTTP needs a token."""
         return bool(self.token.get_secret_value() or self.tokens_file or self.oidc_issuer)
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """The LETTA_MCP_… variables that no option reads, each with the one that may have been meant, "" if none is
+    close."""
+    known = [f"{VARIABLE_PREFIX}{name.upper()}" for name in Settings.model_fields]
+    unknown = [name for name in environment if name.startswith(VARIABLE_PREFIX) and name not in known]
+    return {name: next(iter(get_close_matches(name, known, 1)), "") for name in sorted(unknown)}
 
 
 def strip_unset(value: object) -> object:

@@ -15,11 +15,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from letta_conversations_mcp.settings import Settings
 from tests.cli.conftest import Commands, Run
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.loopback import loopback_socket, serve_loopback
 from tests.rig.model import ScriptedModel
+from tests.rig.servers import Caller, connect
 
 
 @asynccontextmanager
@@ -212,3 +214,69 @@ async def test_options_that_cannot_be_used_end_with_2(run: Run) -> None:
 
     assert (ran.status, ran.out) == (2, "")
     assert "--connect-timeout" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ALL_PROXY", "ftp://ann:pass-word@127.0.0.1:1", "none of http, https, socks5"),
+        ("http_proxy", "://nowhere", "is no URL"),
+        ("HTTPS_PROXY", "http://127.0.0.1:99999", "is no URL"),
+        ("SSL_CERT_FILE", "/nowhere/at-all.pem", "names no file"),
+        ("SSL_CERT_FILE", __file__, "without certificates"),
+        ("SSL_CERT_DIR", "/nowhere/at-all", "names no directory"),
+    ],
+)
+async def test_a_variable_of_the_network_that_cannot_be_used_is_named(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    async with FakeLetta(ScriptedModel()).serve() as base_url:
+        ran = await commands(base_url)("doctor", "--json")
+        async with connect(Settings(base_url=base_url), "memory", "modern") as client:
+            said = await Caller(client).refused("list_agents")
+
+    found = checks(ran.out)
+    assert (ran.status, found["network"]["status"], found["server"]["status"]) == (1, "fail", "fail")
+    assert f"The variable {name} " in found["network"]["found"]
+    assert words in found["network"]["found"]
+    assert f"The variable {name} " in said
+    assert "A person has to" in said
+    assert "pass-word" not in ran.out + said
+
+
+async def test_a_proxy_that_speaks_socks_is_used(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        proxy = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("letta_conversations_mcp.cli.doctor.CHECK_SECONDS", 0.5)
+        monkeypatch.setenv("ALL_PROXY", f"socks5://ann:pass-word@{proxy}")
+        ran = await commands("http://letta.invalid")("doctor", "--json")
+        silent.settimeout(5)
+        asked, _ = silent.accept()
+        with asked:
+            greeting = asked.recv(1)
+
+    network = checks(ran.out)["network"]
+    assert network["status"] == "ok"
+    assert f"ALL_PROXY={proxy}" in network["found"]
+    assert "pass-word" not in ran.out
+    assert greeting == b"\x05"
+
+
+async def test_a_variable_that_is_misspelt_is_warned_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LETTA_MCP_WAIT_SECOND", "7")
+    monkeypatch.setenv("LETTA_MCP_WAIT_SECONDS", "7")
+
+    ran = await run("doctor", "--json")
+
+    found = checks(ran.out)["variables"]
+    assert (ran.status, found["status"]) == (0, "warn")
+    assert "LETTA_MCP_WAIT_SECOND " in found["found"]
+    assert found["to_do"] == "Is LETTA_MCP_WAIT_SECONDS meant?"
+
+
+@pytest.mark.parametrize("ending", ["/v1", "/v1/", "/"])
+async def test_an_address_may_end_with_the_version(letta: Letta, commands: Commands, ending: str) -> None:
+    ran = await commands(f"{letta.base_url}{ending}")("doctor", "--json")
+
+    assert (ran.status, checks(ran.out)["key"]["status"]) == (0, "ok")

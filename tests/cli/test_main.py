@@ -38,8 +38,8 @@ def without_local(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_local")
-def test_a_start_without_a_place_to_go_names_the_ways(capsys: pytest.CaptureFixture[str]) -> None:
-    said = fails([], capsys)
+def test_serving_over_http_without_a_place_to_go_names_the_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    said = fails(["serve", "--http"], capsys)
 
     assert "LETTA_API_KEY" in said
     assert "LETTA_BASE_URL" in said
@@ -48,7 +48,7 @@ def test_a_start_without_a_place_to_go_names_the_ways(capsys: pytest.CaptureFixt
 
 @pytest.mark.usefixtures("without_local")
 def test_the_local_backend_has_to_be_installed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "letta-conversations-mcp[local]" in fails(["--backend", "local"], capsys)
+    assert "letta-conversations-mcp[local]" in fails(["serve", "--http", "--backend", "local"], capsys)
 
 
 @pytest.mark.usefixtures("without_local")
@@ -80,7 +80,7 @@ def test_a_key_that_the_client_did_not_fill_in_is_no_key(
 ) -> None:
     monkeypatch.setenv("LETTA_API_KEY", "${LETTA_API_KEY}")
 
-    assert "LETTA_API_KEY" in fails([], capsys)
+    assert "LETTA_API_KEY" in fails(["serve", "--http"], capsys)
 
 
 @pytest.mark.parametrize(

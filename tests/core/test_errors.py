@@ -18,6 +18,7 @@ from letta_conversations_mcp.core.errors import (
     Forbidden,
     InvalidArgument,
     NoReply,
+    NotConfigured,
     NotConfirmed,
     NotFound,
     NothingPending,
@@ -152,6 +153,10 @@ SAID: dict[str, tuple[ConversationError, list[str]]] = {
         Unreachable.no_letta_server("http://letta.local"),
         ["not a Letta REST server", "http://letta.local", "LETTA_BASE_URL"],
     ),
+    "NotConfigured": (
+        NotConfigured("HTTP_PROXY is no URL.", "Correct or unset it."),
+        ["HTTP_PROXY is no URL", "Nothing was done", "A person has to", "restart", "Correct or unset it"],
+    ),
     "TimedOut": (TimedOut("list the runs", 60.0, "Call again."), ["within 60 s", "list the runs", "Call again."]),
     "TooManyRequests": (TooManyRequests("take it", 7), ["refused to take it", "Nothing was done", "Wait 7 seconds"]),
     "TooManyRequests, no time": (TooManyRequests("take it", None), ["Wait a little"]),
@@ -175,6 +180,14 @@ def test_every_error_says_what_happened_and_what_to_do_next(case: str) -> None:
     assert not re.search(r"None|\(\)|''|\.\.|  | \.|: \.", text), "a hole where a fact should be"
 
 
+@pytest.mark.parametrize("case", SAID)
+def test_a_person_at_a_terminal_is_not_told_to_call_tools(case: str) -> None:
+    text = SAID[case][0].for_person
+
+    assert text[-1] == "."
+    assert not re.search(r"\b[a-z]+_(agents|conversations|messages|message|for_reply|to_approval)\b|A person has", text)
+
+
 def test_every_kind_of_error_is_in_the_table_and_in_the_tree_that_the_module_draws() -> None:
     # A backend may have kinds of its own, which are not this module's to draw.
     subclasses = ConversationError.__subclasses__()
@@ -195,6 +208,7 @@ def test_a_sentence_can_be_added_further_up() -> None:
     error.add("The new conversation is there.")
 
     assert str(error) == f"{before} The new conversation is there."
+    assert error.for_person.endswith("The new conversation is there.")
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,13 @@ import pytest
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.text import TextReceiveStream
+from mcp import Client, StdioServerParameters
+from mcp.shared.exceptions import MCPError
 
 from letta_conversations_mcp.settings import Settings
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.model import Hold, Say, ScriptedModel
-from tests.rig.servers import environment
+from tests.rig.servers import Caller, environment
 
 INITIALIZE = {
     "protocolVersion": "2025-11-25",
@@ -46,7 +48,10 @@ class Wire:
             message["id"] = request_id
         await self._input.send(json.dumps(message).encode() + b"\n")
 
-    async def answer(self, request_id: int) -> dict[str, Any]:
+    async def send_line(self, line: str) -> None:
+        await self._input.send(line.encode() + b"\n")
+
+    async def answer(self, request_id: int | str | None) -> dict[str, Any]:
         """The answer to a request; whatever comes before it is kept in `lines` too."""
         with anyio.fail_after(30):
             while True:
@@ -103,6 +108,81 @@ async def test_stdout_carries_nothing_but_protocol() -> None:
 
     assert answer["result"]["structuredContent"]["reply"] == "echo: hello"
     assert all(json.loads(line)["jsonrpc"] == "2.0" for line in [*wire.lines, *rest.splitlines()])
+
+
+@pytest.mark.parametrize(
+    ("line", "request_id", "code"),
+    [
+        ('{"jsonrpc":"2.0","id":7,"method":"tools/list","params":[1]}', 7, -32600),
+        ('{"jsonrpc":"2.0","id":"a","params":{}}', "a", -32600),
+        ('[{"jsonrpc":"2.0","id":7,"method":"ping"}]', None, -32600),
+        ('{"jsonrpc":"2.0","id":7,"method":"ping","params":{"text":"\\ud83d"},"jsonrpc":"1.0"}', 7, -32600),
+        ('{"jsonrpc":"2.0","id":7,"method":"ping"', 7, -32700),
+        ('{"jsonrpc":"2.0","id":7,"method":"ping","params":{]}', 7, -32700),
+        ("hello", None, -32700),
+    ],
+)
+async def test_a_request_that_cannot_be_parsed_is_answered(line: str, request_id: int | str | None, code: int) -> None:
+    async with started(Settings(base_url="http://127.0.0.1:9")) as wire:
+        await initialized(wire)
+        await wire.send_line(line)
+        refused = await wire.answer(request_id)
+        await wire.send("ping", {}, 8)
+        await wire.answer(8)
+
+    assert refused["error"]["code"] == code
+    assert refused["id"] == request_id
+
+
+async def test_a_notification_that_cannot_be_parsed_is_not_answered() -> None:
+    async with started(Settings(base_url="http://127.0.0.1:9")) as wire:
+        await initialized(wire)
+        await wire.send_line('{"jsonrpc":"2.0","method":"notifications/initialized","params":[1]}')
+        await wire.send("ping", {}, 8)
+        await wire.answer(8)
+
+    assert [json.loads(line)["id"] for line in wire.lines] == [1, 8]
+
+
+async def test_half_an_emoji_in_a_message_is_replaced() -> None:
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    agent_id = fake.add_agent("talker")
+    call = {"name": "send_message", "arguments": {"agent": agent_id, "message": "half of an emoji: HALF"}}
+    request = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call}
+    async with fake.serve() as url, started(Settings(base_url=url)) as wire:
+        await initialized(wire)
+        await wire.send_line(json.dumps(request).replace("HALF", "\\ud83d"))
+        answer = await wire.answer(2)
+
+    assert answer["result"]["structuredContent"]["reply"] == "echo: half of an emoji: \ufffd"
+    assert [call.text for call in model.calls] == ["half of an emoji: \ufffd"]
+
+
+async def test_without_a_place_to_go_the_server_starts_and_every_call_tells_the_ways() -> None:
+    script = (
+        "import sys; sys.modules['letta_code'] = None\n"
+        "from letta_conversations_mcp.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    command = StdioServerParameters(command=sys.executable, args=["-c", script], env=environment(Settings()))
+    async with Client(command) as client:
+        tools = [tool.name for tool in (await client.list_tools()).tools]
+        caller = Caller(client)
+        refusals = [
+            await caller.refused("list_agents"),
+            await caller.refused("send_message", agent="somebody", message="hello"),
+            await caller.refused("create_agent", name="somebody"),
+        ]
+        with pytest.raises(MCPError, match="LETTA_BASE_URL"):
+            await client.list_resources()
+
+    assert "send_message" in tools
+    for said in refusals:
+        assert "A person has to" in said
+        assert "LETTA_API_KEY" in said
+        assert "LETTA_BASE_URL" in said
+        assert "letta-conversations-mcp[local]" in said
 
 
 async def test_the_end_of_input_ends_the_process_within_a_second() -> None:

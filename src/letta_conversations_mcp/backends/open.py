@@ -2,44 +2,75 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
+from typing import NoReturn, cast
 
 from letta_conversations_mcp.backends.letta_api import ApiBackend, ApiOptions
 from letta_conversations_mcp.backends.letta_api.client import CLOUD_URL
 from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.errors import NotConfigured
+from letta_conversations_mcp.core.model import Deletion
 from letta_conversations_mcp.settings import BackendSettings
 from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
 
-
-class NoBackend(Exception):
-    """The settings name no place where conversations could live. Its text is for the person who starts the server."""
+logger = logging.getLogger(__name__)
 
 
 def check_backend(settings: BackendSettings) -> None:
-    """Raises NoBackend when `open_backend` would have nowhere to go; called at the start, before anything is served."""
+    """Raises NotConfigured when the settings name no place where conversations could live. Commands call it first, to
+    fail at once; a server over stdio starts all the same, see `open_backend`."""
     if not settings.uses_local:
         return
     installed = find_spec("websockets") and (settings.app_server_url or find_spec("letta_code"))
     if installed:
         return
     if settings.backend == "local":
-        raise NoBackend(
-            "The local backend is not installed. Install it with: pip install 'letta-conversations-mcp[local]'"
+        raise NotConfigured(
+            "The local backend is not installed.", "Install it with: pip install 'letta-conversations-mcp[local]'"
         )
-    raise NoBackend(
-        "Where do your Letta agents live? Do one of these and start again:\n"
+    raise NotConfigured(
+        "No place where Letta agents live is configured.",
+        "There are three ways:\n"
         "  set LETTA_API_KEY=…    for Letta Cloud (make a key at https://app.letta.com)\n"
         "  set LETTA_BASE_URL=…   for a Letta server of your own, such as http://localhost:8283\n"
-        "  pip install 'letta-conversations-mcp[local]'   for agents on this machine, without an account"
+        "  pip install 'letta-conversations-mcp[local]'   for agents on this machine, without an account",
     )
+
+
+class _Unconfigured:
+    """A backend without a place to go: every verb raises the same NotConfigured."""
+
+    name = "none"
+    deletion: Deletion = "deleted"
+    without_models = ""
+
+    def __init__(self, problem: NotConfigured) -> None:
+        self._problem = problem
+
+    def __getattr__(self, verb: str) -> Callable[..., NoReturn]:
+        if verb.startswith("_"):
+            raise AttributeError(verb)
+
+        def refuse(*_: object, **__: object) -> NoReturn:
+            raise self._problem.with_traceback(None)
+
+        return refuse
 
 
 @asynccontextmanager
 async def open_backend(settings: BackendSettings, meter: Meter = SILENT) -> AsyncGenerator[Backend]:
-    """The backend, for as long as the context lasts."""
+    """The backend, for as long as the context lasts. Without a place to go, one whose every verb raises NotConfigured:
+    a client that cannot start a server shows its user no more than "failed to connect"."""
+    try:
+        check_backend(settings)
+    except NotConfigured as problem:
+        logger.warning("%s", problem.for_person)
+        yield cast("Backend", _Unconfigured(problem))
+        return
     if settings.uses_local:
         async with _open_local(settings) as backend:
             yield backend

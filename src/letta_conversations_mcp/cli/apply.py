@@ -85,7 +85,7 @@ async def _outcomes(backend: Backend, fleet: Fleet, *, dry_run: bool) -> AsyncIt
 
 def _all_failed(declared: DeclaredAgent, error: ConversationError) -> Iterator[Outcome]:
     for conversation in declared.conversations:
-        yield Outcome(declared.name, conversation.summary, "failed", detail=str(error))
+        yield Outcome(declared.name, conversation.summary, "failed", detail=error.for_person)
 
 
 async def _ensure(
@@ -113,7 +113,7 @@ async def _ensure(
         if lacking := await _lacking(backend, conversation, declared):
             return outcome("differs", conversation.id, f"{'it was created, and ' if made else ''}{lacking}")
     except ConversationError as error:
-        return outcome("failed", made.id if made else "", str(error))
+        return outcome("failed", made.id if made else "", error.for_person)
     return outcome("created" if made else "there already", conversation.id)
 
 

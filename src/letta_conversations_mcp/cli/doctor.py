@@ -6,8 +6,9 @@ Sends no message and changes nothing. No secret is in what it says.
 from __future__ import annotations
 
 import json
+import os
 import platform
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -16,13 +17,13 @@ from urllib.parse import urlsplit
 import anyio
 
 from letta_conversations_mcp import __version__
-from letta_conversations_mcp.backends.open import NoBackend
+from letta_conversations_mcp.backends.letta_api.network import check_network, network_variables
 from letta_conversations_mcp.cli.client_config import client_configuration, without_password
 from letta_conversations_mcp.cli.running import run_with_backend
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import NAME_CHARS, ConversationError, quote
+from letta_conversations_mcp.core.errors import NAME_CHARS, ConversationError, NotConfigured, quote
 from letta_conversations_mcp.core.model import ConversationQuery, Health, ServerKind
-from letta_conversations_mcp.settings import BackendSettings
+from letta_conversations_mcp.settings import BackendSettings, unknown_variables
 
 CHECK_SECONDS = 15
 """For one check; a Letta server that is well needs less than one second."""
@@ -81,10 +82,12 @@ def doctor(settings: BackendSettings, *, as_json: bool) -> int:
         return 0
 
     tell(_versions())
+    for check in _variables(os.environ, settings):
+        tell(check)
     try:
         run_with_backend(settings, look)
-    except NoBackend as error:
-        tell(Check("server", "fail", "nothing is chosen", str(error)))
+    except NotConfigured as error:
+        tell(Check("server", "fail", "nothing is chosen", error.for_person))
         # The configuration is then that of the first way out.
         settings = settings.model_copy(update={"backend": "api"})
     failed = any(check.status == "fail" for check in checks)
@@ -130,7 +133,7 @@ async def _bounded(name: str, check: Callable[[], Awaitable[Check]], seconds: fl
             return await check()
     except ConversationError as error:
         # The errors' first sentence is what was found, the rest what can be done.
-        found, _, to_do = str(error).partition(". ")
+        found, _, to_do = error.for_person.partition(". ")
         return Check(name, "fail", found, to_do.removeprefix("Nothing was done. "))
     except TimeoutError:
         return Check(name, "fail", f"no answer within {seconds:g} s", "Look whether the server is busy, and its log.")
@@ -144,6 +147,21 @@ def _versions() -> Check:
         "ok",
         ", ".join([f"letta-conversations-mcp {__version__}", f"Python {platform.python_version()}", *said]),
     )
+
+
+def _variables(environment: Mapping[str, str], settings: BackendSettings) -> Iterator[Check]:
+    """Variables that are misspelt, and those that httpx reads."""
+    for name, meant in unknown_variables(environment).items():
+        yield Check("variables", "warn", f"{name} is read by nobody", f"Is {meant} meant?" if meant else "Unset it.")
+    if not settings.uses_local and (used := network_variables(environment)):
+        said = ", ".join(f"{name}={quote(value, NAME_CHARS)}" for name, value in used.items())
+        try:
+            check_network(environment)
+        except NotConfigured as error:
+            fact, _, step = error.for_person.partition(". ")
+            yield Check("network", "fail", fact, step)
+        else:
+            yield Check("network", "ok", said)
 
 
 def _installed(package: str) -> str:

@@ -17,10 +17,10 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource
 
 from letta_conversations_mcp import __version__
-from letta_conversations_mcp.backends.open import NoBackend, check_backend
+from letta_conversations_mcp.backends.open import check_backend
 from letta_conversations_mcp.cli import loading
 from letta_conversations_mcp.cli.failure import CommandFailed
-from letta_conversations_mcp.core.errors import ConversationError
+from letta_conversations_mcp.core.errors import ConversationError, NotConfigured
 from letta_conversations_mcp.settings import BackendSettings, Settings
 
 
@@ -44,7 +44,8 @@ def _serve(arguments: argparse.Namespace, settings: Settings) -> int:
     with loading():
         from letta_conversations_mcp.cli.serve import serve
 
-    check_backend(settings)
+    if arguments.http:
+        check_backend(settings)
     return serve(settings, http=arguments.http)
 
 
@@ -187,12 +188,12 @@ def _run(
         return command.run(parsed, settings)
     except ValidationError as error:
         return _fail("\n".join(_option_problem(each) for each in error.errors(include_url=False, include_input=False)))
-    except NoBackend as error:
-        return _fail(str(error))
+    except NotConfigured as error:
+        return _fail(error.for_person)
     except CommandFailed as error:
         return _fail(str(error), error.status)
     except ConversationError as error:
-        return _fail(str(error), 1)
+        return _fail(error.for_person, 1)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -12,7 +12,7 @@ from letta_conversations_mcp.settings import BackendSettings
 
 
 def run_with_backend(settings: BackendSettings, work: Callable[[Backend], Awaitable[int]]) -> int:
-    """The exit status that `work` gives. Raises NoBackend, and what `work` raises."""
+    """The exit status that `work` gives. Raises NotConfigured, and what `work` raises."""
     check_backend(settings)
 
     async def main() -> int:

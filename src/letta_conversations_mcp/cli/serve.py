@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from letta_conversations_mcp.cli.failure import CommandFailed
 from letta_conversations_mcp.observability.logs import configure_logging
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.server.stdio import serve_stdio
-from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.settings import Settings, unknown_variables
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 def serve(settings: Settings, *, http: bool) -> int:
     """Serve until the end. Raises CommandFailed when it cannot begin."""
     configure_logging(settings)
+    for name, meant in unknown_variables(os.environ).items():
+        logger.warning("the variable %s is read by nobody%s", name, f"; is {meant} meant?" if meant else "")
     if settings.redis_url.get_secret_value() and not find_spec("redis"):
         raise CommandFailed(
             "--redis-url needs the client of Redis. Install it with: pip install 'letta-conversations-mcp[redis]'"

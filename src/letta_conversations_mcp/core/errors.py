@@ -8,6 +8,7 @@
     ├── NotConfirmed         a destructive call without its confirmation
     ├── Refused              Letta understood the request and said no
     ├── Forbidden            the caller's token does not allow it
+    ├── NotConfigured        the settings of this MCP server name no Letta server, or cannot be used
     ├── Overloaded           this server has too much to do at the moment
     ├── Busy                 the conversation is answering another message
     ├── AwaitingApproval     the agent waits for a decision about a tool call
@@ -20,9 +21,10 @@
     ├── ShuttingDown         this server is going down
     └── ServerFault          Letta failed, or answered something that cannot be understood
 
-Each class holds the facts and builds its own text: what happened, what is safe, what to do next. The text is read by
-language models, so it carries nothing that a stranger wrote but through `quote`, and never a key, a traceback or a page
-of HTML. Backends raise these from their own exceptions; the tools turn them into MCP errors in one place.
+Each class holds the facts and builds its own text: what happened, what is safe, what to do next. `str(error)` is for a
+language model, which can call tools; `error.for_person` is for the reader of a command's output, who cannot. Neither
+holds anything that a stranger wrote but through `quote`, and never a key, a traceback or a page of HTML. Backends raise
+these from their own exceptions; the tools turn them into MCP errors in one place.
 """
 
 from __future__ import annotations
@@ -72,10 +74,19 @@ def without_secrets(text: str) -> str:
 
 
 class ConversationError(Exception):
-    """The root. `str(error)` is the whole text that the reader gets."""
+    """The root.
+
+    Args:
+        text: the whole text for a model.
+        person: the whole text for a person at a terminal, where that differs.
+    """
 
     try_again_after: float | None = None
     """In seconds, when nothing was done and the same may well succeed after this."""
+
+    def __init__(self, text: str, *, person: str = "") -> None:
+        self.for_person = person or text
+        super().__init__(text)
 
     @property
     def label(self) -> str:
@@ -85,6 +96,7 @@ class ConversationError(Exception):
     def add(self, sentence: str) -> None:
         """Append what only somebody further up knows."""
         self.args = (f"{self} {sentence}",)
+        self.for_person = f"{self.for_person} {sentence}"
 
 
 class InvalidArgument(ConversationError):
@@ -93,16 +105,20 @@ class InvalidArgument(ConversationError):
     def __init__(self, argument: str, problem: str) -> None:
         self.argument = argument
         self.problem = problem
-        super().__init__(f"{argument}: {problem} Nothing was done; correct it and call again.")
+        super().__init__(
+            f"{argument}: {problem} Nothing was done; correct it and call again.",
+            person=f"{argument}: {problem} Nothing was done.",
+        )
 
 
 class NotFound(ConversationError):
     """There is no such thing, for this key on this server."""
 
-    def __init__(self, kind: str, identifier: str, next_step: str) -> None:
+    def __init__(self, kind: str, identifier: str, next_step: str, person_step: str = "") -> None:
         self.kind = kind
         self.identifier = identifier
-        super().__init__(f"There is no {kind} {identifier} (unknown, deleted, or not visible to this key). {next_step}")
+        fact = f"There is no {kind} {identifier} (unknown, deleted, or not visible to this key)."
+        super().__init__(f"{fact} {next_step}", person=f"{fact} {person_step}".rstrip())
 
     @classmethod
     def conversation(cls, conversation_id: str) -> NotFound:
@@ -112,9 +128,8 @@ class NotFound(ConversationError):
     def agent(cls, agent: str, candidates: Sequence[str] = ()) -> NotFound:
         if candidates:
             next_step = f"Closest: {', '.join(candidates)}. Names are exact; an id is surest."
-        else:
-            next_step = "Call list_agents to see which there are."
-        return cls("agent", repr(quote(agent, NAME_CHARS)), next_step)
+            return cls("agent", repr(quote(agent, NAME_CHARS)), next_step, next_step)
+        return cls("agent", repr(quote(agent, NAME_CHARS)), "Call list_agents to see which there are.")
 
     @classmethod
     def run(cls, run_id: str) -> NotFound:
@@ -135,7 +150,8 @@ class NoReply(ConversationError):
     """Nothing was ever sent in a conversation, so there is nothing to wait for."""
 
     def __init__(self, place: str) -> None:
-        super().__init__(f"Nothing was sent in {place} yet, so there is no reply. Use send_message.")
+        fact = f"Nothing was sent in {place} yet, so there is no reply."
+        super().__init__(f"{fact} Use send_message.", person=fact)
 
 
 class Ambiguous(ConversationError):
@@ -145,9 +161,11 @@ class Ambiguous(ConversationError):
         self.name = name
         self.candidates = tuple(candidates)
         count = f"At least {len(candidates)}" if more else str(len(candidates))
+        fact = f"{count} agents are called {quote(name, NAME_CHARS)!r}. Nothing was done;"
+        ids = ", ".join(candidates)
         super().__init__(
-            f"{count} agents are called {quote(name, NAME_CHARS)!r}. Nothing was done; "
-            f"call again with one of these ids as agent: {', '.join(candidates)}."
+            f"{fact} call again with one of these ids as agent: {ids}.",
+            person=f"{fact} use one of these ids as agent: {ids}.",
         )
 
 
@@ -155,7 +173,10 @@ class NotConfirmed(ConversationError):
     """A destructive call came without its confirmation."""
 
     def __init__(self, consequence: str) -> None:
-        super().__init__(f"Nothing was done. {consequence} If that is wanted, call again with confirm=true.")
+        super().__init__(
+            f"Nothing was done. {consequence} If that is wanted, call again with confirm=true.",
+            person=f"Nothing was done. {consequence} If that is wanted, confirm it.",
+        )
 
 
 class Refused(ConversationError):
@@ -171,10 +192,8 @@ class Forbidden(ConversationError):
 
     def __init__(self, what: str, scope: str) -> None:
         self.scope = scope
-        super().__init__(
-            f"Nothing was done: {what} needs the scope {scope!r}, which your token does not have. "
-            "A person has to give you another token."
-        )
+        fact = f"Nothing was done: {what} needs the scope {scope!r}, which your token does not have."
+        super().__init__(f"{fact} A person has to give you another token.", person=f"{fact} Use another token.")
 
 
 class Overloaded(ConversationError):
@@ -192,10 +211,11 @@ class Busy(ConversationError):
         self.conversation_id = conversation_id
         self.run_id = run_id
         which = f" (run {run_id})" if run_id else ""
+        fact = f"Conversation {conversation_id} is answering another message{which}. Nothing was sent."
         super().__init__(
-            f"Conversation {conversation_id} is answering another message{which}. Nothing was sent. "
-            f"Call wait_for_reply(conversation_id={conversation_id!r}) until that turn has ended, then send again, "
-            "unless that was the reply to this very message."
+            f"{fact} Call wait_for_reply(conversation_id={conversation_id!r}) until that turn has ended, then send "
+            "again, unless that was the reply to this very message.",
+            person=f"{fact} Wait for that reply, then send again.",
         )
 
 
@@ -204,10 +224,14 @@ class AwaitingApproval(ConversationError):
 
     def __init__(self, conversation_id: str) -> None:
         self.conversation_id = conversation_id
-        super().__init__(
+        fact = (
             f"The agent waits for a decision about a tool call in conversation {conversation_id}, and takes no message "
-            f"before it. Nothing was sent. wait_for_reply(conversation_id={conversation_id!r}) shows the call, and "
-            "respond_to_approval approves or denies it."
+            "before it. Nothing was sent."
+        )
+        super().__init__(
+            f"{fact} wait_for_reply(conversation_id={conversation_id!r}) shows the call, and respond_to_approval "
+            "approves or denies it.",
+            person=f"{fact} Approve or deny it first.",
         )
 
 
@@ -217,9 +241,9 @@ class NothingPending(ConversationError):
     def __init__(self, conversation_id: str, waiting: Sequence[str] = ()) -> None:
         self.conversation_id = conversation_id
         what = f"Only {', '.join(waiting)} waits" if waiting else "No tool call waits"
+        fact = f"{what} for a decision in conversation {conversation_id}. Nothing was sent."
         super().__init__(
-            f"{what} for a decision in conversation {conversation_id}. Nothing was sent. "
-            f"wait_for_reply(conversation_id={conversation_id!r}) shows the latest turn."
+            f"{fact} wait_for_reply(conversation_id={conversation_id!r}) shows the latest turn.", person=fact
         )
 
 
@@ -228,10 +252,14 @@ class TooManyHops(ConversationError):
 
     def __init__(self, hop: int, most: int) -> None:
         self.hop = hop
-        super().__init__(
+        fact = (
             f"This would be message {hop} in a chain of agents that send to each other because of one another, and at "
-            f"most {most} are allowed. Nothing was sent. End the chain: answer whoever asked, with what is known now. "
-            "A person can allow more with --max-depth."
+            f"most {most} are allowed. Nothing was sent."
+        )
+        super().__init__(
+            f"{fact} End the chain: answer whoever asked, with what is known now. A person can allow more with "
+            "--max-depth.",
+            person=f"{fact} --max-depth allows more.",
         )
 
 
@@ -241,9 +269,21 @@ class Unauthorized(ConversationError):
     def __init__(self, base_url: str, *, key_given: bool, variable: str = "LETTA_API_KEY") -> None:
         self.base_url = base_url
         problem = f"did not accept the key in {variable}" if key_given else f"asks for a key, and {variable} is not set"
+        fact = f"The Letta server at {base_url} {problem}. Nothing was done."
         super().__init__(
-            f"The Letta server at {base_url} {problem}. Nothing was done. "
-            f"A person has to set {variable} for this MCP server and restart it."
+            f"{fact} A person has to set {variable} for this MCP server and restart it.",
+            person=f"{fact} Set {variable} and start again.",
+        )
+
+
+class NotConfigured(ConversationError):
+    """The settings of this MCP server lead nowhere. `steps` say how to correct them."""
+
+    def __init__(self, problem: str, steps: str) -> None:
+        super().__init__(
+            f"{problem} Nothing was done. A person has to correct the configuration of this MCP server and restart it. "
+            f"{steps}",
+            person=f"{problem} {steps}",
         )
 
 
@@ -252,9 +292,11 @@ class Unreachable(ConversationError):
 
     def __init__(self, base_url: str, problem: str, *, setting: str = "LETTA_BASE_URL") -> None:
         self.base_url = base_url
+        fact = f"{problem} (address: {base_url}). Nothing was done."
         super().__init__(
-            f"{problem} (address: {base_url}). Nothing was done. A person has to check that the server runs and that "
-            f"{setting} is right; then the same call can be made again."
+            f"{fact} A person has to check that the server runs and that {setting} is right; then the same call can be "
+            "made again.",
+            person=f"{fact} Check that the server runs and that {setting} is right.",
         )
 
     @classmethod

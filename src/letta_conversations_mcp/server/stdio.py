@@ -11,8 +11,10 @@ import sys
 
 import anyio
 from anyio.abc import TaskStatus
+from mcp.server.stdio import stdio_server
 
 from letta_conversations_mcp.server.app import build_server
+from letta_conversations_mcp.server.unparsed import Answering
 from letta_conversations_mcp.settings import Settings
 
 
@@ -22,7 +24,8 @@ async def serve_stdio(settings: Settings) -> int:
     async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
             await tasks.start(_end_on_signal)
-        await server.run_stdio_async()
+        async with stdio_server() as (read, write):
+            await server.serve_over(Answering(read, write), write)
         tasks.cancel_scope.cancel()
     return 0
 

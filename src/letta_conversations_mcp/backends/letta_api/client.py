@@ -5,6 +5,7 @@ Making a `Client` imports `letta_client`, which takes half a second: that is don
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import from_json
 
+from letta_conversations_mcp.backends.letta_api.network import check_network
 from letta_conversations_mcp.backends.letta_api.reading import Json
 from letta_conversations_mcp.core.errors import Unreachable
 from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
@@ -52,9 +54,11 @@ class Client:
     asking: Asking
 
     def __init__(self, options: ApiOptions, meter: Meter = SILENT) -> None:
+        """Raises NotConfigured for variables of the network that cannot be used."""
         import httpx
         import letta_client
 
+        check_network(os.environ)
         # The SDK imports its resources when they are first touched: here, in the thread, and not in the event loop.
         for resource in ("agents", "blocks", "conversations", "messages", "models", "runs"):
             import_module(f"letta_client.resources.{resource}")
