@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -21,7 +23,7 @@ from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.loopback import loopback_socket, serve_loopback
 from tests.rig.model import ScriptedModel
-from tests.rig.servers import Caller, connect
+from tests.rig.servers import Caller, connect, environment
 
 
 @asynccontextmanager
@@ -245,21 +247,23 @@ async def test_a_variable_of_the_network_that_cannot_be_used_is_named(
     assert "pass-word" not in ran.out + said
 
 
-async def test_a_proxy_that_speaks_socks_is_used(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_that_speaks_socks_is_used() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         proxy = f"127.0.0.1:{silent.getsockname()[1]}"
-        monkeypatch.setattr("letta_conversations_mcp.cli.doctor.CHECK_SECONDS", 0.5)
-        monkeypatch.setenv("ALL_PROXY", f"socks5://ann:pass-word@{proxy}")
-        ran = await commands("http://letta.invalid")("doctor", "--json")
-        silent.settimeout(5)
+        settings = Settings(base_url="http://letta.invalid", connect_timeout=1, request_timeout=1)
+        ran = await anyio.run_process(
+            [sys.executable, "-m", "letta_conversations_mcp", "doctor", "--json"],
+            env=environment(settings) | {"ALL_PROXY": f"socks5://ann:pass-word@{proxy}"},
+            check=False,
+        )
         asked, _ = silent.accept()
         with asked:
             greeting = asked.recv(1)
 
-    network = checks(ran.out)["network"]
+    network = checks(ran.stdout.decode())["network"]
     assert network["status"] == "ok"
     assert f"ALL_PROXY={proxy}" in network["found"]
-    assert "pass-word" not in ran.out
+    assert b"pass-word" not in ran.stdout + ran.stderr
     assert greeting == b"\x05"
 
 
