@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 
 import anyio
 import pytest
@@ -153,6 +154,58 @@ async def test_of_two_that_were_made_in_a_race_the_oldest_counts(mcp: Caller, le
     [rival] = rivals
     assert (answers[0].data["conversation_id"], answers[0].data["reused"]) == (rival, True)
     assert await listed(mcp, agent_id) == [rival]
+
+
+@pytest.mark.fake_only
+async def test_a_conversation_in_which_somebody_talks_is_not_deleted_after_a_race(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    before_creating, before_looking = anyio.Event(), anyio.Event()
+    requests = letta.fake.requests
+
+    async def until_requested(method: str, count: int) -> None:
+        with anyio.fail_after(20):
+            while sum(each.method == method and each.path == "/v1/conversations/" for each in requests) < count:
+                await anyio.sleep(0.01)
+
+    answers: list[Answer] = []
+    rivals: list[str] = []
+    used: list[str] = []
+
+    async def late() -> None:
+        answers.append(await mcp.ok("create_conversation", agent=agent_id, key="k"))
+
+    async with anyio.create_task_group() as tasks:
+        letta.fake.stall("POST", "/v1/conversations/", before_creating)
+        tasks.start_soon(late)
+        await until_requested("POST", 1)
+        looks = sum(each.method == "GET" and each.path == "/v1/conversations/" for each in requests)
+        rivals.append(letta.fake.add_conversation(agent_id, "[key: k]"))
+        letta.fake.stall("GET", "/v1/conversations/", before_looking)
+        before_creating.set()
+        await until_requested("GET", looks + 1)
+        mine = [each.id for each in letta.fake.conversations.values() if each.agent.id == agent_id]
+        used += [each for each in mine if each not in rivals]
+        await letta.send(used[0], "I am here already")
+        before_looking.set()
+
+    assert (answers[0].data["conversation_id"], answers[0].data["reused"]) == (rivals[0], True)
+    assert set(await listed(mcp, agent_id)) == {*rivals, *used}
+    assert await letta.stored_texts(agent_id, used[0]) == ["I am here already"]
+
+
+async def test_an_archived_conversation_keeps_its_key(cloud: tuple[Caller, FakeLetta]) -> None:
+    mcp, fake = cloud
+    agent_id = fake.add_agent("ann")
+    place = {"agent": agent_id, "key": "k"}
+    first = await mcp.ok("create_conversation", **place)
+    fake.conversations[first.data["conversation_id"]].archived_at = datetime.now(UTC)
+
+    by_summary = await mcp.ok("create_conversation", **place)
+    fake.conversations[first.data["conversation_id"]].summary = "Renamed by somebody else"
+    by_description = await mcp.ok("create_conversation", **place)
+
+    found = [each.data["conversation_id"] for each in (by_summary, by_description)]
+    assert found == [first.data["conversation_id"]] * 2
 
 
 async def test_a_title_written_over_the_summary_does_not_lose_the_key(cloud: tuple[Caller, FakeLetta]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 from mcp import MCPError
-from mcp_types import ResourceTemplateReference
+from mcp_types import EmptyResult, ResourceTemplateReference, SubscribeRequest, SubscribeRequestParams
 from pydantic import SecretStr
 
 from letta_conversations_mcp.http import CannotServe, build_app
@@ -88,6 +88,30 @@ async def test_who_may_not_read_finds_no_resources(team: Team, letta: Letta, era
             await sender.client.read_resource(f"letta://conversations/{conversation}")
 
     assert (listed.resources, templates.resource_templates, completed.completion.values) == ([], [], [])
+
+
+async def test_who_may_not_read_is_told_of_no_changes(team: Team, letta: Letta) -> None:
+    conversation = await letta.new_conversation((await letta.new_agent())[0])
+    uri = f"letta://conversations/{conversation}"
+    team.add("sender", scopes=["write", "delete"])
+    team.add("reader", scopes=["read"])
+    asked = {"notifications": {"resourceSubscriptions": [uri], "resourcesListChanged": True}}
+    async with http_server(team.settings(letta.base_url)) as url:
+        modern = await post(url, "subscriptions/listen", asked, team.bearer("sender"))
+        request = SubscribeRequest(params=SubscribeRequestParams(uri=uri))
+        async with client_of(url, team.tokens["sender"], "legacy") as sender:
+            with pytest.raises(MCPError, match="needs the scope 'read'"):
+                await sender.client.session.send_request(request, EmptyResult)
+        async with client_of(url, team.tokens["reader"], "legacy") as reader:
+            await reader.client.session.send_request(request, EmptyResult)
+        async with (
+            client_of(url, team.tokens["reader"], "modern") as reader,
+            reader.client.listen(resource_subscriptions=[uri]) as stream,
+        ):
+            honored = stream.honored.resource_subscriptions
+
+    assert "needs the scope 'read'" in modern.json()["error"]["message"]
+    assert honored == [uri]
 
 
 async def test_prompts_need_what_their_tools_need(team: Team, era: Era) -> None:

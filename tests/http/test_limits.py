@@ -78,15 +78,26 @@ async def test_a_body_that_never_comes_to_its_end_is_given_up(head: str) -> None
     assert (given_up, still_there.status_code) == (408, 200)
 
 
-async def test_all_bodies_together_have_a_bound() -> None:
+DECLARED = ("Content-Length: 10000", b"")
+CHUNKED = ("Transfer-Encoding: chunked", b"2710\r\n" + b"x" * 10_000 + b"\r\n")
+ALMOST_ALL_SENT = ("Content-Length: 10000", b"x" * 9_999)
+
+
+@pytest.mark.parametrize(
+    ("head", "sent"), [DECLARED, CHUNKED, ALMOST_ALL_SENT], ids=["declared", "chunked", "almost all sent"]
+)
+async def test_all_bodies_together_have_a_bound(head: str, sent: bytes) -> None:
     settings = Settings(base_url=NOWHERE, max_body_bytes=10_000, max_calls=100)
     async with http_server(settings) as url:
         async with AsyncExitStack() as streams:
-            for _ in range(8):
-                await streams.enter_async_context(raw(url, "Content-Length: 10000"))
+            for _ in range(7):
+                await (await streams.enter_async_context(raw(url, head))).send(sent)
+            room_for_one_more = await post(url, "tools/list", {})
+            await (await streams.enter_async_context(raw(url, head))).send(sent)
             refusal = await until(url, 503)
         afterwards = await until(url, 200)
 
+    assert room_for_one_more.status_code == 200
     assert "receiving as much as it may" in refusal.json()["error"]["message"]
     assert afterwards.status_code == 200
 

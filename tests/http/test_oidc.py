@@ -213,3 +213,17 @@ async def test_tokens_of_the_file_work_beside_those_of_the_provider(team: Team) 
         answers = [await asks(url, team.tokens["machine"]), await asks(url, idp.token(PUBLIC)), await asks(url, "x")]
 
     assert [each.status_code for each in answers] == [200, 200, 401]
+
+
+@pytest.mark.parametrize("token", ["one.dot", "two.dots.inside", "a.b.c.d"])
+async def test_a_token_of_the_file_never_goes_to_the_provider(team: Team, token: str) -> None:
+    team.tokens["machine"] = token
+    team.add("machine")
+    async with serving(tokens_file=team.path) as (url, idp):
+        own = await asks(url, token)
+        strange = await asks(url, "another.token")
+        asked_by_then = list(idp.asked)
+        of_the_provider = await asks(url, idp.token(PUBLIC))
+
+    assert (own.status_code, strange.status_code, of_the_provider.status_code) == (200, 401, 200)
+    assert asked_by_then == []

@@ -26,14 +26,14 @@ from letta_conversations_mcp.server.caller_view import CallerToken
 
 
 class EitherVerifier:
-    """Verifies tokens of the file and of the provider: the provider's are JWTs, the others have no dots."""
+    """Accepts a token that the file knows or, if it does not, one that the provider has signed."""
 
     def __init__(self, own: TokenVerifier, provider: TokenVerifier) -> None:
         self._own = own
         self._provider = provider
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        return await (self._provider if token.count(".") == 2 else self._own).verify_token(token)
+        return await self._own.verify_token(token) or await self._provider.verify_token(token)
 
 
 class Gate:
