@@ -20,7 +20,7 @@ LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 VARIABLE_PREFIX = "LETTA_MCP_"
 
-_UNSET_PLACEHOLDER = re.compile(r"\$\{.*\}")
+_UNSET_PLACEHOLDER = re.compile(r"\$\{[^${}]*\}")
 """Some clients hand over the text `${LETTA_API_KEY}` itself when the variable is not set."""
 
 

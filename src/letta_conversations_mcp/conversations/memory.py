@@ -7,7 +7,8 @@ compiled anew on request (seen on 0.16.8).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
@@ -15,8 +16,8 @@ from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Block, ConversationRef
 
 _COMPILED_AT = re.compile(r"System prompt last recompiled: ([0-9-]{10} [0-9:]{5,8}(?: [AP]M)?)")
-_BLOCKS = re.compile(r"<memory_blocks>\n(.*)\n</memory_blocks>", re.DOTALL)
-_BLOCK = re.compile(r"^<(\w[\w./-]*)>\n(.*?)\n</\1>$", re.DOTALL | re.MULTILINE)
+_BLOCKS = ("<memory_blocks>\n", "\n</memory_blocks>")
+_LABEL = re.compile(r"<(\w[\w./-]*)>")
 # What is different in every prompt and says nothing about the memory.
 _VOLATILE = re.compile(
     r"- (?:System prompt last recompiled|CONVERSATION_ID|AGENT_ID):|- \d+ previous messages between|- chars_current="
@@ -67,10 +68,30 @@ def memory_changes(before: str, after: str) -> str:
 
 def _sections(prompt: str) -> dict[str, list[str]]:
     """The lines of every block by its label, and under "" those outside of blocks."""
-    found = _BLOCKS.search(prompt)
-    blocks = _BLOCK.findall(found[1]) if found else []
-    rest = prompt[: found.start()] + prompt[found.end() :] if found else prompt
-    return {"": _lines(rest)} | {label: _lines(text) for label, text in blocks}
+    opening, closing = _BLOCKS
+    start, end = prompt.find(opening), prompt.rfind(closing)
+    if start < 0 or end < start + len(opening):
+        return {"": _lines(prompt)}
+    rest = prompt[:start] + prompt[end + len(closing) :]
+    return {"": _lines(rest)} | dict(_blocks(prompt[start + len(opening) : end].split("\n")))
+
+
+def _blocks(lines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """The blocks, each from `<label>` to the next `</label>`. Agents write what stands between, so this takes linear
+    time whatever it is."""
+    ends: dict[str, list[int]] = {}
+    for number, line in enumerate(lines):
+        if line.startswith("</"):
+            ends.setdefault(line, []).append(number)
+    number = 0
+    while number < len(lines):
+        label = _LABEL.fullmatch(lines[number])
+        closing = ends.get(f"</{label[1]}>", []) if label else []
+        place = bisect_right(closing, number)
+        if label and place < len(closing):
+            yield label[1], _lines("\n".join(lines[number + 1 : closing[place]]))
+            number = closing[place]
+        number += 1
 
 
 def _lines(text: str) -> list[str]:

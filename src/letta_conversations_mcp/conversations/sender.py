@@ -31,9 +31,14 @@ from letta_conversations_mcp.turns.scheduler import Sender
 NEWEST = 20
 """Messages looked at to find the newest that somebody sent: tool calls and replies may follow it."""
 
-_GIVEN = re.compile(r"(?P<who>.*?)(?:[,;:]?\s+hop\s+(?P<hop>[0-9]{1,4}))?", re.IGNORECASE | re.DOTALL)
+GIVEN_CHARS = 400
+"""The longest `sender` argument that is looked at: a name or an id, and the hop."""
+
+_GIVEN = re.compile(r"(?P<who>.*?)(?:[,;:]? hop (?P<hop>[0-9]{1,4}))?", re.IGNORECASE)
 _NAME = re.compile(r"[^\[\]'\x00-\x1f\x7f]{1,80}")
-_INTRODUCED = re.compile(r"\s*\[Incoming message from agent[^\]\n]{1,200}\](?:\s*\[hop ([0-9]{1,4}) of [0-9]{1,4}\b)?")
+_INTRODUCED = re.compile(
+    r"\A\s*\[Incoming message from agent[^\]\n]{1,200}\](?:\s*\[hop ([0-9]{1,4}) of [0-9]{1,4}\b)?"
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ async def find_speaker(backend: Backend, given: str) -> Speaker:
         InvalidArgument: it is none of these.
         NotFound: there is no such conversation.
     """
-    found = _GIVEN.fullmatch(given.strip())
+    # On one line before any pattern runs: a pattern takes quadratic time over a long run of spaces.
+    found = _GIVEN.fullmatch(" ".join(given[:GIVEN_CHARS].split()))
     who, hop = (found["who"].strip(), int(found["hop"] or 0)) if found else ("", 0)
     if AGENT_ID.fullmatch(who):
         return Speaker(agent_id=who, told_hop=hop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -18,7 +17,7 @@ from letta_conversations_mcp.core.model import Agent, Chunk, Conversation, Messa
 
 _ATTEMPTS = "attempts"
 
-_REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>\s*", re.DOTALL)
+_REMINDER = ("<system-reminder>", "</system-reminder>")
 
 
 def read_agent(data: Mapping[str, object]) -> Agent:
@@ -58,17 +57,22 @@ def _ids(value: object) -> tuple[str, ...] | None:
 
 
 def without_reminders(data: Mapping[str, object]) -> Mapping[str, object]:
-    """A user's message without the texts that Letta Code puts before it: about the machine, the agent, its tools."""
-    if data.get("message_type") != "user_message":
-        return data
+    """A user's message without the parts that Letta Code puts before it: about the machine, the agent, its tools. Each
+    is a part of its own, and the user's text is the last one (seen with 0.34.12): what looks like a reminder within
+    that text was written by the user, and stays."""
     content = data.get("content")
-    if isinstance(content, str):
-        return {**data, "content": _REMINDER.sub("", content)}
-    parts = [
-        {**part, "text": _REMINDER.sub("", text_field(part, "text"))} if part.get("type") == "text" else part
-        for part in mappings(content)
-    ]
-    return {**data, "content": [part for part in parts if part.get("type") != "text" or part.get("text")]}
+    if data.get("message_type") != "user_message" or isinstance(content, str):
+        return data
+    parts = mappings(content)
+    texts = [part for part in parts if part.get("type") == "text"]
+    own = texts[-1] if len(texts) > 1 else None
+    return {**data, "content": [part for part in parts if part is own or not _is_reminder(part)]}
+
+
+def _is_reminder(part: Mapping[str, object]) -> bool:
+    opening, closing = _REMINDER
+    text = text_field(part, "text").strip()
+    return text.startswith(opening) and text.endswith(closing) and text.count(closing) == 1
 
 
 def is_only_reminder(data: Mapping[str, object]) -> bool:

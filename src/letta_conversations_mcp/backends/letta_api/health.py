@@ -25,7 +25,7 @@ NOBODY = "conv-00000000-0000-4000-8000-000000000000"
 TESTED_RELEASE = (0, 16)
 """The release of the self-hosted server that the behaviour was seen on; older ones have no conversations."""
 
-_RELEASE = re.compile(r"(\d+)\.(\d+)")
+_RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})")
 
 
 async def read_health(client: Client, base_url: str) -> Health:
