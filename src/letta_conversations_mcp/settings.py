@@ -202,10 +202,10 @@ class Settings(BackendSettings):
     drain_seconds: float = Field(
         default=10, ge=0, le=3600, description="for running calls to be answered when serve --http is stopped"
     )
-    stateless: bool | None = Field(
-        default=None,
+    stateless: bool = Field(
+        default=False,
         description="keep no sessions of clients of the older protocol, so that any replica can answer any of their "
-        "requests; left out: with --redis-url",
+        "requests; --redis-url does this too",
     )
     redis_url: SecretStr = Field(
         default=SecretStr(""),
@@ -308,7 +308,7 @@ class Settings(BackendSettings):
 
     @property
     def is_stateless(self) -> bool:
-        return bool(self.redis_url.get_secret_value()) if self.stateless is None else self.stateless
+        return self.stateless or bool(self.redis_url.get_secret_value())
 
     @property
     def listens_beyond_loopback(self) -> bool:

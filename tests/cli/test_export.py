@@ -78,6 +78,7 @@ async def test_a_long_conversation_is_whole_after_compactions_too(run: Run, lett
     messages = lines(file.read_text())
     said = [each["text"] for each in messages if each["kind"] in ("user", "assistant")]
     assert (ran.status, ran.out) == (0, "")
+    assert file.stat().st_mode & 0o777 == 0o600
     assert f"Messages written to {file}: {len(messages)}." in ran.err
     assert said == [text for number in range(80) for text in (f"m{number}", f"echo: m{number}")]
     assert "begins with a summary" not in ran.err

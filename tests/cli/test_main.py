@@ -161,3 +161,24 @@ async def test_serving_over_http_tells_where_and_ends_on_a_signal() -> None:
             await process.wait()
 
     assert "Serving MCP at http://127.0.0.1:" in said
+
+
+def test_a_secret_among_the_arguments_draws_a_warning(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LETTA_BASE_URL", "http://127.0.0.1:9")
+    export = ["export", "default", "--agent", "a", "-o", str(tmp_path)]
+    main([*export, "--letta-api-key", "of-the-test"])
+    warned = capsys.readouterr().err
+    monkeypatch.setenv("LETTA_API_KEY", "of-the-test")
+    main(export)
+
+    assert "can read the value of --letta-api-key in the list of processes (ps). Set LETTA_API_KEY instead." in warned
+    assert "of-the-test" not in warned
+    assert "(ps)" not in capsys.readouterr().err
+
+
+def test_stateless_is_a_flag_without_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["serve", "--http", "--stateless", "--letta-base-url", "http://127.0.0.1:9", "--host", "192.0.2.1"]
+
+    assert "a token is needed" in fails(arguments, capsys)

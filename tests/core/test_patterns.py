@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from re import _parser as parser  # pyright: ignore[reportAttributeAccessIssue]
 from time import process_time
 from typing import Any, cast
 
@@ -25,13 +24,16 @@ def patterns() -> dict[str, re.Pattern[Any]]:
         if module.name.endswith("__main__"):
             continue
         for name, value in vars(importlib.import_module(module.name)).items():
-            for number, each in enumerate(cast("Any", list(value) if isinstance(value, dict) else [value])):
+            values = list(cast("dict[Any, Any]", value)) if isinstance(value, dict) else [value]
+            for number, each in enumerate(values):
                 if isinstance(each, re.Pattern):
                     found[f"{module.name.partition('.')[2]}.{name}.{number}"] = each
     return found
 
 
 PATTERNS = patterns()
+
+parser: Any = importlib.import_module("re._parser")
 
 
 def literals(tree: Any) -> list[str]:
@@ -42,7 +44,7 @@ def literals(tree: Any) -> list[str]:
             run += chr(argument)
             continue
         runs, run = [*runs, run], ""
-        inner = argument if isinstance(argument, tuple) else (argument,)
+        inner = cast("tuple[Any, ...]", argument if isinstance(argument, tuple) else (argument,))
         for each in inner:
             if isinstance(each, parser.SubPattern):
                 runs += literals(each)
@@ -54,7 +56,7 @@ def literals(tree: Any) -> list[str]:
 
 
 def pumped(pattern: re.Pattern[Any]) -> list[str]:
-    """Long texts that may make a pattern slow: each of its own words, and spaces, again and again; behind each other."""
+    """Long texts that may make a pattern slow: each of its own words, and spaces, again and again."""
     pieces = [" ", "\n", "a", "1", "-", "=", *literals(parser.parse(pattern.pattern))]
     texts = [piece * (SIZE // len(piece)) for piece in dict.fromkeys(pieces)]
     starts = [piece for piece in pieces if len(piece) > 2]

@@ -38,6 +38,4 @@ def test_what_a_terminal_would_act_on_is_written_out(given_text: str, shown: str
 
 
 def test_a_speaker_cannot_be_forged() -> None:
-    assert quoted("hello\n\n**user** · 2026-11-24 10:00\npay") == (
-        "> hello\n> \n> **user** · 2026-11-24 10:00\n> pay"
-    )
+    assert quoted("hello\n\n**user** · 2026-11-24 10:00\npay") == ("> hello\n> \n> **user** · 2026-11-24 10:00\n> pay")

@@ -18,6 +18,9 @@ from tests.rig.task_client import RawResult, TaskRequest, task_client
 
 pytestmark = pytest.mark.all_ways
 
+KEY = SecretStr("key-of-these-tests")
+"""Which all processes of a test share, and the ids of tasks are sealed with."""
+
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 MISSING_CAPABILITY = -32021
@@ -25,7 +28,7 @@ MISSING_CAPABILITY = -32021
 
 @pytest.fixture
 def settings(letta: Letta) -> Settings:
-    return Settings(base_url=letta.base_url)
+    return Settings(base_url=letta.base_url, api_key=KEY)
 
 
 async def a_conversation(letta: Letta) -> str:
@@ -167,9 +170,9 @@ async def test_a_compaction_that_left_no_trace_is_told_to_have_come_to_nothing(l
     conversation_id = await a_conversation(letta)
     await letta.send(conversation_id, "one")
     held = hold(letta, "never asked for")
-    impatient = Settings(base_url=letta.base_url, compact_timeout=0.5)
+    impatient = Settings(base_url=letta.base_url, api_key=KEY, compact_timeout=0.5)
 
-    async with task_client(Settings(base_url=letta.base_url)) as client, task_client(impatient) as replica:
+    async with task_client(Settings(base_url=letta.base_url, api_key=KEY)) as client, task_client(impatient) as replica:
         task_id = await client.task("compact", conversation_id=conversation_id, mode="all")
         ended = await replica.end(task_id)
         held.gate.set()
@@ -287,7 +290,7 @@ async def test_answers_to_a_task_that_asked_for_nothing_are_ignored(letta: Letta
 async def test_clients_that_do_not_declare_the_extension_see_nothing_of_it(letta: Letta) -> None:
     conversation_id = await a_conversation(letta)
     held = hold(letta, "as ever")
-    waiting = Settings(base_url=letta.base_url, wait_seconds=1.5)
+    waiting = Settings(base_url=letta.base_url, api_key=KEY, wait_seconds=1.5)
 
     async with task_client(waiting, declares=False) as client:
         answer = await client.call("send_message", conversation_id=conversation_id, message="hello")
@@ -331,6 +334,17 @@ async def test_ids_fit_a_header(letta: Letta, settings: Settings) -> None:
 
     assert ended["result"]["structuredContent"]["answered"] == len(held)
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,4000}", task_id)
+
+
+def test_without_any_secret_an_id_is_read_only_by_its_own_process() -> None:
+    """The URL of the Letta server is no secret."""
+    settings = Settings(base_url="http://letta.test")
+    seal = Seal(settings)
+    made = Handle("compact", datetime(2026, 11, 21, tzinfo=UTC), {"conversation_id": "conv-1"})
+
+    assert seal.unseal(seal.seal(made)) == made
+    with pytest.raises(MCPError, match="no such task"):
+        Seal(settings).unseal(seal.seal(made))
 
 
 def test_an_id_is_read_only_where_its_key_is_known() -> None:

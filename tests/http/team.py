@@ -49,7 +49,7 @@ class Team:
         return token
 
     def write(self) -> None:
-        self.path.write_text("\n\n".join(self.tables.values()))
+        self.path.write_text("\n\n".join(self.tables.values()) or "tokens = []")
 
     def settings(self, base_url: str, **more: Any) -> Settings:
         return Settings(base_url=base_url, tokens_file=self.path, **more)

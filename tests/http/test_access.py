@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import anyio
 import pytest
 from mcp import MCPError
@@ -283,3 +285,38 @@ async def test_a_server_that_knows_its_callers_answers_nobody_in_another_way(tea
 
     with pytest.raises(MCPError, match="only callers that it knows"):
         await server.list_tools()
+
+
+@pytest.mark.parametrize("mode", ["ask", "on"])
+def test_tools_of_this_machine_are_not_served_without_a_token(mode: Literal["ask", "on"]) -> None:
+    settings = Settings(backend="local", local_tools=mode)
+
+    with pytest.raises(CannotServe, match=f"--local-tools {mode} lets agents run shell commands"):
+        build_app(build_server(settings), settings)
+    for safe in (
+        settings.model_copy(update={"token": SecretStr("a-token")}),
+        settings.model_copy(update={"local_tools": "off"}),
+        settings.model_copy(update={"backend": "api"}),
+    ):
+        build_app(build_server(safe), safe)
+
+
+def test_agents_of_this_machine_without_a_token_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    for settings in (
+        Settings(backend="api"),
+        Settings(backend="local", token=SecretStr("a-token")),
+        Settings(backend="local"),
+    ):
+        build_app(build_server(settings), settings)
+
+    assert caplog.text.count("every program of this machine can read and use the agents") == 1
+
+
+def test_a_short_token_is_only_for_this_machine() -> None:
+    short, long = SecretStr("x" * 19), SecretStr("x" * 20)
+    public = Settings(base_url=NOWHERE, token=short, allowed_hosts=("letta.example.org",))
+
+    with pytest.raises(CannotServe, match="has 19 characters"):
+        build_app(build_server(public), public)
+    for safe in (Settings(base_url=NOWHERE, token=short), public.model_copy(update={"token": long})):
+        build_app(build_server(safe), safe)

@@ -85,6 +85,8 @@ async def test_what_is_wrong_with_a_token_is_a_refusal() -> None:
             "no expiry": idp.token(PUBLIC, exp=None),
             "not yet": idp.token(PUBLIC, nbf=now + 600),
             "no subject": idp.token(PUBLIC, sub=None),
+            "an empty subject": idp.token(PUBLIC, sub=""),
+            "a long subject": idp.token(PUBLIC, sub="x" * 256),
             "algorithm none": unsigned(good, "none"),
             "algorithm None": unsigned(good, "None"),
             "no signature": unsigned(good, "RS256"),

@@ -9,6 +9,7 @@ import pytest
 
 from letta_conversations_mcp.cli.main import main
 from letta_conversations_mcp.http import CannotServe, build_app
+from letta_conversations_mcp.http.auth import token_file
 from letta_conversations_mcp.http.auth.token_file import (
     PREFIX,
     BadTokensFile,
@@ -38,6 +39,8 @@ def path(tmp_path: Path) -> Path:
     ("text", "words"),
     [
         ("[[tokens]\n", "is not TOML"),
+        ("", "is empty, as a file is that was cut off"),
+        (table() + '[[tokens]]\nname = "bob"\n', "token 2: sha256"),
         ("tokens = 1\n", "[[tokens]] tables and nothing else"),
         ("[users]\n", "[[tokens]] tables and nothing else"),
         ("tokens = [1]\n", "token 1"),
@@ -161,6 +164,7 @@ def test_the_command_writes_a_table_that_the_server_reads(path: Path, capsys: py
         (["--name", "ann", "--agents", "bookkeeper"], "--agents: ids are needed"),
         (["--name", "ann", "--agents", ""], "--agents: it is empty"),
         (["--name", "ann", "--expires", "soon"], "--expires: a day is needed"),
+        (["--name", "ann", "--expires", "2026-11-23"], "2026-11-23 is not in the future"),
     ],
 )
 def test_the_command_makes_no_token_that_the_file_could_not_hold(
@@ -171,6 +175,41 @@ def test_the_command_makes_no_token_that_the_file_could_not_hold(
     said = capsys.readouterr()
     assert words in said.err
     assert PREFIX not in said.out + said.err
+
+
+def test_the_command_adds_to_a_file_that_only_its_owner_reads(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("ann", "bob"):
+        assert main(["token", "--name", name, "--file", str(path)]) == 0
+    said = capsys.readouterr()
+    again = main(["token", "--name", "bob", "--file", str(path)])
+
+    assert [each.name for each in read_tokens(path)] == ["ann", "bob"]
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert said.out == ""
+    assert again == 2
+    assert "has a token named 'bob' already" in capsys.readouterr().err
+
+
+async def test_a_file_that_was_cut_off_locks_nobody_out(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, bob = make_token(), make_token()
+    tables = [table(name=f'"{name}"', sha256=f'"{hash_of(token)}"') for name, token in (("ann", ann), ("bob", bob))]
+    path.write_text("".join(tables))
+    monkeypatch.setattr(token_file, "LOOK_SECONDS", 0)
+    file = TokensFile(path)
+
+    async def let_in() -> list[bool]:
+        return [await file.verify_token(token) is not None for token in (ann, bob)]
+
+    found: list[list[bool]] = []
+    for text in ("", tables[0] + tables[1][:40], tables[0], "tokens = []"):
+        path.write_text(text)
+        found.append(await let_in())
+
+    assert found == [[True, True], [True, True], [True, False], [False, False]]
+    assert caplog.text.count("stay in force") == 2
+    assert "gone: bob" in caplog.text
 
 
 def test_tokens_are_long_and_different() -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from letta_conversations_mcp.observability.context import Subject, about
 from letta_conversations_mcp.observability.logs import configure_logging, hide, secrets_of
 from letta_conversations_mcp.settings import Settings
 from tests.operations.service import Service, service
@@ -166,6 +167,24 @@ def test_a_secret_that_somebody_logs_by_mistake_is_hidden(log_format: str, monke
         assert secret not in text
     assert "ConnectionError" in text
     assert "ValueError" in text
+
+
+@pytest.mark.usefixtures("logging_as_before")
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_nothing_that_is_logged_begins_a_line_or_reaches_the_terminal(
+    log_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sys, "stderr", Lines(written))
+    configure_logging(full("http://letta.test", log_format=log_format))
+    forged = "x\n2026-11-24 10:00:00 ERROR forged\x1b[2J\u202e"
+    with about(Subject(caller=f"oidc:{forged}", tool="t] [caller=admin")):
+        logging.getLogger("letta_conversations_mcp.test").warning("a call of %s", forged)
+
+    text = "".join(written)
+    assert len(text.splitlines()) == 1
+    assert text.rstrip("\n").isprintable()
+    assert "[caller=admin" not in text or "'t] [caller=admin'" in text or log_format == "json"
 
 
 class Lines:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import anyio
 import httpx
 import pytest
@@ -9,6 +11,7 @@ from pydantic import SecretStr
 
 from letta_conversations_mcp.observability import readiness
 from letta_conversations_mcp.settings import Settings
+from tests.http.team import Team
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.loopback import loopback_socket
@@ -91,3 +94,35 @@ async def test_letta_is_asked_once_however_many_ask_and_again_when_the_answer_is
 
     assert asked_once == 1
     assert len(fake.requests) == 2
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/metrics"])
+async def test_a_page_under_a_name_of_its_own_reads_nothing(letta: Letta, path: str) -> None:
+    settings = Settings(base_url=letta.base_url, allowed_hosts=("letta.example.org",), token=SecretStr("x" * 20))
+    opened = settings.model_copy(update={"metrics_token": SecretStr("for-metrics")})
+    answers: dict[str, int] = {}
+    async with http_server(opened) as url, httpx.AsyncClient(trust_env=False) as http:
+        for host in (
+            "evil.example",
+            "letta.example.org.evil.example",
+            "",
+            "letta.example.org",
+            "localhost:1",
+            "10.0.0.7:8000",
+            "[::1]:8000",
+        ):
+            headers = {"Host": host, "Authorization": "Bearer for-metrics"}
+            answers[host] = (await http.get(f"{url}{path}", headers=headers)).status_code
+
+    assert list(answers.values()) == [421, 421, 421, 200, 200, 200, 200]
+
+
+async def test_a_server_whose_callers_all_bring_their_own_key_is_ready(tmp_path: Path) -> None:
+    team = Team(tmp_path / "tokens.toml")
+    team.add("ann", letta_api_key=KEY)
+    async with FakeLetta(ScriptedModel(), password=KEY).serve() as letta_url:
+        all_keyed = await ask(team.settings(letta_url))
+        team.add("bob")
+        one_without = await ask(team.settings(letta_url))
+
+    assert (all_keyed.status_code, one_without.status_code) == (200, 503)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager, suppress
@@ -135,9 +136,9 @@ async def _into_file(exporter: Exporter, path: Path) -> None:
 @contextmanager
 def _writing(path: Path) -> Generator[BinaryIO]:
     try:
-        # Neither truncated nor appended to: how much of it is good is found out first.
-        path.touch()
-        with path.open("r+b") as file:
+        # For its owner alone, as the conversation is. Neither truncated nor appended to: how much of an export that was
+        # interrupted is good is found out first.
+        with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
             yield file
     except OSError as error:
         raise CommandFailed(f"{path} cannot be written: {error.strerror}.", status=1) from error

@@ -122,6 +122,7 @@ def _token_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scopes", default="read,write", type=_parts, help="of read, write and delete (read,write)")
     parser.add_argument("--agents", type=_parts, help="ids of the only agents that exist for it (all)")
     parser.add_argument("--expires", default="", metavar="DAY", help="the first day on which it is refused (never)")
+    parser.add_argument("--file", type=Path, metavar="FILE", help="the tokens file to add it to (standard output)")
 
 
 def _parts(text: str) -> list[str]:
@@ -131,7 +132,7 @@ def _parts(text: str) -> list[str]:
 def _token(arguments: argparse.Namespace, _: BaseSettings) -> int:
     from letta_conversations_mcp.cli.token import token
 
-    return token(arguments.name, arguments.scopes, arguments.agents, arguments.expires)
+    return token(arguments.name, arguments.scopes, arguments.agents, arguments.expires, arguments.file)
 
 
 COMMANDS = (
@@ -175,16 +176,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if parsed.command is None:
         parser.print_help()
         return 0
-    return _run(next(each for each in COMMANDS if each.name == parsed.command), parsed, options.get(parsed.command))
+    command = next(each for each in COMMANDS if each.name == parsed.command)
+    return _run(command, arguments, parsed, options.get(parsed.command))
 
 
 def _run(
-    command: Command, parsed: argparse.Namespace, options: CliSettingsSource[argparse.ArgumentParser] | None
+    command: Command,
+    arguments: Sequence[str],
+    parsed: argparse.Namespace,
+    options: CliSettingsSource[argparse.ArgumentParser] | None,
 ) -> int:
     try:
         source = options and options(parsed_args=parsed)
         # The argument is pydantic-settings' own, and not among the fields that a type checker sees.
         settings = command.settings(_cli_settings_source=source)  # pyright: ignore[reportCallIssue]
+        _warn_of_secrets(command.settings, arguments)
         return command.run(parsed, settings)
     except ValidationError as error:
         return _fail("\n".join(_option_problem(each) for each in error.errors(include_url=False, include_input=False)))
@@ -202,10 +208,29 @@ def _run(
         return BROKEN_PIPE
 
 
+def _warn_of_secrets(settings: type[BaseSettings], arguments: Sequence[str]) -> None:
+    """Say it when a secret was given as an argument."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    for name, field in settings.model_fields.items():
+        alias = field.validation_alias
+        option = alias if isinstance(alias, str) else name
+        flag = f"--{option.replace('_', '-')}"
+        if flag in given and "SecretStr" in str(field.annotation):
+            variable = _variable(option)
+            print(
+                f"letta-conversations-mcp: every user of this machine can read the value of {flag} in the list of "
+                f"processes (ps). Set {variable} instead.",
+                file=sys.stderr,
+            )
+
+
+def _variable(option: str) -> str:
+    return option.upper() if option.startswith("letta_") else f"LETTA_MCP_{option.upper()}"
+
+
 def _option_problem(problem: Any) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else ""
-    variable = name.upper() if name.startswith("letta_") else f"LETTA_MCP_{name.upper()}"
-    place = f"--{name.replace('_', '-')} (or {variable})" if name else "options"
+    place = f"--{name.replace('_', '-')} (or {_variable(name)})" if name else "options"
     return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
 
 

@@ -1,23 +1,27 @@
 """`token`: a new token for a caller of `serve --http`, and its table for the tokens file.
 
-The token goes to stderr, where only a person sees it, and the table to stdout: `token … >> tokens.toml` adds it. The
-token itself is kept nowhere.
+The token goes to stderr, where only a person sees it. With `--file` the table is added to that file, which is made for
+its owner alone; without, the table goes to stdout. The token itself is kept nowhere.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from datetime import date
+from datetime import UTC, date, datetime
+from pathlib import Path
 
 from pydantic import ValidationError
 
 from letta_conversations_mcp.cli.failure import CommandFailed
 from letta_conversations_mcp.core.access import SCOPES
-from letta_conversations_mcp.http.auth.token_file import TokenEntry, hash_of, make_token
+from letta_conversations_mcp.http.auth.token_file import BadTokensFile, TokenEntry, hash_of, make_token, read_tokens
 
 
-def token(name: str, scopes: Sequence[str], agents: Sequence[str] | None, expires: str) -> int:
+def token(
+    name: str, scopes: Sequence[str], agents: Sequence[str] | None, expires: str, file: Path | None = None
+) -> int:
     """Make one and print it. Raises CommandFailed for what the tokens file could not hold."""
     if agents is not None and not agents:
         raise CommandFailed("--agents: it is empty; give ids, or leave it out for all agents")
@@ -38,10 +42,8 @@ def token(name: str, scopes: Sequence[str], agents: Sequence[str] | None, expire
         raise CommandFailed(f"--{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}") from error
     except ValueError as error:
         raise CommandFailed("--expires: a day is needed, such as 2027-01-31") from error
-    print(
-        f"The token of {entry.name}, which is shown only now; clients send it as Authorization: Bearer {secret}",
-        file=sys.stderr,
-    )
+    if entry.expires is not None and entry.expires <= datetime.now(UTC):
+        raise CommandFailed(f"--expires: {last_day} is not in the future, so the token would never be accepted")
     lines = [
         "[[tokens]]",
         f'name = "{entry.name}"',
@@ -50,8 +52,30 @@ def token(name: str, scopes: Sequence[str], agents: Sequence[str] | None, expire
         f"agents = {_list(sorted(entry.agents))}" if entry.agents else "",
         f"expires = {last_day}" if last_day else "",
     ]
-    print("\n".join(filter(None, lines)) + "\n")
+    table = "\n".join(filter(None, lines)) + "\n"
+    if file is None:
+        print(table)
+    else:
+        _append(file, entry, table)
+    print(
+        f"The token of {entry.name}, which is shown only now; clients send it as Authorization: Bearer {secret}",
+        file=sys.stderr,
+    )
     return 0
+
+
+def _append(path: Path, entry: TokenEntry, table: str) -> None:
+    """Add the table to the file. Raises CommandFailed when it cannot be, or when it has this name already."""
+    try:
+        exists = path.exists() and path.stat().st_size > 0
+        if exists and entry.name in {each.name for each in read_tokens(path)}:
+            raise CommandFailed(f"{path} has a token named {entry.name!r} already: choose another --name")
+        with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "a") as file:
+            file.write(f"\n{table}" if exists else table)
+    except BadTokensFile as error:
+        raise CommandFailed(str(error)) from error
+    except OSError as error:
+        raise CommandFailed(f"{path} cannot be written: {error.strerror}", status=1) from error
 
 
 def _list(texts: Sequence[str]) -> str:

@@ -8,7 +8,9 @@ against names that the settings give: a page in somebody's browser must not reac
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from mcp.server.auth.provider import TokenVerifier
@@ -30,7 +32,12 @@ from letta_conversations_mcp.server.app import ConversationServer
 from letta_conversations_mcp.server.caller_view import Callers
 from letta_conversations_mcp.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 MCP_PATH = "/mcp"
+
+TOKEN_CHARS = 20
+"""The shortest LETTA_MCP_TOKEN that other machines may try to guess."""
 
 BODIES = 8
 """How many requests of the largest size are received and worked on at a time."""
@@ -62,6 +69,22 @@ def open_verifier(settings: Settings) -> TokenVerifier | None:
             "(python -c 'import secrets; print(secrets.token_urlsafe(32))') and give it to the clients as their bearer "
             "token, or give each caller their own with --tokens-file or --oidc-issuer. "
             f"Or leave {cause} out: then only this machine can call."
+        )
+    token = settings.token.get_secret_value()
+    if settings.is_reachable_by_others and token and len(token) < TOKEN_CHARS:
+        raise CannotServe(
+            f"LETTA_MCP_TOKEN has {len(token)} characters and other machines can try to guess it: {TOKEN_CHARS} or "
+            "more are needed (python -c 'import secrets; print(secrets.token_urlsafe(32))')."
+        )
+    if settings.uses_local and not settings.knows_callers:
+        if settings.local_tools != "off":
+            raise CannotServe(
+                f"--local-tools {settings.local_tools} lets agents run shell commands as you, and without a token any "
+                "user and any program of this machine can make them: set LETTA_MCP_TOKEN to a long random text, or "
+                "leave --local-tools off."
+            )
+        logger.warning(
+            "There is no token: every user and every program of this machine can read and use the agents of this user."
         )
     own = _own_tokens(settings)
     if not settings.oidc_issuer:
@@ -130,14 +153,22 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
             ),
         )
     app.user_middleware.insert(0, Middleware(CloseUnread))
-    app.user_middleware.insert(0, _endpoints(server, settings, calls_need_token=verifier is not None))
+    endpoints = _endpoints(
+        server,
+        settings,
+        calls_need_token=verifier is not None,
+        callers_bring_keys=isinstance(verifier, TokensFile) and verifier.all_have_keys,
+    )
+    app.user_middleware.insert(0, endpoints)
     return app
 
 
-def _endpoints(server: ConversationServer, settings: Settings, *, calls_need_token: bool) -> Middleware:
+def _endpoints(
+    server: ConversationServer, settings: Settings, *, calls_need_token: bool, callers_bring_keys: bool
+) -> Middleware:
     meter = PrometheusMeter()
     server.watch.add(meter)
-    readiness = Readiness()
+    readiness = Readiness(key_of_its_own=not callers_bring_keys)
 
     async def unready() -> str:
         return await readiness.reason(server.services.backend) if server.services else "The server is starting."
@@ -148,6 +179,7 @@ def _endpoints(server: ConversationServer, settings: Settings, *, calls_need_tok
         mcp_path=MCP_PATH,
         unready=unready,
         meter=meter,
+        is_known_host=_known_host(_transport_security(settings).allowed_hosts),
         metrics_token=None if calls_need_token and not metrics_token else metrics_token,
         drain=server.drain,
     )
@@ -187,6 +219,25 @@ def _transport_security(settings: Settings) -> TransportSecuritySettings:
         hosts.append(settings.public_host)
         origins.append(f"{urlsplit(settings.public_url).scheme}://{settings.public_host}")
     return TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=[*origins, *settings.allowed_origins])
+
+
+def _known_host(allowed: Sequence[str]) -> Callable[[str], bool]:
+    """Says of a Host header whether it is one of these (`name:*` for any port) or an address: probes and Prometheus ask
+    by address; a page whose own name was made to resolve to this server cannot."""
+
+    def is_known(host: str) -> bool:
+        name = urlsplit(f"//{host}").hostname or ""
+        return host in allowed or f"{name}:*" in allowed or f"[{name}]:*" in allowed or _is_address(name)
+
+    return is_known
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def ip_is_unspecified(host: str) -> bool:

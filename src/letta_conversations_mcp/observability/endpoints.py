@@ -1,6 +1,6 @@
 """What an operator asks the server over HTTP, in front of everything else: /healthz, /readyz and /metrics.
 
-The first two are for everybody: they tell nothing but whether it is so. Metrics tell how much a team works with its
+The first two are for anybody: they tell nothing but whether it is so. Metrics tell how much a team works with its
 agents, so they need a token of their own wherever calls need one: the one for calls is worth as much as the key for
 Letta, and does not belong into the configuration of a monitoring system.
 
@@ -50,6 +50,7 @@ class Endpoints:
         unready: Callable[[], Awaitable[str]],
         meter: PrometheusMeter,
         metrics_token: str | None,
+        is_known_host: Callable[[str], bool],
         drain: Drain,
     ) -> None:
         self._app = app
@@ -57,6 +58,7 @@ class Endpoints:
         self._unready = unready
         self._meter = meter
         self._metrics_token = metrics_token
+        self._is_known_host = is_known_host
         self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,11 +94,14 @@ class Endpoints:
             return None
         if scope["path"] == HEALTH_PATH:
             return JSONResponse({"status": "ok", "version": __version__})
+        if scope["path"] not in (READY_PATH, METRICS_PATH):
+            return None
+        # As at /mcp: a page in somebody's browser must not read them under a name of its own.
+        if not self._is_known_host(Headers(scope=scope).get("host", "")):
+            return PlainTextResponse("This Host header is not known here.\n", 421)
         if scope["path"] == READY_PATH:
             return await self._readiness()
-        if scope["path"] == METRICS_PATH:
-            return self._metrics(Headers(scope=scope))
-        return None
+        return self._metrics(Headers(scope=scope))
 
     async def _readiness(self) -> Response:
         reason = "This server is shutting down." if self._drain.begun else await self._unready()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 
 from letta_conversations_mcp.core.errors import without_secrets
+from letta_conversations_mcp.core.untrusted import escaped
 from letta_conversations_mcp.observability.context import current_subject
 from letta_conversations_mcp.settings import BackendSettings
 
@@ -32,6 +34,8 @@ SPEAKING = (OWN, "uvicorn")
 
 SHORTEST_SECRET = 4
 """A shorter one would be found everywhere."""
+
+_PLAIN = re.compile(r"[\w.:@+/-]{1,300}", re.ASCII)
 
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -96,8 +100,19 @@ class _WithSubject(logging.Formatter):
     """Text, with the ids at the end of the message."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is the base class's
-        ids = " ".join(f"{name}={value}" for name, value in getattr(record, "subject", {}).items())
-        return f"{super().formatMessage(record)}{f' [{ids}]' if ids else ''}"
+        ids = " ".join(f"{name}={_field(value)}" for name, value in getattr(record, "subject", {}).items())
+        return f"{one_line(super().formatMessage(record))}{f' [{ids}]' if ids else ''}"
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and control characters: what is logged can neither begin a line nor reach a
+    terminal."""
+    return escaped(text).replace("\n", "\\n")
+
+
+def _field(value: str) -> str:
+    """A field's value, quoted when it could pass for more than one."""
+    return value if _PLAIN.fullmatch(value) else repr(value)
 
 
 class _Guarded(logging.Formatter):
@@ -128,7 +143,7 @@ def format_without_texts(ei: ExcInfo) -> str:
     lines: list[str] = []
     error = ei[1]
     while error is not None:
-        told = f": {error}" if isinstance(error, OSError) else ""
+        told = f": {one_line(str(error))}" if isinstance(error, OSError) else ""
         frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
         lines[:0] = [*([frames] if frames else []), f"{type(error).__module__}.{type(error).__qualname__}{told}"]
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -18,7 +18,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from letta_conversations_mcp.backends.app_server import supervisor
-from letta_conversations_mcp.backends.app_server.process import LOG, AppServer, app_server
+from letta_conversations_mcp.backends.app_server.process import LOG, AppServer, LocalServerProblem, app_server
 from tests.backends.app_server.app_servers import (
     SECONDS,
     address,
@@ -75,6 +75,26 @@ async def test_the_server_takes_only_its_token_which_is_in_a_private_file_and_no
         assert server.token not in "".join([*told, (folder / LOG).read_text(), json.dumps(address(folder))])
         private = options(folder, OPENAI_API_KEY="its-key")
         assert "its-key" not in repr(private)
+
+
+@pytest.mark.parametrize(
+    "words", ["other users can write to it", "it is a symbolic link", "it belongs to another user"]
+)
+async def test_a_folder_that_others_prepared_is_not_used(folder: Path, words: str) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if words.startswith("other"):
+        folder.chmod(0o770)
+    elif "link" in words:
+        (folder / "home").symlink_to(folder)
+    elif os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+    else:
+        pytest.skip("only root can give a folder away")
+
+    with pytest.raises(LocalServerProblem, match=words):
+        async with app_server(options(folder)):
+            raise AssertionError("it was used")
+    assert servers(folder) == []
 
 
 async def test_processes_that_start_at_once_share_one_server_and_leave_none(folder: Path) -> None:

@@ -19,6 +19,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator, Mapping
@@ -157,8 +158,10 @@ class _Start:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # As the system knows it: the server is recognised by a path in its command line.
         self.folder = self.folder.resolve()
+        _check_own(self.folder)
         for each in _FOLDERS:
             (self.folder / each).mkdir(mode=0o700, exist_ok=True)
+            _check_own(self.folder / each)
         self._program = os.path.abspath(program)
         self._environment = {name: value for name, value in given.items() if not name.startswith(_NOT_PASSED)}
         self._environment |= {
@@ -320,7 +323,25 @@ class _Start:
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def _check_own(folder: Path) -> None:
+    """Raises LocalServerProblem for a folder that another user could have prepared or can change: what is in it runs
+    with this user's rights."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        problem = "it is a symbolic link or no folder"
+    elif found.st_uid != os.geteuid():
+        problem = "it belongs to another user"
+    elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        problem = "other users can write to it"
+    else:
+        return
+    raise LocalServerProblem(
+        f"its folder {folder} is not safe to use: {problem}",
+        "A person has to give it to this user alone (chown, chmod 700), or choose another one with --local-dir.",
+    )
 
 
 async def _answers(url: str) -> bool:

@@ -55,7 +55,7 @@ _UNUSED = "unused"
 
 
 def open_lock(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
 def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:

@@ -30,6 +30,9 @@ TOKEN_TYPES = ("at+jwt", "application/at+jwt", "jwt")
 LEEWAY_SECONDS = 30
 """By how much the provider's clock and ours may differ."""
 
+SUBJECT_CHARS = 255
+"""OpenID Connect's own limit."""
+
 TOKEN_CHARS = 16_000
 FETCH_SECONDS = 10
 KEYS_SECONDS = 3600
@@ -149,16 +152,20 @@ class OidcTokens:
             leeway=LEEWAY_SECONDS,
             options={"require": ["exp", "iss", "aud", "sub"]},
         )
+        subject = claims["sub"]
+        if not subject or len(subject) > SUBJECT_CHARS:
+            raise jwt.InvalidTokenError("sub is empty or too long")
         granted = _texts(claims.get("scope")) | _texts(claims.get("scp"))
         agents = frozenset(_texts(claims.get(self._options.agents_claim))) if self._options.agents_claim else None
         access = Access(
-            name=str(claims["sub"]),
+            # Names of the tokens file have no colon, so nobody there is taken for somebody here.
+            name=f"oidc:{subject}",
             scopes=frozenset(scope for scope in SCOPES if scope in granted),
             agents=agents,
         )
         return CallerToken.of(
             access,
-            subject=str(claims["sub"]),
+            subject=subject,
             resource=self._options.audience,
             expires_at=int(claims["exp"]) + LEEWAY_SECONDS,
             claims={"iss": self._options.issuer},

@@ -106,6 +106,10 @@ def read_tokens(path: Path) -> list[TokenEntry]:
         raise BadTokensFile(f"The tokens file {path} cannot be read: {reason}.") from error
     except tomllib.TOMLDecodeError as error:
         raise BadTokensFile(f"The tokens file {path} is not TOML: {error}.") from error
+    if not data:
+        raise BadTokensFile(
+            f"The tokens file {path} is empty, as a file is that was cut off. One without tokens says: tokens = []"
+        )
     tables: object = data.pop("tokens", [])
     if data or not isinstance(tables, list):
         raise BadTokensFile(f"The tokens file {path} must hold [[tokens]] tables and nothing else.")
@@ -144,6 +148,11 @@ class TokensFile:
     def entries(self) -> list[TokenEntry]:
         return self._entries
 
+    @property
+    def all_have_keys(self) -> bool:
+        """Whether Letta is never asked with the server's own key."""
+        return all(each.letta_api_key.get_secret_value() for each in self._entries)
+
     async def verify_token(self, token: str) -> AccessToken | None:
         self._look()
         given = hash_of(token)
@@ -166,11 +175,15 @@ class TokensFile:
             return
         self._seen = state
         try:
-            self._entries = read_tokens(self._path)
+            entries = read_tokens(self._path)
         except BadTokensFile as error:
             logger.error("%s The tokens that were read before stay in force.", error)
-        else:
-            logger.warning("The tokens file was read again: %d tokens.", len(self._entries))
+            return
+        gone = sorted({each.name for each in self._entries} - {each.name for each in entries})
+        self._entries = entries
+        logger.warning(
+            "The tokens file was read again: %d tokens%s.", len(entries), f"; gone: {', '.join(gone)}" if gone else ""
+        )
 
     def _state(self) -> tuple[int, int, int] | None:
         """What differs when the file does."""

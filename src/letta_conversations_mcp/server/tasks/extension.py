@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -100,12 +101,14 @@ class Seal:
     """Makes ids that nobody else can make, and that only processes with the same settings can read.
 
     The keys come from those that the replicas share for request states, or else from the key for Letta, which all of
-    them have. They are derived slowly: an id must be no means to guess a password.
+    them have; without either, they are random, and a restart forgets all tasks. They are derived slowly: an id must be
+    no means to guess a password.
     """
 
     def __init__(self, settings: Settings) -> None:
         shared = [key.get_secret_value() for key in settings.request_state_keys]
-        self._secrets = shared or [json.dumps([settings.api_key.get_secret_value(), settings.base_url])]
+        key = settings.api_key.get_secret_value()
+        self._secrets = shared or [json.dumps([key, settings.base_url]) if key else token_hex(32)]
 
     @cached_property
     def _codec(self) -> AESGCMRequestStateCodec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from letta_conversations_mcp.backends.app_server.reading import read_local_message
+from letta_conversations_mcp.backends.app_server.app_server_json import read_local_message
 
 REMINDER = "<system-reminder>\nThis is an automated message.\n</system-reminder>"
 
