@@ -47,6 +47,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(BIN)/tdqs lint --command "$(BIN)/letta-conversations-mcp --create-agents" --fail-on warning
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format

@@ -47,7 +47,7 @@ ANY_JSON: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3)),
     max_leaves=6,
 )
-SPECS = {tool.name: tool for tool in (spec.build() for spec in TOOLS)}
+SPECS = {tool.name: tool for tool in (spec.build(Settings()) for spec in TOOLS)}
 
 
 def fitting(schema: dict[str, Any]) -> st.SearchStrategy[Any]:

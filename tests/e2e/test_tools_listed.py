@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mcp import Client, MCPError
@@ -35,12 +36,18 @@ EXPECTED = (
     "list_agents",
     "list_models",
 )
-BUDGET = 15_000
+INPUT_CHARS = 15_000
+OUTPUT_CHARS = 9_000
+"""What all tools together may take of a client's context: names, descriptions and arguments; and answers."""
 
 
 async def listed_tools(settings: Settings | None = None) -> list[Tool]:
     async with Client(build_server(settings or Settings(base_url="http://127.0.0.1:9", create_agents=True))) as client:
         return (await client.list_tools()).tools
+
+
+def size(schema: dict[str, Any]) -> int:
+    return len(json.dumps(schema, ensure_ascii=False, separators=(",", ":")))
 
 
 async def test_the_tools_are_listed_in_the_same_order_everywhere(mcp: Caller) -> None:
@@ -66,12 +73,25 @@ async def test_the_schemas_are_those_that_were_agreed(pytestconfig: pytest.Confi
 
 
 async def test_names_descriptions_and_input_schemas_stay_small() -> None:
-    total = 0
-    for tool in await listed_tools():
-        schema = json.dumps(tool.input_schema, ensure_ascii=False, separators=(",", ":"))
-        total += len(tool.name) + len(tool.description or "") + len(schema)
+    tools = await listed_tools()
 
-    assert total < BUDGET
+    assert sum(len(each.name) + len(each.description or "") + size(each.input_schema) for each in tools) < INPUT_CHARS
+
+
+async def test_output_schemas_stay_small() -> None:
+    assert sum(size(tool.output_schema or {}) for tool in await listed_tools()) < OUTPUT_CHARS
+
+
+async def test_the_time_that_a_call_waits_is_stated_as_a_number() -> None:
+    settings = Settings(base_url="http://127.0.0.1:9", wait_seconds=12)
+    waiting = {tool.name: tool.input_schema["properties"].get("wait_seconds") for tool in await listed_tools(settings)}
+
+    assert {name: each["default"] for name, each in waiting.items() if each} == {
+        "send_message": 12,
+        "wait_for_reply": 12,
+        "ask_many": 12,
+        "respond_to_approval": 12,
+    }
 
 
 async def test_every_tool_has_a_title_hints_and_a_description_of_a_useful_length() -> None:
@@ -115,6 +135,7 @@ async def test_arguments_are_flat_described_and_closed() -> None:
         assert "anyOf" not in json.dumps(tool.input_schema)
         for name, argument in tool.input_schema["properties"].items():
             assert "type" in argument or "enum" in argument, (tool.name, name)
+            assert argument.get("description"), (tool.name, name)
 
 
 async def test_the_same_argument_name_is_the_same_type_everywhere() -> None:

@@ -14,6 +14,7 @@ from letta_conversations_mcp.core.model import (
     NewAgent,
 )
 from letta_conversations_mcp.tools.base import (
+    LimitArgument,
     ToolContext,
     ToolSpec,
     services_of,
@@ -23,12 +24,12 @@ from letta_conversations_mcp.tools.results.agents import AgentCreated, AgentList
 
 async def list_agents(
     ctx: ToolContext,
-    search: Annotated[str, Field(description="part of the name, such as 'support'; empty for all")] = "",
-    limit: Annotated[int, Field(ge=1, le=100)] = 20,
-    after: Annotated[str, Field(description="cursor: the last id on the page before")] = "",
+    search: Annotated[str, Field(description="part of the name, such as 'support'")] = "",
+    limit: LimitArgument = 20,
+    after: Annotated[str, Field(description="cursor: last id of the page before")] = "",
 ) -> AgentList:
-    """Find Letta agents, newest first: id, name, model and description. Use it when the user names an agent that you do
-    not know, or asks who is there. Changes nothing. Then send_message(agent=…) or list_conversations(agent=…)."""
+    """Find Letta agents, newest first: id, name, model and description. Use it when the user names an agent that you
+    do not know, or asks who is there."""
     services = services_of(ctx)
     cursor = check_agent_id(after) if after.strip() else ""
     page = await services.backend.list_agents(search=search.strip(), after=cursor, limit=limit)
@@ -42,15 +43,13 @@ async def list_agents(
 async def create_agent(
     ctx: ToolContext,
     name: Annotated[str, Field(description="what it is called", min_length=1, max_length=200)],
-    model: Annotated[str, Field(description="provider/model from list_models; empty: the first of them")] = "",
+    model: Annotated[str, Field(description="provider/model; left out: the first in list_models")] = "",
     description: Annotated[str, Field(description="what it is for, in a sentence", max_length=5_000)] = "",
-    persona: Annotated[
-        str, Field(description="its first memory of itself: who it is, how it behaves", max_length=20_000)
-    ] = "",
-    human: Annotated[str, Field(description="its first memory of the user", max_length=20_000)] = "",
+    persona: Annotated[str, Field(description="who it is, how it behaves", max_length=20_000)] = "",
+    human: Annotated[str, Field(description="what it knows of the user", max_length=20_000)] = "",
 ) -> AgentCreated:
-    """Create a Letta agent, which keeps what it learns from then on. Use it when the user has no agent yet or asks for
-    another one; each call makes a new one. Then send_message(agent=…)."""
+    """Create a Letta agent. Use it when the user has no agent yet or asks for another one; each call makes a new
+    one."""
     backend = services_of(ctx).backend
     handle = model.strip()
     if not handle:

@@ -72,12 +72,12 @@ class Question(BaseModel):
 async def respond_to_approval(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
-    approve: bool,
+    approve: Annotated[bool, Field(description="false denies them")],
     agent: DefaultAgentArgument = "",
-    tool_call_ids: Annotated[list[str], Field(description="let only these run; left out: all")] = [],
+    tool_call_ids: Annotated[list[str], Field(description="only these run; left out: all")] = [],
     reason: Annotated[str, Field(description="told to the agent")] = "",
     wait_seconds: WaitArgument = None,
-    kinds: list[ReplyKind] = [],
+    kinds: Annotated[list[ReplyKind], Field(description="as in send_message")] = [],
 ) -> Reply:
     """Approve or deny the tool calls that a turn (status needs_approval) waits for, and wait for its end. Approve only
     what your user agreed to: the tools really run."""

@@ -56,7 +56,8 @@ def services_of(ctx: ToolContext) -> Services:
 AgentArgument = Annotated[str, Field(description="agent id (agent-…) or exact name")]
 ConversationArgument = Annotated[str, Field(description="conv-… id, or 'default' with agent")]
 DefaultAgentArgument = Annotated[str, Field(description="agent id or name, for 'default'")]
-WaitArgument = Annotated[float | None, Field(ge=0, le=3600, description="longest wait; default: the server's")]
+WaitArgument = Annotated[float | None, Field(ge=0, le=3600, description="seconds; raise it for long tasks")]
+LimitArgument = Annotated[int, Field(ge=1, le=100, description="rows on a page")]
 
 
 class PersonAsked(Exception):
@@ -97,7 +98,7 @@ class ConversationTool(Tool):
             title=self.title,
             description=self.description,
             input_schema=self.parameters,
-            output_schema=_without_titles(self.output_schema),
+            output_schema=self.output_schema and _compact_schema(self.output_schema),
             annotations=self.annotations,
         )
 
@@ -149,7 +150,7 @@ class ToolSpec:
         # Whoever has a list of agents would not see the one that they made.
         return access.may(self.scope) and not (self.makes_agents and access.agents is not None)
 
-    def build(self) -> ConversationTool:
+    def build(self, settings: Settings) -> ConversationTool:
         """The tool with its schemas, which take some milliseconds to derive."""
         tool = ConversationTool.from_function(
             self.fn,
@@ -168,36 +169,40 @@ class ToolSpec:
         model.model_config["extra"] = "forbid"
         model.model_rebuild(force=True)
         tool.parameters = _compact_schema(model.model_json_schema(by_alias=True))
+        if waiting := tool.parameters["properties"].get("wait_seconds"):
+            seconds = settings.wait_seconds
+            waiting["default"] = int(seconds) if seconds.is_integer() else seconds
         return cast("ConversationTool", tool)
 
 
-def _without_titles(schema: Any) -> Any:
-    """A schema without the titles that pydantic derives from names: they say nothing more and cost tokens."""
-    if isinstance(schema, list):
-        return [_without_titles(each) for each in cast("list[Any]", schema)]
-    if not isinstance(schema, dict):
-        return schema
-    fields = cast("dict[str, Any]", schema)
-    return {key: _without_titles(each) for key, each in fields.items() if key != "title" or not isinstance(each, str)}
+Definitions = dict[str, dict[str, Any]]
 
 
-def _compact_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema without the titles that pydantic derives from names, and without nulls: an argument that may be left
-    out need not be a union with null, which some clients mishandle."""
-    properties = cast("dict[str, dict[str, Any]]", schema.get("properties", {}))
-    compact: dict[str, Any] = {"type": "object", "properties": {n: _compact(each) for n, each in properties.items()}}
-    if "required" in schema:
-        compact["required"] = schema["required"]
-    return {**compact, "additionalProperties": False}
+def _compact_schema(schema: dict[str, Any], shared: Definitions | None = None) -> dict[str, Any]:
+    """The schema of an object without what costs tokens and says nothing: the titles that pydantic derives from names,
+    empty defaults, nulls (what may be left out need not be a union with null, which some clients mishandle) and
+    definitions, which stand where they are used."""
+    defs = shared or cast("Definitions", schema.get("$defs", {}))
+    compact: dict[str, Any] = {"type": "object", "properties": {}}
+    for name, each in cast("dict[str, dict[str, Any]]", schema.get("properties", {})).items():
+        compact["properties"][name] = _compact(each, defs)
+    for kept in ("required", "additionalProperties"):
+        if kept in schema:
+            compact[kept] = schema[kept]
+    return compact
 
 
-def _compact(argument: dict[str, Any]) -> dict[str, Any]:
-    alternatives = [each for each in argument.get("anyOf", []) if each != {"type": "null"}]
-    merged = {**argument, **alternatives[0]} if len(alternatives) == 1 else dict(argument)
+def _compact(field: dict[str, Any], defs: Definitions) -> dict[str, Any]:
+    alternatives = [each for each in field.get("anyOf", []) if each != {"type": "null"}]
+    merged = {**field, **alternatives[0]} if len(alternatives) == 1 else dict(field)
     left_out = {"title"} | ({"anyOf"} if len(alternatives) == 1 else set[str]())
     if not merged.get("default", ...):
-        # An empty default says no more than that the argument may be left out.
         left_out.add("default")
     if merged.get("additionalProperties") is True:
         left_out.add("additionalProperties")
+    if name := merged.pop("$ref", ""):
+        own = defs[name.removeprefix("#/$defs/")]
+        merged |= _compact_schema(own, defs) if "properties" in own else own
+    if "items" in merged:
+        merged["items"] = _compact(merged["items"], defs)
     return {key: value for key, value in merged.items() if key not in left_out}

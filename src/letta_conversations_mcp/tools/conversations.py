@@ -41,6 +41,7 @@ from letta_conversations_mcp.tools.base import (
     AgentArgument,
     ConversationArgument,
     DefaultAgentArgument,
+    LimitArgument,
     ToolContext,
     ToolSpec,
     services_of,
@@ -63,25 +64,20 @@ from letta_conversations_mcp.tools.results.result import RESERVED_CHARS, SUMMARY
 async def create_conversation(
     ctx: ToolContext,
     agent: AgentArgument,
-    summary: Annotated[
-        str, Field(description="short name to find it by, such as 'invoice 4711'", max_length=10_000)
-    ] = "",
+    summary: Annotated[str, Field(description="short name, such as 'invoice 4711'", max_length=10_000)] = "",
     description: Annotated[str, Field(description="longer text about it", max_length=50_000)] = "",
-    model: Annotated[str, Field(description="provider/model for this conversation; empty: the agent's")] = "",
+    model: Annotated[str, Field(description="provider/model, if not the agent's")] = "",
     model_settings: Annotated[
-        dict[str, Any], Field(description="e.g. {'provider_type': 'openai', 'temperature': 0.2}; checked per provider")
+        dict[str, Any], Field(description="e.g. {'provider_type': 'openai', 'temperature': 0.2}")
     ] = {},
-    context_window_limit: Annotated[
-        int | None, Field(ge=1, le=10_000_000, description="tokens; left out: the agent's")
-    ] = None,
-    hidden: Annotated[bool, Field(description="keep it out of lists")] = False,
-    isolated_blocks: Annotated[list[str], Field(description="labels of memory blocks to have an own copy of")] = [],
-    reuse: Annotated[bool, Field(description="find the one with exactly this summary first")] = False,
-    key: Annotated[str, Field(description="e.g. 'user:4711': one conversation per key, found again by it")] = "",
+    context_window_limit: Annotated[int | None, Field(ge=1, description="tokens, if not the agent's")] = None,
+    hidden: Annotated[bool, Field(description="keep out of lists")] = False,
+    isolated_blocks: Annotated[list[str], Field(description="labels of memory blocks to copy for it alone")] = [],
+    reuse: Annotated[bool, Field(description="find one with this very summary first")] = False,
+    key: Annotated[str, Field(description="one conversation per key, such as 'user:4711'")] = "",
 ) -> Created:
-    """Open a conversation with a Letta agent: a message thread of its own. An agent's conversations share its memory
-    blocks, except isolated ones, but no messages. send_message with an agent alone opens one too. Each call makes
-    another unless reuse or key finds one. Returns conversation_id, for send_message."""
+    """Open a conversation with a Letta agent: a message thread of its own. All conversations of an agent share its
+    memory blocks, except isolated ones. Opens another each time, unless key or reuse finds one."""
     backend = services_of(ctx).backend
     check_text("summary", summary)
     check_text("description", description)
@@ -157,16 +153,18 @@ def _ignored(wanted: NewConversation, made: Conversation) -> str:
 
 async def list_conversations(
     ctx: ToolContext,
-    agent: Annotated[str, Field(description="agent id or exact name; empty: of all agents")] = "",
+    agent: Annotated[str, Field(description="only of this agent: id or exact name")] = "",
     search: Annotated[str, Field(description="part of the summary; case may matter")] = "",
-    archived: Annotated[Archived, Field(description="leave archived ones out, list only them, or all")] = "no",
-    order: Annotated[Order, Field(description="desc: newest first")] = "desc",
-    order_by: OrderBy = "created_at",
-    limit: Annotated[int, Field(ge=1, le=100)] = 20,
-    after: Annotated[str, Field(description="cursor: the last id on the page before")] = "",
+    archived: Annotated[Archived, Field(description="no leaves archived ones out")] = "no",
+    order: Annotated[Order, Field(description="desc: latest first")] = "desc",
+    order_by: Annotated[
+        OrderBy, Field(description="time of opening, last message or last finished turn")
+    ] = "created_at",
+    limit: LimitArgument = 20,
+    after: Annotated[str, Field(description="cursor: last id of the page before")] = "",
 ) -> ConversationList:
-    """List the conversations of one agent, or of all: id, summary and time of the last message. Use it to find one to
-    continue. An agent's history outside of them is not listed: it is conversation_id='default'. Changes nothing."""
+    """List the conversations of one agent, or of all, to find one to continue: id, summary, last message. An agent's
+    history outside of them is not listed: it is conversation_id='default'."""
     backend = services_of(ctx).backend
     owner = await find_agent(backend, agent) if agent.strip() else None
     query = ConversationQuery(
@@ -207,8 +205,8 @@ async def list_conversations(
 async def describe(
     ctx: ToolContext, conversation_id: ConversationArgument, agent: DefaultAgentArgument = ""
 ) -> Described:
-    """All about one conversation: model, how full its context is, number of messages, isolated memory blocks, age of
-    its copy of the memory, a running turn, a tool call that waits for approval. Changes nothing."""
+    """All about one conversation: agent, model, how full its context is, message counts, isolated blocks, age of its
+    copy of the memory, a running turn, tool calls that wait for approval."""
     services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
     told = await describing.describe(services.backend, ref)
@@ -222,11 +220,11 @@ async def update(
     description: Annotated[str | None, Field(description="'' clears it", max_length=50_000)] = None,
     archived: Annotated[Literal["yes", "no"] | None, Field(description="yes archives, no restores")] = None,
     model: Annotated[str | None, Field(description="provider/model; '': the agent's")] = None,
-    model_settings: Annotated[dict[str, Any], Field(description="as in create_conversation")] = {},
-    context_window_limit: Annotated[int | None, Field(ge=1, le=10_000_000, description="tokens")] = None,
+    model_settings: Annotated[dict[str, Any], Field(description="for that model")] = {},
+    context_window_limit: Annotated[int | None, Field(ge=1, description="tokens")] = None,
 ) -> Updated:
-    """Rename, describe, archive or restore a conversation, or change its model or context window. Only what is given
-    changes; says what the server ignored."""
+    """Rename, describe, archive or restore a conversation, or change its model or context window. What is not given
+    stays as it is."""
     backend = services_of(ctx).backend
     changes = ConversationChanges(
         summary=summary,
@@ -252,10 +250,10 @@ async def recompile(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
     agent: DefaultAgentArgument = "",
-    dry_run: Annotated[bool, Field(description="only tell what would change")] = False,
+    dry_run: Annotated[bool, Field(description="only tell")] = False,
 ) -> Recompiled:
-    """Refresh a conversation's copy of the agent's memory, which is of when it was opened: for an agent that does not
-    know in an old conversation what it learned since. Returns what changed."""
+    """Refresh a conversation's copy of the agent's memory, made when it was opened: for an agent that does not know
+    there what it learned since. Returns what changed."""
     services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
     done = await memory.recompile(services.backend, ref, dry_run=dry_run)
@@ -282,12 +280,12 @@ async def fork(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
     agent: DefaultAgentArgument = "",
-    at_message: Annotated[str, Field(description="message-… id that the branch ends with; empty: the newest")] = "",
+    at_message: Annotated[str, Field(description="message-… id it ends with, if not the newest")] = "",
     summary: Annotated[str, Field(description="name of the branch", max_length=10_000)] = "",
-    hidden: Annotated[bool, Field(description="keep it out of lists")] = False,
+    hidden: Annotated[bool, Field(description="keep out of lists")] = False,
 ) -> Forked:
-    """Branch a conversation: open a new one that begins with the same messages, as far as they are in context. The
-    first stays as it is. Returns the conversation_id of the branch."""
+    """Branch a conversation, to try something from there: open a new one that begins with the same messages, as far
+    as they are in context. The first stays as it is."""
     ref = await locate(services_of(ctx).backend, conversation_id, agent)
     branch = await branching.fork(
         services_of(ctx).backend,
@@ -312,20 +310,17 @@ async def compact(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
     agent: DefaultAgentArgument = "",
-    mode: Annotated[
-        CompactionMode | None, Field(description="what is summarised and by whom; left out: the server's")
-    ] = None,
+    mode: Annotated[CompactionMode | None, Field(description="what is summarised and by whom")] = None,
     model: Annotated[str, Field(description="provider/model that writes the summary")] = "",
-    model_settings: Annotated[dict[str, Any], Field(description="as in create_conversation, for that model")] = {},
-    prompt: Annotated[str, Field(description="instructions for the summary", max_length=50_000)] = "",
-    clip_chars: Annotated[int | None, Field(ge=1, le=1_000_000, description="longest summary")] = None,
+    model_settings: Annotated[dict[str, Any], Field(description="for that model")] = {},
+    prompt: Annotated[str, Field(description="instructions for it", max_length=50_000)] = "",
+    clip_chars: Annotated[int | None, Field(ge=1, description="longest summary")] = None,
     sliding_window_percentage: Annotated[
         float | None, Field(gt=0, lt=1, description="share of the context to keep, in sliding modes")
     ] = None,
 ) -> Compacted:
-    """Replace the older messages in a conversation's context by a summary, to make room; Letta also does it when
-    the context is full. The agent no longer sees the details, which cannot be undone. Returns the number of messages
-    before and after, and the summary."""
+    """Replace the older messages in a conversation's context by a summary, to make room; Letta also does so when the
+    context is full. The agent loses the details; this cannot be undone. Returns the summary."""
     services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
     wanted = CompactionSettings(
@@ -355,8 +350,8 @@ async def delete(
     conversation_id: Annotated[str, Field(description="conv-… id")],
     confirm: Annotated[bool, Field(description="must be true; ask the user first")] = False,
 ) -> Deleted:
-    """Delete a conversation with all its messages, for everybody and for good; its isolated memory blocks are destroyed
-    with it. The agent and its shared memory stay. Only when the user asked for it; needs confirm=true."""
+    """Delete a conversation with its messages and isolated memory blocks, for everybody and for good. The agent and
+    its shared memory stay. Only when the user asked for it."""
     backend = services_of(ctx).backend
     conversation = await backend.get_conversation(check_conversation_id(conversation_id))
     named = f" ({conversation.summary[:80]!r})" if conversation.summary else ""

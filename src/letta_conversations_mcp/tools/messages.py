@@ -37,6 +37,7 @@ from letta_conversations_mcp.tools.approvals import question_of, resume, settle
 from letta_conversations_mcp.tools.base import (
     ConversationArgument,
     DefaultAgentArgument,
+    LimitArgument,
     Services,
     ToolContext,
     ToolSpec,
@@ -157,10 +158,10 @@ async def cancel(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
     agent: DefaultAgentArgument = "",
-    run_id: Annotated[str, Field(description="only this run; left out: whatever runs")] = "",
+    run_id: Annotated[str, Field(description="only this run-… id")] = "",
 ) -> Cancellation:
-    """Stop the running turn of one conversation, and take back messages queued behind it. Says what stays in the
-    history; what the agent did is not undone."""
+    """Stop the running turn of a conversation, and take back messages queued behind it. What the agent did is not
+    undone."""
     services = services_of(ctx)
     wanted = check_run_id(run_id)
     ref = await locate(services.backend, conversation_id, agent)
@@ -182,19 +183,19 @@ async def list_messages(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
     agent: DefaultAgentArgument = "",
-    limit: Annotated[int, Field(ge=1, le=100)] = 20,
-    before: Annotated[str, Field(description="cursor: only messages older than this message-… id")] = "",
-    after: Annotated[str, Field(description="cursor: only messages newer than this message-… id")] = "",
+    limit: LimitArgument = 20,
+    before: Annotated[str, Field(description="cursor: only older than this message-… id")] = "",
+    after: Annotated[str, Field(description="cursor: only newer than this one")] = "",
     order: Annotated[
         Order | None,
-        Field(description="take the newest (desc) or the oldest; left out: asc with after, else desc"),
+        Field(description="desc takes the newest; left out: asc with after, else desc"),
     ] = None,
-    kinds: Annotated[list[MessageKind], Field(description="only these; left out: all but reasoning and system")] = [],
-    skip_chars: Annotated[int, Field(ge=0, description="start this far into each, to read on in one that was cut")] = 0,
-    ids: Annotated[bool, Field(description="show their ids, for fork")] = False,
+    kinds: Annotated[list[MessageKind], Field(description="left out: all but reasoning and system")] = [],
+    skip_chars: Annotated[int, Field(ge=0, description="read on this far into each message")] = 0,
+    ids: Annotated[bool, Field(description="show ids, for fork")] = False,
 ) -> MessageList:
-    """Read a conversation back: one page of messages, oldest to newest, with cursors to older and newer ones. Long
-    messages are cut to fit, none is left out. Changes nothing."""
+    """Read a conversation back, its transcript: a page of messages, oldest to newest, with cursors. Long messages
+    are cut to fit, none is left out."""
     services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
     query = MessageQuery(
@@ -209,18 +210,18 @@ async def list_messages(
 
 async def search_messages(
     ctx: ToolContext,
-    query: Annotated[str, Field(description="words, or what it is about", max_length=1_000)],
-    conversation_id: Annotated[str, Field(description="only in it; 'default' with agent")] = "",
-    agent: Annotated[str, Field(description="only of it: id or exact name")] = "",
+    query: Annotated[str, Field(description="words or topic", max_length=1_000)],
+    conversation_id: Annotated[str, Field(description="only in it")] = "",
+    agent: Annotated[str, Field(description="only of this agent")] = "",
     kinds: Annotated[list[MessageKind], Field(description="as in list_messages")] = [],
     start_date: Annotated[str, Field(description="e.g. 2026-11-21 or 2026-11-21T06:12:00Z")] = "",
-    end_date: str = "",
-    mode: SearchMode = "both",
-    limit: Annotated[int, Field(ge=1, le=50)] = 10,
-    after: Annotated[str, Field(description="cursor that an answer gave")] = "",
+    end_date: Annotated[str, Field(description="likewise; a day counts whole")] = "",
+    mode: Annotated[SearchMode, Field(description="what must match")] = "both",
+    limit: Annotated[int, Field(ge=1, le=50, description="rows on a page")] = 10,
+    after: Annotated[str, Field(description="cursor from an answer")] = "",
 ) -> FoundList:
-    """Find messages by words or meaning, everywhere, of an agent or in a conversation. Returns snippets with ids, for
-    list_messages and fork. A server without search is looked through for the words; the answer says how far."""
+    """Find messages by words or meaning, everywhere, of an agent or in a conversation. Returns snippets. A
+    server without search is looked through for the words; the answer says how far."""
     services = services_of(ctx)
     ref = await _scope(ctx, conversation_id, agent)
     wanted = MessageSearch(

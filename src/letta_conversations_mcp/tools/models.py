@@ -19,10 +19,10 @@ MODELS = 100
 
 async def list_models(
     ctx: ToolContext,
-    search: Annotated[str, Field(description="part of the handle, such as 'sonnet'; empty for all")] = "",
+    search: Annotated[str, Field(description="part of the handle, such as 'sonnet'")] = "",
 ) -> ModelList:
-    """List the models that an agent or a conversation can have here, as handles provider/model. Use one as model of
-    create_agent, create_conversation or send_message. Changes nothing."""
+    """List the models that an agent or a conversation can have here, as handles provider/model, for the argument
+    model."""
     services = services_of(ctx)
     every = await services.backend.list_models()
     found = [handle for handle in every if search.strip().lower() in handle.lower()]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
 from letta_conversations_mcp.conversations.history import HistoryPage
 from letta_conversations_mcp.conversations.transcript import (
@@ -42,7 +43,7 @@ class MessageList(Result):
     older: str = ""
     newer: str = ""
     note: str = ""
-    transcript: Annotated[str, Field(exclude=True)] = ""
+    transcript: SkipJsonSchema[Annotated[str, Field(exclude=True)]] = ""
 
     @classmethod
     def of(

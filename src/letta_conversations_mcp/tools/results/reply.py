@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import ConfigDict
 
 from letta_conversations_mcp.conversations.transcript import cut, fair_share, length
 from letta_conversations_mcp.core.errors import quote
@@ -46,7 +48,15 @@ class ApprovalRow(Result):
         return f"{self.name}({self.arguments}) · {self.tool_call_id}"
 
 
+def _numbers(schema: dict[str, Any]) -> None:
+    """Names of five counts in the schema of three tools would cost every client's context more than they tell it."""
+    schema.clear()
+    schema.update({"type": "object", "additionalProperties": {"type": "integer"}})
+
+
 class UsageRow(Result):
+    model_config = ConfigDict(json_schema_extra=_numbers)
+
     total_tokens: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
