@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from letta_conversations_mcp.conversations.search import check_search_cursor, fold, read_bound, snippet
-from letta_conversations_mcp.core.errors import InvalidArgument
+from letta_conversations_mcp.conversations.search import (
+    MOST_REQUESTS,
+    PAGE,
+    Findings,
+    check_search_cursor,
+    fold,
+    read_bound,
+    search,
+    snippet,
+)
+from letta_conversations_mcp.core.backend import Backend, NoSearch
+from letta_conversations_mcp.core.errors import InvalidArgument, TimedOut
+from letta_conversations_mcp.core.model import (
+    Conversation,
+    ConversationQuery,
+    ConversationRef,
+    FoundMessage,
+    Message,
+    MessageQuery,
+    MessageSearch,
+    Page,
+)
 
 CONVERSATION = "conv-00000000-0000-4000-8000-000000000001"
 MESSAGE = "message-00000000-0000-4000-8000-000000000001"
@@ -90,3 +114,84 @@ def test_a_cursor_of_another_search_is_refused(cursor: str, place: str) -> None:
 @pytest.mark.parametrize(("cursor", "place"), [(MESSAGE, CONVERSATION), (CONVERSATION, ""), ("default", ""), (" ", "")])
 def test_a_cursor_of_the_same_search_is_taken(cursor: str, place: str) -> None:
     assert check_search_cursor(cursor, place) == cursor.strip()
+
+
+AGENT = "agent-00000000-0000-4000-8000-000000000001"
+
+
+class Endless:
+    """Conversations without end in memory, of messages without end that say "walrus" and their number, the newest being
+    number 0. From a given request for messages on, or for conversations, nothing is answered any more."""
+
+    def __init__(self, *, silent_from: int = 10_000, lists_conversations: bool = True) -> None:
+        self.requests = 0
+        self._silent_from = silent_from
+        self._lists_conversations = lists_conversations
+
+    async def search_messages(self, wanted: MessageSearch) -> Sequence[FoundMessage]:
+        raise NoSearch
+
+    async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
+        if not self._lists_conversations:
+            await anyio.sleep_forever()
+        first = int(query.after.removeprefix("conv-") or -1) + 1
+        ids = [f"conv-{number}" for number in range(first, first + query.limit)]
+        made = [Conversation(id=each, agent_id=AGENT, last_message_at="2026-11-21T06:12:00Z") for each in ids]
+        return Page(items=tuple(made), more=True)
+
+    async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:
+        if self.requests >= self._silent_from:
+            await anyio.sleep_forever()
+        self.requests += 1
+        newest = int(query.before.removeprefix("message-") or -1) + 1
+        numbers = range(newest + query.limit - 1, newest - 1, -1)
+        said = [Message(id=f"message-{each}", kind="user", type="", text=f"walrus {each}") for each in numbers]
+        return Page(items=tuple(said), more=True)
+
+
+async def look(endless: Endless, query: str, seconds: float, place: str = "", after: str = "") -> Findings:
+    wanted = MessageSearch(query=query, conversation_id=place, agent_id=AGENT, limit=1000)
+    with anyio.fail_after(20):
+        return await search(cast("Backend", endless), wanted, after=after, seconds=seconds)
+
+
+async def test_a_request_that_hangs_ends_the_search_with_what_was_found_and_a_way_on() -> None:
+    findings = await look(Endless(silent_from=2), "walrus", 0.1, CONVERSATION)
+    following = await look(Endless(silent_from=1), "walrus", 0.1, CONVERSATION, findings.cursor)
+
+    assert [each.message.text for each in findings.found] == [f"walrus {number}" for number in range(200)]
+    assert (findings.scanned, findings.cursor) == (200, "message-199")
+    assert following.found[0].message.text == "walrus 200"
+
+
+async def test_the_time_is_one_for_all_conversations_together() -> None:
+    findings = await look(Endless(silent_from=5 * 3 + 2), "walrus 499", 0.1)
+    following = await look(Endless(silent_from=1), "walrus", 0.1, after=findings.cursor)
+
+    # The default conversation and two others; in the third it was cut short.
+    assert (findings.conversations, findings.cut_short) == (4, ["default", "conv-0", "conv-1", "conv-2"])
+    assert {each.conversation_id for each in findings.found} == {"default", "conv-0", "conv-1"}
+    assert findings.cursor == "conv-2"
+    assert {each.conversation_id for each in following.found} == {"conv-3"}
+
+
+@pytest.mark.parametrize("place", [CONVERSATION, ""])
+async def test_a_search_that_could_look_at_nothing_is_no_search_without_results(place: str) -> None:
+    with pytest.raises(TimedOut, match="search the messages"):
+        await look(Endless(silent_from=0), "walrus", 0.05, place)
+
+
+async def test_a_list_of_conversations_that_hangs_ends_the_search_too() -> None:
+    findings = await look(Endless(lists_conversations=False), "walrus 7", 0.1)
+
+    assert findings.found[0].message.text == "walrus 7"
+    assert (findings.conversations, findings.cursor) == (1, "default")
+
+
+async def test_with_time_left_the_number_of_requests_bounds_a_search() -> None:
+    endless = Endless()
+
+    findings = await look(endless, "no such word", 600, CONVERSATION)
+
+    assert endless.requests == MOST_REQUESTS
+    assert findings.cursor == f"message-{PAGE * MOST_REQUESTS - 1}"

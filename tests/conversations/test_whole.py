@@ -60,13 +60,24 @@ async def test_every_message_comes_once_and_in_order(count: int, parts: int) -> 
     assert listed.largest <= PAGE
 
 
-@given(st.lists(st.integers(0, OVERLAP), min_size=0, max_size=OVERLAP), st.integers(0, 4 * PAGE))
-async def test_messages_that_share_a_place_are_not_passed_over(renumbered: list[int], count: int) -> None:
-    listed = Listed([*range(count), *dict.fromkeys(renumbered)])
+@pytest.mark.parametrize("size", [2, 3, OVERLAP])
+async def test_messages_that_share_the_place_at_the_edge_of_a_page_are_not_passed_over(size: int) -> None:
+    for on_the_first_page in range(1, size):
+        place = PAGE - on_the_first_page
+        listed = Listed([*range(place), *[place] * size, *range(place + 1, 2 * PAGE)])
 
-    ids = [each.id for each in await read(listed)]
+        texts = [each.text for each in await read(listed)]
 
-    assert sorted(ids) == sorted(each.id for _, each in listed.rows)
+        assert texts == [str(number) for number in range(len(listed.rows))], on_the_first_page
+
+
+@given(st.lists(st.integers(1, OVERLAP), max_size=40))
+async def test_messages_that_share_places_anywhere_are_not_passed_over(sizes: list[int]) -> None:
+    listed = Listed([place for place, size in enumerate(sizes) for _ in range(size)])
+
+    texts = [each.text for each in await read(listed)]
+
+    assert texts == [str(number) for number in range(len(listed.rows))]
 
 
 async def test_reading_goes_on_after_a_message() -> None:

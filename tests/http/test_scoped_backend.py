@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from letta_conversations_mcp.backends import scoped as scoped_module
 from letta_conversations_mcp.backends.open import open_backend
 from letta_conversations_mcp.backends.pool import open_pool
 from letta_conversations_mcp.backends.scoped import ScopedBackend
@@ -120,6 +121,18 @@ async def test_every_verb_finds_nothing_of_somebody_else(letta: Letta, verb: str
     assert await letta.stored_texts(theirs, conversation) == ["a secret"]
 
 
+@pytest.mark.parametrize("verb", ["list_messages", "search_messages", "send", "cancel", "fork", "get_prompt"])
+async def test_a_conversation_of_one_agent_is_none_of_another_of_the_same_caller(letta: Letta, verb: str) -> None:
+    owner, other = [(await letta.new_agent())[0] for _ in range(2)]
+    conversation = await letta.new_conversation(owner)
+    await letta.send(conversation, "hello")
+    async with scoped(letta, owner, other) as backend:
+        with pytest.raises(NotFound):
+            await attempt(backend, verb, ConversationRef(conversation_id=conversation, agent_id=other), "")
+
+    assert await letta.stored_texts(owner, conversation) == ["hello"]
+
+
 async def test_a_run_of_another_conversation_is_none_of_this_one(letta: Letta) -> None:
     mine, _ = await letta.new_agent()
     one, another = [await letta.new_conversation(mine) for _ in range(2)]
@@ -157,6 +170,35 @@ async def test_pages_of_several_agents_are_whole_and_in_order(letta: Letta, orde
     assert found[: len(expected)] == (expected if order == "asc" else expected[::-1])
     assert len(set(found)) == len(found)
     assert set(found) <= set(made)
+
+
+@pytest.mark.parametrize(("limit", "more"), [(1, True), (2, True), (3, False), (4, False)])
+@pytest.mark.parametrize("asked_at_a_time", [1, scoped_module.AGENTS_PAGE])
+async def test_a_page_says_whether_there_is_more(
+    letta: Letta, monkeypatch: pytest.MonkeyPatch, limit: int, more: bool, asked_at_a_time: int
+) -> None:
+    monkeypatch.setattr(scoped_module, "AGENTS_PAGE", asked_at_a_time)
+    agents = [(await letta.new_agent())[0] for _ in range(3)]
+    await letta.new_agent()
+    for number in range(3):
+        await letta.new_conversation(agents[number])
+    async with scoped(letta, *agents) as backend:
+        listed = await backend.list_agents(limit=limit)
+        conversations = await backend.list_conversations(ConversationQuery(limit=limit))
+
+    assert [each.id for each in listed.items] == agents[::-1][:limit]
+    assert len(conversations.items) == min(limit, 3)
+    # There may be more behind a full page of one agent's: only its server knows.
+    assert (listed.more, conversations.more) == (more, more or limit == 1)
+
+
+async def test_there_is_more_when_one_agent_alone_has_more(letta: Letta) -> None:
+    agents = [(await letta.new_agent())[0] for _ in range(2)]
+    made = [await letta.new_conversation(agents[0]) for _ in range(3)]
+    async with scoped(letta, *agents) as backend:
+        page = await backend.list_conversations(ConversationQuery(limit=2))
+
+    assert ([each.id for each in page.items], page.more) == (made[:0:-1], True)
 
 
 async def test_a_list_can_be_ordered_by_the_last_run_only_for_one_agent(letta: Letta) -> None:

@@ -7,16 +7,17 @@ cursor to go on. Words are compared without regard to case and to how Unicode wr
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import anyio
 
 from letta_conversations_mcp.conversations.history import DEFAULT_KINDS
 from letta_conversations_mcp.conversations.transcript import body
 from letta_conversations_mcp.core.backend import Backend, NoSearch
-from letta_conversations_mcp.core.errors import InvalidArgument, NotFound
+from letta_conversations_mcp.core.errors import InvalidArgument, NotFound, TimedOut
 from letta_conversations_mcp.core.model import (
     CONVERSATION_ID,
     DEFAULT_CONVERSATION,
@@ -43,13 +44,15 @@ MOST_CONVERSATIONS = 30
 """Conversations that one search looks through, those with the newest messages first."""
 
 MOST_SECONDS = 20.0
-"""After which nothing more is asked, so that the call ends before its client gives up."""
+"""How long a search looks, in seconds, a request that hangs included: it ends before its client gives up."""
 
 ASKED_TIMES = 3
 """How many more results than wanted are asked of a server that cannot leave out kinds of messages; 100 at most."""
 
 SNIPPET_CHARS = 240
 """Of a message that was found, around the first hit."""
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -67,16 +70,23 @@ class Findings:
 
 
 async def search(
-    backend: Backend, wanted: MessageSearch, kinds: Collection[MessageKind] = (), after: str = ""
+    backend: Backend,
+    wanted: MessageSearch,
+    kinds: Collection[MessageKind] = (),
+    after: str = "",
+    *,
+    seconds: float = MOST_SECONDS,
 ) -> Findings:
     """Find messages of these kinds.
 
     Args:
         after: a cursor of the findings before.
+        seconds: how long to look through messages. What was found by then comes with a cursor to the rest.
 
     Raises:
         InvalidArgument: no words are given.
         NotFound: there is no such conversation, or the cursor is none of its.
+        TimedOut: the time was up before anything was looked through.
     """
     if not wanted.query.strip():
         raise InvalidArgument("query", "the words to look for are needed.")
@@ -88,20 +98,21 @@ async def search(
             return Findings([each for each in results if each.message.kind in shown][: wanted.limit])
         except NoSearch:
             pass
-    return await _Scan(backend, wanted, shown).run(after)
+    return await _Scan(backend, wanted, shown, seconds).run(after)
 
 
 class _Scan:
     """One look through the listed messages."""
 
-    def __init__(self, backend: Backend, wanted: MessageSearch, kinds: Collection[MessageKind]) -> None:
+    def __init__(self, backend: Backend, wanted: MessageSearch, kinds: Collection[MessageKind], seconds: float) -> None:
         self._backend = backend
         self._wanted = wanted
         self._kinds = kinds
         self._words = fold(wanted.query).split()
         self._findings = Findings(scanned=0)
         self._requests = 0
-        self._deadline = anyio.current_time() + MOST_SECONDS
+        self._seconds = seconds
+        self._deadline = anyio.current_time() + seconds
 
     @property
     def _full(self) -> bool:
@@ -112,23 +123,30 @@ class _Scan:
         return self._full or self._requests >= MOST_REQUESTS or anyio.current_time() >= self._deadline
 
     async def run(self, after: str) -> Findings:
-        if self._wanted.conversation_id:
-            ref = ConversationRef(conversation_id=self._wanted.conversation_id, agent_id=self._wanted.agent_id)
-            self._findings.cursor = await self._look_through(ref, MOST_REQUESTS, before=after)
-            return self._findings
-        last = ""
+        try:
+            if self._wanted.conversation_id:
+                ref = ConversationRef(conversation_id=self._wanted.conversation_id, agent_id=self._wanted.agent_id)
+                self._findings.cursor = await self._look_through(ref, MOST_REQUESTS, before=after)
+            else:
+                await self._look_through_all(after)
+        except TimeoutError:
+            if not self._findings.cursor:
+                next_step = "Nothing was changed; name a conversation or an agent to search less."
+                raise TimedOut("search the messages", self._seconds, next_step) from None
+        return self._findings
+
+    async def _look_through_all(self, after: str) -> None:
         async for ref in self._conversations(after):
             if self._exhausted or self._findings.conversations >= MOST_CONVERSATIONS:
-                self._findings.cursor = last
-                break
+                return
             try:
                 if await self._look_through(ref, MOST_PAGES):
                     self._findings.cut_short.append(ref.conversation_id)
             except NotFound:
                 # Deleted while the others were looked through.
                 pass
-            last = ref.conversation_id
-        return self._findings
+            self._findings.cursor = ref.conversation_id
+        self._findings.cursor = ""
 
     async def _conversations(self, after: str) -> AsyncIterator[ConversationRef]:
         """The agent's default one, then its others, or all, with the newest messages first. Those that never had a
@@ -143,7 +161,7 @@ class _Scan:
             limit=PAGE,
         )
         while True:
-            page = await self._backend.list_conversations(query)
+            page = await self._in_time(self._backend.list_conversations(query))
             for each in page.items:
                 if not each.last_message_at:
                     # They are listed last, and as cursors begin the list anew (seen on 0.16.8).
@@ -156,13 +174,19 @@ class _Scan:
             query = query.model_copy(update={"after": page.items[-1].id})
 
     async def _look_through(self, ref: ConversationRef, most_pages: int, before: str = "") -> str:
-        """Look through one conversation, newest first; gives the cursor to the rest, "" when nothing is left."""
-        self._findings.conversations += 1
-        for _ in range(most_pages):
+        """Look through one conversation, newest first; gives the cursor to the rest, "" when nothing is left. Raises
+        TimeoutError when the time was up before its first page came."""
+        for number in range(most_pages):
             if self._exhausted:
                 return before
             self._requests += 1
-            page = await self._backend.list_messages(ref, MessageQuery(before=before, limit=PAGE))
+            try:
+                page = await self._in_time(self._backend.list_messages(ref, MessageQuery(before=before, limit=PAGE)))
+            except TimeoutError:
+                if not before:
+                    raise
+                return before
+            self._findings.conversations += number == 0
             for message in reversed(page.items):
                 # What is shown as several messages has one id, and is taken whole.
                 if self._full and message.id != before:
@@ -172,6 +196,11 @@ class _Scan:
             if not page.more or not page.items or _is_before(page.items[0].at, self._wanted.since):
                 return ""
         return before
+
+    async def _in_time(self, request: Awaitable[T]) -> T:
+        """Raises TimeoutError at the deadline."""
+        with anyio.fail_after(self._deadline - anyio.current_time()):
+            return await request
 
     def _take(self, ref: ConversationRef, message: Message) -> None:
         self._findings.scanned = (self._findings.scanned or 0) + 1
