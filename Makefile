@@ -32,7 +32,7 @@ test-full: $(VENV)/.installed
 test-live: $(VENV)/.installed
 	$(BIN)/python -m pytest --live
 
-# Needs npm, with which it installs the suite and the Node.js that this needs; says so and does nothing without.
+# Needs npm, with which it installs the suite and the Node.js that this needs. SKIP_CONFORMANCE=1 leaves it out.
 conformance: $(VENV)/.installed
 	$(BIN)/python -m tests.conformance
 

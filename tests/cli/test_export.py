@@ -17,6 +17,7 @@ import pytest
 from letta_conversations_mcp.cli.export_file import NotAnExport, Resumption, entry, find_end, head
 from letta_conversations_mcp.core.model import ConversationRef, Message
 from tests.cli.conftest import Run, process
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Say, Use
 
@@ -262,7 +263,7 @@ async def test_an_interrupted_export_ends_quietly(letta: Letta) -> None:
         exporting.send_signal(signal.SIGINT)
         assert exporting.stderr
         said = b"".join([part async for part in exporting.stderr])
-        with anyio.fail_after(30):
+        with anyio.fail_after(HANG_SECONDS):
             status = await exporting.wait()
     gate.set()
 
@@ -282,7 +283,7 @@ async def test_a_reader_that_has_enough_ends_it_quietly(letta: Letta) -> None:
         os.close(ours)
         assert exporting.stderr
         said = b"".join([part async for part in exporting.stderr])
-        with anyio.fail_after(30):
+        with anyio.fail_after(HANG_SECONDS):
             status = await exporting.wait()
 
     assert (status, said) == (141, b"")

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from letta_conversations_mcp import __version__
 from letta_conversations_mcp.cli.main import main
 from letta_conversations_mcp.settings import Settings
+from tests.rig.bounds import HANG_SECONDS
 
 
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -154,10 +155,10 @@ async def test_serving_over_http_tells_where_and_ends_on_a_signal() -> None:
     command = [sys.executable, "-m", "letta_conversations_mcp", "serve", "--http", "--port", "0"]
     async with await anyio.open_process([*command, "--letta-base-url", "http://127.0.0.1:9"]) as process:
         assert process.stderr
-        with anyio.fail_after(20):
+        with anyio.fail_after(HANG_SECONDS):
             said = (await process.stderr.receive()).decode()
         process.terminate()
-        with anyio.fail_after(10):
+        with anyio.fail_after(HANG_SECONDS):
             await process.wait()
 
     assert "Serving MCP at http://127.0.0.1:" in said

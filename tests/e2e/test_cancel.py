@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Hold, Say, Use
 from tests.rig.servers import Answer, Caller
@@ -125,7 +126,7 @@ async def test_a_message_that_waits_its_turn_is_taken_back(mcp: Caller, letta: L
         await letta.model.asked()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(queue)
-            with anyio.fail_after(20):
+            with anyio.fail_after(HANG_SECONDS):
                 await is_queued.wait()
             stopped.append((await mcp.ok("cancel", **place)).data)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Hold, Say, ScriptedModel, Use
 from tests.rig.servers import Caller
@@ -122,7 +123,7 @@ async def test_a_question_that_fails_leaves_the_other_answers(mcp: Caller, letta
     conversation_id = await letta.new_conversation(agent_id, "named")
     letta.fake.fail("GET", "/v1/runs/", status=404, body={"detail": "no"}, times=2)
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         told = await mcp.ok("describe", conversation_id=conversation_id)
 
     assert told.data["agent_name"] == name

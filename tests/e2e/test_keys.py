@@ -11,6 +11,7 @@ from mcp import Client
 
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.model import ScriptedModel
@@ -145,7 +146,7 @@ async def test_of_two_that_were_made_in_a_race_the_oldest_counts(mcp: Caller, le
     rivals: list[str] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(late)
-        with anyio.fail_after(20):
+        with anyio.fail_after(HANG_SECONDS):
             while not any(each.method == "POST" and each.query.get("agent_id") == agent_id for each in requests):
                 await anyio.sleep(0.01)
         rivals.append(letta.fake.add_conversation(agent_id, "[key: k]"))

@@ -15,11 +15,10 @@ from anyio.streams.text import TextReceiveStream
 from mcp import Client, MCPError
 
 from letta_conversations_mcp.settings import Settings
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say
 from tests.rig.servers import Caller, Era, environment
-
-START_SECONDS = 30
 
 
 @asynccontextmanager
@@ -31,7 +30,7 @@ async def http_process(letta: Letta) -> AsyncGenerator[tuple[Process, str]]:
         assert process.stderr is not None
         said = ""
         try:
-            with anyio.fail_after(START_SECONDS):
+            with anyio.fail_after(HANG_SECONDS):
                 async for text in TextReceiveStream(process.stderr):
                     said += text
                     if found := re.search(r"http://\S+/mcp", said):

@@ -20,6 +20,7 @@ from mcp import Client, StdioServerParameters
 from mcp.shared.exceptions import MCPError
 
 from letta_conversations_mcp.settings import Settings
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import Caller, environment
@@ -29,6 +30,9 @@ INITIALIZE = {
     "capabilities": {},
     "clientInfo": {"name": "a test", "version": "1"},
 }
+
+SOON = 8
+"""Seconds. It takes less than one; on a busy machine it must still be told from the ten that serve --http drains."""
 
 
 class Wire:
@@ -53,7 +57,7 @@ class Wire:
 
     async def answer(self, request_id: int | str | None) -> dict[str, Any]:
         """The answer to a request; whatever comes before it is kept in `lines` too."""
-        with anyio.fail_after(30):
+        with anyio.fail_after(HANG_SECONDS):
             while True:
                 line = (await self._output.receive_until(b"\n", 10_000_000)).decode()
                 self.lines.append(line)
@@ -65,7 +69,7 @@ class Wire:
 
     async def rest(self) -> str:
         text = ""
-        with anyio.fail_after(10):
+        with anyio.fail_after(HANG_SECONDS):
             async for piece in TextReceiveStream(self._output):
                 text += piece
         return text
@@ -185,17 +189,17 @@ async def test_without_a_place_to_go_the_server_starts_and_every_call_tells_the_
         assert "letta-conversations-mcp[local]" in said
 
 
-async def test_the_end_of_input_ends_the_process_within_a_second() -> None:
+async def test_the_end_of_input_ends_the_process_soon() -> None:
     async with started(Settings(base_url="http://127.0.0.1:9")) as wire:
         await initialized(wire)
         await wire.close_input()
 
-        assert await wire.ended_within(1) == 0
+        assert await wire.ended_within(SOON) == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
-async def test_a_signal_ends_the_process_within_a_second_even_with_a_turn_in_flight(number: signal.Signals) -> None:
+async def test_a_signal_ends_the_process_soon_even_with_a_turn_in_flight(number: signal.Signals) -> None:
     model = ScriptedModel()
     fake = FakeLetta(model)
     agent_id = fake.add_agent("slow")
@@ -208,7 +212,7 @@ async def test_a_signal_ends_the_process_within_a_second_even_with_a_turn_in_fli
         await model.asked()
         wire.process.send_signal(number)
 
-        assert await wire.ended_within(1) == 0
+        assert await wire.ended_within(SOON) == 0
         held.gate.set()
 
 
@@ -226,7 +230,7 @@ async def test_a_new_process_finds_the_turn_that_a_killed_one_started() -> None:
             await first.send("tools/call", call, 2)
             await model.asked()
             first.process.kill()
-            await first.ended_within(5)
+            await first.ended_within(HANG_SECONDS)
         held.gate.set()
         async with started(Settings(base_url=url)) as second:
             await initialized(second)

@@ -9,6 +9,7 @@ import pytest
 from mcp import MCPError
 
 from letta_conversations_mcp.settings import Settings
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say
 from tests.rig.servers import ERAS, Caller, Era, Way, http_server
@@ -161,7 +162,7 @@ async def test_nothing_is_looked_at_for_a_client_that_has_gone(letta: Letta, era
         async with subscriber(way, often, url) as leaving:
             await leaving.subscribe(transcript(gone))
         await staying.subscribe(transcript(watched))
-        with anyio.fail_after(20):
+        with anyio.fail_after(HANG_SECONDS):
             seen = (-1, 0)
             while seen[0] != looks(gone):
                 seen = (looks(gone), looks(watched))

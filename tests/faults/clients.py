@@ -26,7 +26,7 @@ from tests.rig.servers import Way, http_server, in_own_task, stdio_server
 Leaving = Literal["cancel", "time out", "disconnect", "kill"]
 
 MOST_CALLS = 40
-CALL_SECONDS = 15
+CALL_SECONDS = 30
 """Longer than any answer may take: `wait_seconds`, and what Letta is asked before and after."""
 
 UNTAKEN = re.compile(r"Nothing was (?:sent|done)|same call can be made again|safe to send")

@@ -18,6 +18,7 @@ from tests.faults.places import answer_to
 from tests.faults.plan import At, Break, Fault, Garble, How, Plan, Refuse, Reply
 from tests.faults.proxy import Proxy
 from tests.faults.relay_http import relay_http
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.loopback import loopback_socket, serve_loopback
 
 SEND = "/v1/conversations/conv-1/messages"
@@ -158,7 +159,7 @@ async def test_who_leaves_is_seen_to_leave(server: Server) -> None:
         await anext(response.aiter_text())
         [exchange] = server.proxy.exchanges
         open_before = exchange.open
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         while exchange.open:
             await anyio.sleep(0.01)
 

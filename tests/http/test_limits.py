@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from letta_conversations_mcp.http.limits import Bounds, Limits
 from letta_conversations_mcp.settings import Settings
 from tests.http.team import HEADERS, Team, call_tool, client_of, modern_call, post
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.loopback import loopback_socket, serve_loopback
 from tests.rig.model import Hold, Say
@@ -37,14 +38,14 @@ async def raw(url: str, head: str) -> AsyncGenerator[anyio.abc.SocketStream]:
 
 
 async def status_of(stream: anyio.abc.SocketStream) -> int:
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         return int((await stream.receive()).split()[1])
 
 
 async def pour(stream: anyio.abc.SocketStream) -> None:
     """Send a chunked body without end, until the other side closes."""
     part = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         while True:
             await stream.send(part)
 
@@ -104,7 +105,7 @@ async def test_all_bodies_together_have_a_bound(head: str, sent: bytes) -> None:
 
 async def until(url: str, status: int, headers: dict[str, str] | None = None) -> httpx.Response:
     """The first answer with this status."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(HANG_SECONDS):
         while True:
             answer = await post(url, "tools/list", {}, headers)
             if answer.status_code == status:
@@ -195,7 +196,7 @@ async def test_turns_have_a_bound_and_their_queue_too(team: Team, letta: Letta) 
                 replies.append((await ann.ok("send_message", agent=agents[2], message="two")).data["reply"])
 
             tasks.start_soon(queue)
-            with anyio.fail_after(20):
+            with anyio.fail_after(HANG_SECONDS):
                 while not full or "running or waiting" not in full[-1]:
                     full.append(await ann.refused("send_message", agent=agents[3], message="three", wait_seconds=0))
             held.gate.set()
@@ -243,9 +244,9 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_dropped(caplog: pyte
     app = Limits(talks_without_end, "/mcp", bounds)
     async with serve_loopback(app, loopback_socket(), lifespan="off", log_level="critical") as url:
         async with raw(url, "Content-Length: 0"):
-            with anyio.fail_after(20):
+            with anyio.fail_after(HANG_SECONDS):
                 await given_up.wait()
-        with anyio.fail_after(20):
+        with anyio.fail_after(HANG_SECONDS):
             while "did not take its answer" not in caplog.text:
                 await anyio.sleep(0.01)
 

@@ -15,6 +15,7 @@ import pytest
 from letta_conversations_mcp.http.auth.token_file import hash_of
 from tests.http.provider import provider
 from tests.http.team import Team, client_of, post
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.servers import ERAS
 
@@ -76,13 +77,13 @@ async def test_no_output_has_a_secret(team: Team, letta: Letta, tmp_path: Path) 
             # A table with a mistake is told of, without what it holds.
             team.tables["broken"] = f'[[tokens]]\nname = "broken"\nletta_api_key = "{ANNS_KEY}"\ntoken = "{wrong}"'
             team.write()
-            with anyio.fail_after(10):
+            with anyio.fail_after(HANG_SECONDS):
                 while "stay in force" not in log.read_text():
                     said.append((await post(url, "tools/list", {}, team.bearer("ann"))).text)
                     await anyio.sleep(0.1)
         finally:
             process.terminate()
-            with anyio.fail_after(15):
+            with anyio.fail_after(HANG_SECONDS):
                 await process.wait()
     secrets = {
         "Ann's token": ann,
@@ -104,7 +105,7 @@ async def test_no_output_has_a_secret(team: Team, letta: Letta, tmp_path: Path) 
 
 async def _url(log: Path) -> str:
     """Where the server listens, as soon as it does."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANG_SECONDS):
         while True:
             words = log.read_text().split()
             for found in [word for word in words if word.startswith("http://127.0.0.1") and word.endswith("/mcp")]:

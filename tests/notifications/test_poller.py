@@ -18,6 +18,7 @@ from letta_conversations_mcp.notifications import poller as watching
 from letta_conversations_mcp.notifications.events import Change, LocalChanges, announcing
 from letta_conversations_mcp.notifications.poller import Watcher, open_watcher
 from letta_conversations_mcp.settings import Settings
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 
 NEVER = 3600
@@ -58,7 +59,7 @@ class Ear:
 
     async def hear(self, count: int = 1) -> None:
         """Wait until so many topics have been told in all."""
-        with anyio.fail_after(20):
+        with anyio.fail_after(HANG_SECONDS):
             while len(self.heard) < count:
                 await anyio.sleep(QUICKLY)
 
@@ -88,7 +89,7 @@ def looks(letta: Letta, conversation_id: str) -> int:
 
 async def looked_often(letta: Letta, conversation_id: str) -> None:
     begun = looks(letta, conversation_id)
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         while looks(letta, conversation_id) < begun + 3:
             await anyio.sleep(QUICKLY)
 

@@ -18,9 +18,8 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from letta_conversations_mcp.settings import Settings
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.servers import Caller, Era, environment
-
-START_SECONDS = 30
 
 
 class Service:
@@ -52,15 +51,15 @@ class Service:
         self._news.set()
         self._news = anyio.Event()
 
-    async def said(self, words: str, seconds: float = START_SECONDS) -> None:
+    async def said(self, words: str, seconds: float = HANG_SECONDS) -> None:
         """Wait until the log has these words."""
         with anyio.fail_after(seconds):
             while words not in self._written:
                 assert self.process.returncode is None, self._written
                 await self._news.wait()
 
-    async def ended(self, seconds: float) -> int:
-        with anyio.fail_after(seconds):
+    async def ended(self) -> int:
+        with anyio.fail_after(HANG_SECONDS):
             return await self.process.wait()
 
     @asynccontextmanager
@@ -95,7 +94,7 @@ async def service(
         try:
             await running.said("Serving MCP at ")
             running.url = running.log.split("Serving MCP at ")[1].split("/mcp")[0]
-            with anyio.fail_after(START_SECONDS):
+            with anyio.fail_after(HANG_SECONDS):
                 while not await is_listening(running.url):
                     await anyio.sleep(0.05)
             yield running

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import sys
 import tomllib
@@ -21,16 +20,15 @@ from mcp import Client
 
 from letta_conversations_mcp.settings import Settings
 from tests.operations.service import Service, is_listening, service
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.loopback import loopback_socket
 from tests.rig.model import Hold, Say, ScriptedModel
+from tests.rig.programs import installed
 from tests.rig.servers import Caller, Era
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-NGINX = shutil.which("nginx")
-
-needs_nginx = pytest.mark.skipif(NGINX is None, reason="there is no nginx on PATH")
 
 
 def manifests() -> list[dict[str, Any]]:
@@ -72,7 +70,7 @@ async def test_the_health_check_of_the_image_tells_whether_the_server_answers() 
         variables = proxied | {"LETTA_MCP_PORT": server.url.rpartition(":")[2]}
         healthy = await anyio.run_process(command, env=variables, check=False)
         server.process.kill()
-        await server.ended(10)
+        await server.ended()
         gone = await anyio.run_process(command, env=variables, check=False)
 
     assert (check[0], healthy.returncode) == ("python", 0), healthy.stderr
@@ -131,10 +129,10 @@ async def nginx(folder: Path, one: Service, other: Service) -> AsyncGenerator[st
         assert name in text
         text = text.replace(name, value)
     (folder / "nginx.conf").write_text(text)
-    command = [NGINX or "", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "/dev/stderr"]
+    command = [installed("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "/dev/stderr"]
     async with await anyio.open_process(command, stderr=None, stdout=None) as process:
         try:
-            with anyio.fail_after(10):
+            with anyio.fail_after(HANG_SECONDS):
                 while not await is_listening(f"http://127.0.0.1:{port}"):
                     await anyio.sleep(0.05)
             yield f"http://127.0.0.1:{port}/mcp"
@@ -152,7 +150,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@needs_nginx
 @pytest.mark.parametrize("era", ["legacy", "modern"])
 async def test_behind_nginx_progress_comes_while_a_turn_runs(era: Era, folder: Path) -> None:
     model = ScriptedModel()
@@ -174,7 +171,7 @@ async def test_behind_nginx_progress_comes_while_a_turn_runs(era: Era, folder: P
 
             arguments = {"agent": fake.add_agent("slow"), "message": "think"}
             call = asyncio.create_task(client.call_tool("send_message", arguments, progress_callback=on_progress))
-            with anyio.fail_after(10):
+            with anyio.fail_after(HANG_SECONDS):
                 await told.wait()
             was_running = not call.done()
             held.gate.set()
@@ -185,7 +182,6 @@ async def test_behind_nginx_progress_comes_while_a_turn_runs(era: Era, folder: P
     assert result.structured_content["reply"] == "done"
 
 
-@needs_nginx
 async def test_behind_nginx_nobody_notices_that_a_replica_goes_down(folder: Path) -> None:
     model = ScriptedModel()
     fake = FakeLetta(model)
@@ -205,17 +201,17 @@ async def test_behind_nginx_nobody_notices_that_a_replica_goes_down(folder: Path
             await caller.ok("send_message", agent=agent_id, message="warm up")
             # A call that keeps the first one draining.
             holding = asyncio.create_task(direct.call("list_models"))
-            with anyio.fail_after(10):
+            with anyio.fail_after(HANG_SECONDS):
                 while not any(each.path.startswith("/v1/models") for each in fake.requests):
                     await anyio.sleep(0.02)
             one.process.send_signal(signal.SIGTERM)
-            with anyio.fail_after(10):
+            with anyio.fail_after(HANG_SECONDS):
                 while (await one.get("/readyz")).status_code != 503:
                     await anyio.sleep(0.02)
             while_draining = [await caller.ok("send_message", agent=agent_id, message=f"m{n}") for n in range(6)]
             gate.set()
             await holding
-            await one.ended(10)
+            await one.ended()
             after = [await caller.ok("send_message", agent=agent_id, message=f"n{n}") for n in range(6)]
 
     assert [each.data["reply"] for each in while_draining] == [f"echo: m{n}" for n in range(6)]

@@ -14,6 +14,7 @@ import pytest
 
 from letta_conversations_mcp.settings import Settings
 from tests.operations.service import Service, service
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say, ScriptedModel
@@ -58,14 +59,14 @@ def slow_letta() -> tuple[FakeLetta, anyio.Event]:
 
 async def asked(fake: FakeLetta, path_end: str = "") -> None:
     """Wait until Letta was asked for something whose path ends so."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(HANG_SECONDS):
         while not any(each.path.endswith(path_end) for each in fake.requests):
             await anyio.sleep(0.02)
 
 
 async def begin_to_drain(running: Service) -> None:
     running.process.send_signal(signal.SIGTERM)
-    with anyio.fail_after(10):
+    with anyio.fail_after(HANG_SECONDS):
         while (await running.get("/readyz")).status_code != 503:
             await anyio.sleep(0.02)
 
@@ -77,12 +78,12 @@ async def test_a_running_call_is_answered_early_and_its_turn_is_found_by_another
     agent_id, _ = await letta.new_agent()
     held = Hold(Say("It was not lost."))
     model.enqueue(held)
-    settings = Settings(base_url=letta.base_url)
+    settings = Settings(base_url=letta.base_url, drain_seconds=600)
     async with service(settings) as running, running.client(era) as caller:
         call = asyncio.create_task(caller.ok("send_message", agent=agent_id, message="think"))
         await model.asked()
         running.process.send_signal(signal.SIGTERM)
-        status = await running.ended(10)
+        status = await running.ended()
         answer = await call
 
     held.gate.set()
@@ -101,14 +102,14 @@ async def test_a_running_call_is_answered_early_and_its_turn_is_found_by_another
 async def test_while_it_drains_it_is_not_ready_and_refuses_new_calls_but_is_alive() -> None:
     fake, gate = slow_letta()
     async with fake.serve() as letta_url:
-        settings = Settings(base_url=letta_url, drain_seconds=20)
+        settings = Settings(base_url=letta_url, drain_seconds=600)
         async with service(settings) as running, running.client("modern") as caller:
             running_call = asyncio.create_task(caller.ok("list_models"))
             await asked(fake)
             await begin_to_drain(running)
             ready, alive, call = await running.get("/readyz"), await running.get("/healthz"), await call_once(running)
             gate.set()
-            status = await running.ended(10)
+            status = await running.ended()
             await running_call
 
     assert status == 0
@@ -129,11 +130,11 @@ async def test_a_message_that_waits_for_its_place_is_not_sent_any_more(letta: Le
         first = asyncio.create_task(send(message="one"))
         await model.asked()
         second = asyncio.create_task(send(message="two"))
-        with anyio.fail_after(10):
+        with anyio.fail_after(HANG_SECONDS):
             while "letta_mcp_messages_queued 1.0" not in (await running.get("/metrics")).text:
                 await anyio.sleep(0.02)
         running.process.send_signal(signal.SIGTERM)
-        await running.ended(10)
+        await running.ended()
         sent, waiting = await first, await second
     held.gate.set()
 
@@ -152,7 +153,7 @@ async def test_a_call_that_does_not_end_is_ended_within_the_bound_and_told_so() 
             call = asyncio.create_task(caller.refused("list_models"))
             await asked(fake)
             running.process.send_signal(signal.SIGTERM)
-            status = await running.ended(6)
+            status = await running.ended()
             told = await call
         gate.set()
 
@@ -172,14 +173,14 @@ async def test_a_message_that_letta_has_not_confirmed_is_waited_for_before_the_e
         model.enqueue(held)
         fake.stall("POST", f"/v1/conversations/{conversation_id}/messages", gate)
         async with (
-            service(Settings(base_url=letta_url, drain_seconds=20)) as running,
+            service(Settings(base_url=letta_url, drain_seconds=600)) as running,
             running.client("modern") as caller,
         ):
             call = asyncio.create_task(caller.ok("send_message", conversation_id=conversation_id, message="hello"))
             await asked(fake, "/messages")
             await begin_to_drain(running)
             gate.set()
-            status = await running.ended(10)
+            status = await running.ended()
             answer = await call
         held.gate.set()
 
@@ -204,8 +205,8 @@ async def test_a_listening_client_is_told_of_the_end_and_does_not_hold_the_serve
         "Mcp-Method": "subscriptions/listen",
     }
     async with (
-        service(Settings(base_url="http://127.0.0.1:9")) as running,
-        httpx.AsyncClient(trust_env=False, timeout=20) as http,
+        service(Settings(base_url="http://127.0.0.1:9", drain_seconds=600)) as running,
+        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http,
         http.stream("POST", f"{running.url}/mcp", json=body, headers=headers) as stream,
     ):
         lines = stream.aiter_lines()
@@ -214,7 +215,7 @@ async def test_a_listening_client_is_told_of_the_end_and_does_not_hold_the_serve
                 break
         running.process.send_signal(signal.SIGTERM)
         rest = [line async for line in lines]
-        status = await running.ended(5)
+        status = await running.ended()
 
     assert status == 0
     assert any('"id":7' in line and '"result"' in line for line in rest)
@@ -230,7 +231,7 @@ async def test_a_second_signal_does_not_wait() -> None:
             await asked(fake)
             await begin_to_drain(running)
             running.process.send_signal(signal.SIGTERM)
-            status = await running.ended(10)
+            status = await running.ended()
             answer = (await call).json()
         gate.set()
 

@@ -83,7 +83,7 @@ async def test_a_secret_gets_into_no_output_and_a_message_only_when_asked(log_fo
         async with service(settings) as running:
             seen = await work(fake, model, running)
             running.process.terminate()
-            await running.ended(20)
+            await running.ended()
 
     for secret in SECRETS:
         assert secret not in seen
@@ -105,7 +105,7 @@ async def test_every_line_is_json_with_the_ids_of_what_it_is_about() -> None:
                 sent = await caller.ok("send_message", agent=agent_id, message="hello")
             await running.said("the turn ended")
             running.process.terminate()
-            await running.ended(20)
+            await running.ended()
 
     assert len(running.events) == len(running.log.splitlines())
     lost = next(each for each in running.events if "was lost" in each["message"])

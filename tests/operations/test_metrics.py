@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from letta_conversations_mcp.settings import Settings
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Refuse, Say, ScriptedModel
@@ -48,7 +49,7 @@ async def scrape(url: str, token: str = "") -> Scrape:
 
 async def ended_turns(url: str, count: int) -> Scrape:
     """A reading after so many turns have ended, which is a moment after their replies were given."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(HANG_SECONDS):
         while (seen := await scrape(url)).value("letta_mcp_turns_total") < count:
             await anyio.sleep(0.02)
     return seen

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from letta_conversations_mcp.observability import readiness
 from letta_conversations_mcp.settings import Settings
 from tests.http.team import Team
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.loopback import loopback_socket
@@ -69,7 +70,7 @@ async def test_a_letta_that_does_not_answer_makes_it_unready_within_the_bound(mo
     gate = anyio.Event()
     fake.stall("GET", "/v1/agents/*", gate)
     async with fake.serve() as letta_url:
-        with anyio.fail_after(20):
+        with anyio.fail_after(HANG_SECONDS):
             response = await ask(Settings(base_url=letta_url))
         gate.set()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -18,8 +17,10 @@ from letta_conversations_mcp.notifications.events import Change
 from letta_conversations_mcp.notifications.redis_bus import OUTBOX, open_changes
 from letta_conversations_mcp.settings import Settings
 from tests.operations.service import Service, service
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
-from tests.rig.real_letta import free_port, home_folder, redis_running
+from tests.rig.programs import installed
+from tests.rig.real_letta import free_port, redis_running
 from tests.rig.servers import in_own_task
 
 CONVERSATION = "conv-123e4567-e89b-42d3-a456-426614174000"
@@ -37,19 +38,9 @@ META = {
 }
 
 
-def redis_program() -> Path | None:
-    """The one on PATH, or the one that the live tests have unpacked."""
-    if found := shutil.which("redis-server"):
-        return Path(found)
-    unpacked = home_folder() / "redis" / "usr" / "bin" / "redis-server"
-    return unpacked if unpacked.is_file() else None
-
-
 @pytest.fixture(scope="module")
 async def redis_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
-    program = redis_program()
-    if program is None:
-        pytest.skip("there is no redis-server")
+    program = installed("redis-server")
     async with in_own_task(redis_running(program, tmp_path_factory.mktemp("redis"))) as port:
         yield f"redis://127.0.0.1:{port}/0"
 
@@ -71,7 +62,7 @@ class Heard:
         self._news = anyio.Event()
 
     async def until(self, wanted: Change) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(HANG_SECONDS):
             while wanted not in self.changes:
                 await self._news.wait()
 
@@ -83,7 +74,7 @@ async def test_a_change_is_heard_everywhere_and_once(redis_url: str) -> None:
         mine.subscribe(here)
         others.subscribe(there)
         # Until the other one listens, which nobody tells.
-        with anyio.fail_after(10):
+        with anyio.fail_after(HANG_SECONDS):
             while not there.changes:
                 mine.publish(Change(OTHER))
                 await anyio.sleep(0.02)
@@ -105,7 +96,7 @@ async def test_servers_of_another_letta_do_not_hear_it(redis_url: str) -> None:
     ):
         same.subscribe(here)
         foreign.subscribe(there)
-        with anyio.fail_after(10):
+        with anyio.fail_after(HANG_SECONDS):
             while not here.changes:
                 mine.publish(Change(CONVERSATION))
                 await anyio.sleep(0.02)
@@ -120,7 +111,7 @@ async def test_what_is_no_news_of_a_conversation_is_left_out(redis_url: str, jun
     here = Heard()
     async with open_changes(sharing(redis_url)) as mine, open_changes(sharing(redis_url)) as others:
         others.subscribe(here)
-        with anyio.fail_after(10):
+        with anyio.fail_after(HANG_SECONDS):
             while not here.changes:
                 mine.publish(Change(OTHER))
                 await anyio.sleep(0.02)
@@ -144,16 +135,14 @@ async def test_a_redis_that_is_away_holds_up_nothing_that_is_done_here() -> None
 
 
 async def test_the_connection_is_made_again_after_it_was_cut(tmp_path: Path) -> None:
-    program = redis_program()
-    if program is None:
-        pytest.skip("there is no redis-server")
+    program = installed("redis-server")
     there = Heard()
     async with relayed(tmp_path, program) as relay:
         settings = sharing(f"redis://127.0.0.1:{relay.port}/0")
         async with open_changes(settings) as mine, open_changes(settings) as others:
             others.subscribe(there)
             for conversation_id in (CONVERSATION, OTHER):
-                with anyio.fail_after(20):
+                with anyio.fail_after(HANG_SECONDS):
                     while Change(conversation_id) not in there.changes:
                         mine.publish(Change(conversation_id))
                         await anyio.sleep(0.02)
@@ -223,7 +212,7 @@ async def listening(server: Service, uri: str) -> AsyncGenerator[list[str]]:
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(read, stream)
-        with anyio.fail_after(10):
+        with anyio.fail_after(HANG_SECONDS):
             await acknowledged.wait()
         yield told
         tasks.cancel_scope.cancel()
@@ -244,7 +233,7 @@ async def test_a_subscription_made_on_one_server_hears_of_a_message_sent_through
         listening(one, uri) as told,
     ):
         await caller.ok("send_message", conversation_id=conversation_id, message="hello")
-        with anyio.fail_after(10):
+        with anyio.fail_after(HANG_SECONDS):
             while not any("notifications/resources/updated" in each for each in told):
                 await anyio.sleep(0.02)
 
@@ -260,7 +249,7 @@ async def test_without_the_extra_the_start_says_what_to_install() -> None:
         "sys.exit(main(['serve', '--http', '--port', '0', '--redis-url', 'redis://x', '--letta-base-url', 'http://x']))"
     )
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANG_SECONDS):
         done = await anyio.run_process([sys.executable, "-c", script], check=False)
 
     assert done.returncode == 2

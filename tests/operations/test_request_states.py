@@ -18,6 +18,7 @@ from mcp.server.request_state import AESGCMRequestStateCodec
 from letta_conversations_mcp.settings import Settings
 from tests.http.team import call_tool, post
 from tests.operations.service import Service, service
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Hold, Say, ScriptedModel, Use
 from tests.rig.task_client import task_client_of
@@ -182,7 +183,7 @@ async def test_an_answer_that_overtakes_itself_on_another_replica_is_taken_once(
         place.letta.fake.stall("POST", path, gate)
         seen = len(place.letta.fake.requests)
         slow = asyncio.create_task(place.answer(one, state))
-        with anyio.fail_after(20):
+        with anyio.fail_after(HANG_SECONDS):
             while not any((each.method, each.path) == ("POST", path) for each in place.letta.fake.requests[seen:]):
                 await anyio.sleep(0.02)
         quick = await place.answer(other, state)

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from letta_conversations_mcp.settings import Settings
 from tests.operations.service import service
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.loopback import loopback_socket, serve_loopback
 from tests.rig.model import Refuse, Say, ScriptedModel
@@ -70,7 +71,7 @@ async def test_a_turn_is_a_span_with_its_ids_within_the_span_of_its_call_and_wit
                 await caller.ok("send_message", agent=agent_id, message=TEXT)
                 await caller.refused(TEXT)
             running.process.terminate()
-            await running.ended(20)
+            await running.ended()
 
     call = next(each for each in collector.spans if each.name == "tools/call send_message")
     turn = next(each for each in collector.spans if each.name == "turn" and each.parent_span_id == call.span_id)
@@ -92,7 +93,7 @@ async def test_without_the_extra_the_start_says_what_to_install() -> None:
         "sys.exit(main(['serve', '--http', '--port', '0', '--traces', '--letta-base-url', 'http://127.0.0.1:9']))"
     )
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(HANG_SECONDS):
         done = await anyio.run_process([sys.executable, "-c", script], check=False)
 
     assert done.returncode == 2

@@ -16,11 +16,12 @@ from typing import Any
 
 import anyio
 
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_faults import Drop, Failure, Faults, RecordedRequest, Stall
 from tests.rig.fake_routes import Routes
 from tests.rig.fake_sending import Sending
 from tests.rig.fake_store import Conversation, Row, Store
-from tests.rig.loopback import START_SECONDS, LoopbackServer, loopback_socket
+from tests.rig.loopback import LoopbackServer, loopback_socket
 from tests.rig.model import ScriptedModel
 
 __all__ = ["FakeLetta", "RecordedRequest"]
@@ -73,7 +74,7 @@ class FakeLetta:
         # A task of its own: a fixture is entered and left in different tasks, which no task group survives.
         life = asyncio.create_task(self._live(server, listener, closing))
         try:
-            with anyio.fail_after(START_SECONDS):
+            with anyio.fail_after(HANG_SECONDS):
                 await server.ready.wait()
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:

@@ -12,7 +12,8 @@ import anyio
 import uvicorn
 from starlette.types import ASGIApp
 
-START_SECONDS = 10
+from tests.rig.bounds import HANG_SECONDS
+
 STOP_SECONDS = 5
 KEEP_ALIVE_SECONDS = 60
 """Longer than clients keep a connection: one that both give up at the same moment fails the request in it."""
@@ -52,7 +53,7 @@ async def serve_loopback(app: ASGIApp, bound: socket.socket, **options: Any) -> 
     # No task group: a fixture is entered and left in different tasks, which none survives.
     serving = asyncio.create_task(server.serve(sockets=[bound]))
     try:
-        with anyio.fail_after(START_SECONDS):
+        with anyio.fail_after(HANG_SECONDS):
             await server.ready.wait()
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
     finally:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from tests.rig.bounds import HANG_SECONDS
+
 
 @dataclass(frozen=True)
 class Say:
@@ -108,7 +110,7 @@ class ScriptedModel:
                 return queued.answer
         return Say(f"echo: {call.text}")
 
-    async def asked(self, times: int = 1, within_seconds: float = 20) -> None:
+    async def asked(self, times: int = 1, within_seconds: float = HANG_SECONDS) -> None:
         """Wait until the model has been asked so often."""
         with anyio.fail_after(within_seconds):
             while len(self.calls) < times:

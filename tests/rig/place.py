@@ -22,6 +22,7 @@ from letta_conversations_mcp.core.model import (
 )
 from letta_conversations_mcp.turns.scheduler import Sender, open_sender
 from letta_conversations_mcp.turns.timing import Pace
+from tests.rig.bounds import HANG_SECONDS
 
 HERE = ConversationRef(conversation_id="conv-00000000-0000-4000-8000-000000000001", agent_id="agent-1")
 THERE = ConversationRef(conversation_id="conv-00000000-0000-4000-8000-000000000002", agent_id="agent-1")
@@ -111,7 +112,7 @@ async def result(sender: Sender, ref: ConversationRef, text: str, seconds: float
 
 async def until_gone(sender: Sender) -> None:
     """Wait until the place is free again."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         while sender.is_busy(HERE):
             await anyio.sleep(0.001)
 

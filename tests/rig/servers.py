@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from letta_conversations_mcp.http import build_app, listen
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.loopback import serve_loopback
 
 Transport = Literal["memory", "stdio", "http"]
@@ -26,8 +27,6 @@ Era = Literal["legacy", "modern"]
 
 TRANSPORTS: tuple[Transport, ...] = ("memory", "stdio", "http")
 ERAS: tuple[Era, ...] = ("legacy", "modern")
-
-CALL_SECONDS = 60
 
 T = TypeVar("T")
 
@@ -128,7 +127,7 @@ class Caller:
             words.append(message or "")
             self.progress.append(message or "")
 
-        with anyio.fail_after(CALL_SECONDS):
+        with anyio.fail_after(HANG_SECONDS):
             result = await self.client.call_tool(tool, arguments, progress_callback=on_progress)
         content = result.content[0]
         assert isinstance(content, TextContent), content
@@ -144,7 +143,7 @@ class Caller:
         """The answer to a message whose turn does not end by itself: as soon as it names the run, which a busy machine
         shows late."""
         answer = await self.ok("send_message", **arguments, wait_seconds=0.5)
-        with anyio.fail_after(CALL_SECONDS):
+        with anyio.fail_after(HANG_SECONDS):
             while "run_id" not in answer.data:
                 place = {"conversation_id": answer.data["conversation_id"]}
                 answer = await self.ok("wait_for_reply", **place, wait_seconds=0.1)
@@ -152,7 +151,7 @@ class Caller:
 
     async def until_reported(self, words: str) -> None:
         """Wait until the progress of a call has these words."""
-        with anyio.fail_after(CALL_SECONDS):
+        with anyio.fail_after(HANG_SECONDS):
             while not any(words in each for each in self.progress):
                 await anyio.sleep(0.02)
 

@@ -21,9 +21,8 @@ from mcp_types import (
 
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.servers import Caller, Way, http_server, stdio_server
-
-TOLD_SECONDS = 20
 
 LIST = "the list"
 """What is kept of being told that the list of resources changed."""
@@ -69,14 +68,14 @@ class Subscriber(Caller):
 
     async def told(self, *expected: str) -> None:
         """Wait until each of these was told since the last time, and forget them."""
-        with anyio.fail_after(TOLD_SECONDS):
+        with anyio.fail_after(HANG_SECONDS):
             while not set(expected) <= set(self._told):
                 await self._news.wait()
         self._told.clear()
 
     async def told_anything(self) -> None:
         """Wait until something was told."""
-        with anyio.fail_after(TOLD_SECONDS):
+        with anyio.fail_after(HANG_SECONDS):
             while not self._told:
                 await self._news.wait()
 

@@ -15,10 +15,10 @@ from pydantic import ConfigDict
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.server.tasks.extension import IDENTIFIER
 from letta_conversations_mcp.settings import Settings
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.servers import Transport, http_server, stdio_server
 
 ENDED = ("completed", "failed", "cancelled")
-END_SECONDS = 30
 
 
 class RawResult(Result):
@@ -55,7 +55,7 @@ class TaskClient:
 
     async def end(self, task_id: str) -> dict[str, Any]:
         """The task when it has ended."""
-        with anyio.fail_after(END_SECONDS):
+        with anyio.fail_after(HANG_SECONDS):
             while (task := await self.get(task_id))["status"] not in ENDED:
                 await anyio.sleep(0.05)
         return task

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from letta_client import APIStatusError, AsyncLetta, AuthenticationError, ConflictError, InternalServerError
 
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.model import CallTools, Hold, Refuse, Say, ScriptedModel, Use
 
@@ -59,7 +60,7 @@ async def history(http: httpx.AsyncClient, conversation_id: str) -> list[str]:
 
 async def until_idle(fake: FakeLetta, http: httpx.AsyncClient, conversation_id: str) -> None:
     """Follow the turn that runs by asking for its run, as a client must."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         while (await http.get("/v1/runs/", params={"conversation_id": conversation_id, "active": True})).json():
             await anyio.sleep(0.01)
 
@@ -303,7 +304,7 @@ async def test_the_server_ends_while_a_stream_is_open(model: ScriptedModel) -> N
     fake = FakeLetta(model)
     conversation_id = fake.add_conversation(fake.add_agent("ann"))
     model.enqueue(Hold(Say("never")))
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         async with httpx.AsyncClient() as http:
             async with fake.serve() as base_url:
                 request = http.build_request(

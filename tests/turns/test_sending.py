@@ -11,6 +11,7 @@ import pytest
 
 from letta_conversations_mcp.core.errors import Busy, Refused, ServerFault, TooManyRequests
 from letta_conversations_mcp.core.model import Chunk, ConversationRef, OutgoingMessage, Run, Turn
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.place import (
     HERE,
     QUICK,
@@ -71,7 +72,7 @@ async def test_a_wait_that_is_over_lasts_until_letta_has_the_message() -> None:
         await anyio.wait_all_tasks_blocked()
         answered_before += answers
         arrives.set()
-        with anyio.fail_after(20):
+        with anyio.fail_after(HANG_SECONDS):
             while not answers:
                 await anyio.sleep(0.001)
         ends.set()
@@ -84,7 +85,7 @@ async def test_a_wait_for_letta_to_take_the_message_has_a_bound() -> None:
     place, arrives = Place(), anyio.Event()
     place.turns = {"think": when_opened(arrives, [{}, *says("done", "run-7")])}
     async with sender_at(place) as sender:
-        with anyio.fail_after(20):
+        with anyio.fail_after(HANG_SECONDS):
             answer = await sender.send_and_wait(HERE, message("think"), 0, silent)
         arrives.set()
 
@@ -299,7 +300,7 @@ async def test_reports_come_at_once_and_then_in_a_steady_pace_with_useful_words(
     async with sender_at(place) as sender, anyio.create_task_group() as tasks:
         flight = sender.send(HERE, message("slow"))
         tasks.start_soon(sender.wait, flight, 30, report)
-        with anyio.fail_after(20):
+        with anyio.fail_after(HANG_SECONDS):
             await enough.wait()
         gate.set()
 
@@ -310,7 +311,7 @@ async def test_reports_come_at_once_and_then_in_a_steady_pace_with_useful_words(
 async def test_leaving_the_sender_ends_the_waiting_at_once() -> None:
     place = Place()
     place.turns = {"for ever": when_opened(anyio.Event(), says("never"))}
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         async with sender_at(place) as sender:
             flight = sender.send(HERE, message("for ever"))
             await sender.wait(flight, 0.01, silent)

@@ -30,6 +30,7 @@ from letta_conversations_mcp.core.model import (
 )
 from letta_conversations_mcp.turns.scheduler import Sender, open_sender
 from letta_conversations_mcp.turns.timing import Pace
+from tests.rig.bounds import HANG_SECONDS
 
 PACE = Pace(
     report_at_most_every=0.001, report_at_least_every=0.002, poll_first=0.0001, poll_longest=0.0002, settle=0.001
@@ -188,7 +189,7 @@ async def call(sender: Sender, number: int, plan: Plan, outcome: Outcome) -> Non
 async def play(plans: Sequence[Plan], *, keeps_streams: bool) -> tuple[Server, list[Outcome]]:
     server = Server(plans, keeps_streams=keeps_streams)
     outcomes = [Outcome() for _ in plans]
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         async with open_sender(cast("Backend", server), PACE) as sender:
             async with anyio.create_task_group() as callers:
                 for number, plan in enumerate(plans):

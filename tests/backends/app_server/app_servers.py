@@ -19,9 +19,7 @@ from websockets.asyncio.client import connect
 
 from letta_conversations_mcp.backends.app_server import supervisor
 from letta_conversations_mcp.backends.app_server.process import AppServer, LocalOptions
-
-SECONDS = 30
-GONE_SECONDS = 20
+from tests.rig.bounds import HANG_SECONDS
 
 USER = """
 import os, signal, sys, anyio
@@ -56,7 +54,7 @@ class User:
         await self._input.send(b"\n")
 
     async def answer(self) -> str:
-        with anyio.fail_after(SECONDS):
+        with anyio.fail_after(HANG_SECONDS):
             return (await self._output.receive_until(b"\n", 10_000)).decode()
 
     async def enter(self) -> str:
@@ -82,7 +80,7 @@ async def user(folder: Path) -> AsyncGenerator[User]:
 
 
 def options(
-    folder: Path, command: str | Path | None = None, start_seconds: float = SECONDS, **more: str
+    folder: Path, command: str | Path | None = None, start_seconds: float = HANG_SECONDS, **more: str
 ) -> LocalOptions:
     return LocalOptions(
         folder,
@@ -125,7 +123,7 @@ def address(folder: Path) -> dict[str, Any]:
     return json.loads((folder / supervisor.ADDRESS).read_text())
 
 
-async def until(condition: Callable[[], bool], seconds: float = GONE_SECONDS) -> None:
+async def until(condition: Callable[[], bool], seconds: float = HANG_SECONDS) -> None:
     with anyio.fail_after(seconds):
         while not condition():
             await anyio.sleep(0.02)
@@ -139,7 +137,7 @@ async def until_gone(folder: Path) -> None:
 async def ask(server: AppServer, command: str, **arguments: object) -> dict[str, Any]:
     """One request over a socket of its own."""
     headers = {"Authorization": f"Bearer {server.token}"}
-    with anyio.fail_after(SECONDS):
+    with anyio.fail_after(HANG_SECONDS):
         async with connect(server.url, additional_headers=headers, proxy=None) as socket:
             await socket.send(json.dumps({"type": command, "request_id": "1", **arguments}))
             while (frame := json.loads(await socket.recv())).get("request_id") != "1":

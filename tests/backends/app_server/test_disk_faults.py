@@ -17,6 +17,7 @@ from letta_conversations_mcp.backends.app_server.process import until_stopped
 from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS, TOKEN
 from letta_conversations_mcp.settings import Settings
 from tests.backends.app_server.conftest import MODEL
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.model import Say, ScriptedModel
 from tests.rig.servers import Caller, Way
 
@@ -35,7 +36,7 @@ async def serving(settings: Settings) -> AsyncGenerator[Caller]:
     assert settings.local_dir
     async with ONE_WAY.to(settings) as caller:
         yield caller
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         await until_stopped(settings.local_dir)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -64,15 +65,18 @@ async def test_a_conversation_goes_on_and_is_read_back_without_reminders(
     assert "system-reminder" not in page.text + transcript.text
 
 
-async def test_tools_of_this_machine_are_not_offered_and_not_run(mcp: Caller, agent: str, model: ScriptedModel) -> None:
-    model.enqueue(CallTools((Use("Bash", {"command": "touch /tmp/must-not-be-there"}),)), Say("I could not."))
+async def test_tools_of_this_machine_are_not_offered_and_not_run(
+    mcp: Caller, agent: str, model: ScriptedModel, tmp_path: Path
+) -> None:
+    made = tmp_path / "must not be there"
+    model.enqueue(CallTools((Use("Bash", {"command": f"touch '{made}'"}),)), Say("I could not."))
 
     answer = await mcp.ok("send_message", agent=agent, message="make a file", kinds=["tool"])
     following = await mcp.ok("send_message", conversation_id=answer.data["conversation_id"], message="still there?")
 
     assert answer.data["reply"] == "I could not."
     assert answer.data["tool_calls"][0]["status"] == "error"
-    assert not await anyio.Path("/tmp/must-not-be-there").exists()
+    assert not made.exists()
     assert following.data["status"] == "completed"
 
 

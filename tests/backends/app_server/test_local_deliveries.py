@@ -31,6 +31,7 @@ from tests.backends.app_server.test_local_faults import CAPABLE, websocket
 from tests.faults.plan import At, Break, Plan
 from tests.faults.proxy import Proxy
 from tests.faults.relay_websocket import relay_websocket
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import in_own_task
 
@@ -61,7 +62,7 @@ def message(text: str) -> OutgoingMessage:
 
 
 async def all_of(chunks: AsyncIterator[Chunk]) -> list[Chunk]:
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         return [chunk async for chunk in chunks]
 
 
@@ -101,7 +102,7 @@ async def test_a_turn_that_is_silent_for_long_is_followed_while_the_server_says_
     model.enqueue(held)
     kinds: list[object] = []
     async with backend.send(ref, message("think")) as chunks:
-        with anyio.fail_after(20):
+        with anyio.fail_after(HANG_SECONDS):
             async for chunk in chunks:
                 kinds.append(chunk["message_type"])
                 if kinds.count("ping") == 4:

@@ -17,6 +17,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS
 from letta_conversations_mcp.settings import Settings
 from tests.backends.app_server.conftest import MODEL
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.loopback import loopback_socket
 from tests.rig.model import Hold, Say, ScriptedModel
@@ -39,7 +40,7 @@ def app_servers(state: Path) -> list[psutil.Process]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         while not condition():
             await anyio.sleep(0.05)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from websockets.exceptions import InvalidStatus
 from letta_conversations_mcp.backends.app_server import supervisor
 from letta_conversations_mcp.backends.app_server.process import LOG, AppServer, LocalServerProblem, app_server
 from tests.backends.app_server.app_servers import (
-    SECONDS,
     address,
     ask,
     options,
@@ -32,6 +30,8 @@ from tests.backends.app_server.app_servers import (
     until_gone,
     user,
 )
+from tests.rig.bounds import HANG_SECONDS
+from tests.rig.programs import installed
 
 STAND_IN = f"""#!{sys.executable} -I
 import pathlib, signal, socket, sys, time
@@ -151,7 +151,7 @@ async def test_the_end_of_who_started_the_server_leaves_it_to_the_others(folder:
             url = await first.enter()
             assert await second.enter() == url
             os.killpg(first.process.pid, sign)
-            with anyio.fail_after(SECONDS):
+            with anyio.fail_after(HANG_SECONDS):
                 await first.process.wait()
             async with app_server(options(folder)) as server:
                 assert server.url == url
@@ -203,7 +203,7 @@ async def test_a_server_whose_supervisor_is_gone_is_ended_before_a_new_one_start
         (folder / supervisor.SERVER_PID).write_text(str(old.pid))
         await until((folder / "work" / "ready").exists)
         async with app_server(options(folder, stand_in)):
-            with anyio.fail_after(SECONDS):
+            with anyio.fail_after(HANG_SECONDS):
                 assert await old.wait() == (-signal.SIGKILL if stubborn else 0)
             assert servers(folder) == [address(folder)["server_pid"]]
 
@@ -225,7 +225,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(folder: Path, tmp_path: 
                 raise AssertionError("a server that hangs")
 
         tasks.start_soon(start)
-        await until(lambda: len(servers(folder)) == 2, SECONDS)
+        await until(lambda: len(servers(folder)) == 2)
         tasks.cancel_scope.cancel()
     await until_gone(folder)
 
@@ -245,10 +245,9 @@ async def test_nothing_is_written_outside_the_folder(folder: Path, tmp_path: Pat
     assert (folder / "backend" / "memfs" / agent).is_dir()
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 async def test_the_server_connects_to_nothing_but_this_machine(folder: Path, tmp_path: Path) -> None:
     letta, trace = Path(sys.executable).with_name("letta"), tmp_path / "trace"
-    tracing = f'#!/bin/sh\nexec strace -D -f -qq -e trace=connect,sendto -o "{trace}" "{letta}" "$@"\n'
+    tracing = f'#!/bin/sh\nexec {installed("strace")} -D -f -qq -e trace=connect,sendto -o "{trace}" "{letta}" "$@"\n'
     async with app_server(options(folder, program(tmp_path / "traced", tracing))) as server:
         await ask(server, "list_models")
         agent = (await ask(server, "agent_create", body={"name": "hermit", "model": "lmstudio/none"}))["agent"]["id"]
