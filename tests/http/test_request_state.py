@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from letta_conversations_mcp.http import build_app, listen
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.tools.base import Result, ToolContext, ToolSpec
+from letta_conversations_mcp.tools.base import ToolContext, ToolSpec
+from letta_conversations_mcp.tools.results.result import Result
 from tests.http.team import Team, post
 from tests.rig.loopback import serve_loopback
 
