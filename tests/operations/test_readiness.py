@@ -22,6 +22,12 @@ from tests.rig.servers import http_server
 KEY = "sk-let-a-key-that-nobody-may-see"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine even a refusal can take longer than a probe waits."""
+    monkeypatch.setattr(readiness, "LONGEST_SECONDS", HANG_SECONDS)
+
+
 async def ask(settings: Settings, path: str = "/readyz") -> httpx.Response:
     async with http_server(settings) as url, httpx.AsyncClient(trust_env=False, timeout=20) as http:
         return await http.get(f"{url}{path}")
