@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+CLOUD_URL = "https://api.letta.com"
+
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 VARIABLE_PREFIX = "LETTA_MCP_"
@@ -117,6 +119,11 @@ class BackendSettings(BaseSettings):
     @classmethod
     def _level(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @property
+    def api_url(self) -> str:
+        """The Letta server that the api backend asks."""
+        return self.base_url or CLOUD_URL
 
     @property
     def uses_local(self) -> bool:

@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from typing import NoReturn, cast
 
-from letta_conversations_mcp.backends.letta_api import ApiBackend, ApiOptions
-from letta_conversations_mcp.backends.letta_api.client import CLOUD_URL
+from letta_conversations_mcp.backends.letta_api import ApiBackend
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import NotConfigured
 from letta_conversations_mcp.core.model import Deletion
@@ -75,17 +74,7 @@ async def open_backend(settings: BackendSettings, meter: Meter = SILENT) -> Asyn
         async with _open_local(settings) as backend:
             yield backend
         return
-    options = ApiOptions(
-        base_url=settings.base_url or CLOUD_URL,
-        api_key=settings.api_key.get_secret_value(),
-        project=settings.project,
-        connect_seconds=settings.connect_timeout,
-        request_seconds=settings.request_timeout,
-        first_byte_seconds=settings.first_byte_timeout,
-        silence_seconds=settings.silence_timeout,
-        compact_seconds=settings.compact_timeout,
-    )
-    async with ApiBackend(options, meter) as backend:
+    async with ApiBackend(settings, meter) as backend:
         yield backend
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from letta_conversations_mcp.conversations.lookup import locate
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError, NotFound
 from letta_conversations_mcp.core.model import ConversationRef, Message, MessageQuery
+from letta_conversations_mcp.core.times import parse_time
 from letta_conversations_mcp.settings import BackendSettings
 
 COMPACTED = "It begins with a summary: the server no longer lists the messages from before that compaction."
@@ -168,17 +169,13 @@ def _progress(end: str | None) -> Generator[Callable[[int, str], None]]:
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
         task = bar.add_task("", total=None, count=0)
-        begin: float | None = None
+        begin: datetime | None = None
 
         def show(count: int, at: str) -> None:
             nonlocal begin
-            with suppress(ValueError):
-                begin = _seconds(at) if begin is None else begin
-                bar.update(task, total=_seconds(end) - begin, completed=_seconds(at) - begin)
+            if (now := parse_time(at)) and (last := parse_time(end)):
+                begin = now if begin is None else begin
+                bar.update(task, total=(last - begin).total_seconds(), completed=(now - begin).total_seconds())
             bar.update(task, count=count)
 
         yield show
-
-
-def _seconds(at: str) -> float:
-    return datetime.fromisoformat(at).timestamp()

@@ -7,7 +7,7 @@ Every id is checked against its pattern here, before it can become part of a URL
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 
@@ -24,6 +24,7 @@ from letta_conversations_mcp.core.model import (
     ConversationQuery,
     ConversationRef,
 )
+from letta_conversations_mcp.core.times import parse_time
 
 CANDIDATES = 8
 """How many agents an error names: enough to recognise the right one."""
@@ -155,19 +156,15 @@ async def check_blocks(backend: Backend, owner: Agent, wanted: Sequence[str]) ->
         raise InvalidArgument("isolated_blocks", f"agent {owner.name!r} has no block {unknown[0]!r}; it has: {has}.")
 
 
-def in_order(conversations: Iterable[Conversation], query: ConversationQuery) -> list[Conversation]:
+def in_order(conversations: Collection[Conversation], query: ConversationQuery) -> list[Conversation]:
     """Conversations sorted as the REST API sorts them, for lists that are put together here: by time, then by id; those
     without a time come last in both directions. The last message's time stands in for the last run's, which is not
     reported."""
 
-    def time(each: Conversation) -> str:
-        return each.created_at if query.order_by == "created_at" else each.last_message_at
+    def time(each: Conversation) -> datetime | None:
+        return parse_time(each.created_at if query.order_by == "created_at" else each.last_message_at)
 
-    def place(each: Conversation) -> tuple[datetime, str]:
-        return datetime.fromisoformat(time(each)), each.id
-
-    every = list(conversations)
     descending = query.order == "desc"
-    timed = sorted((each for each in every if time(each)), key=place, reverse=descending)
-    others = sorted((each for each in every if not time(each)), key=lambda each: each.id, reverse=descending)
-    return [*timed, *others]
+    timed = [(at, each.id, each) for each in conversations if (at := time(each))]
+    others = sorted((each for each in conversations if not time(each)), key=lambda each: each.id, reverse=descending)
+    return [*(each for _, _, each in sorted(timed, key=lambda row: row[:2], reverse=descending)), *others]

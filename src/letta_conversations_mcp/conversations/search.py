@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import AsyncIterator, Awaitable, Collection
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import anyio
@@ -30,6 +30,7 @@ from letta_conversations_mcp.core.model import (
     MessageQuery,
     MessageSearch,
 )
+from letta_conversations_mcp.core.times import parse_time
 
 PAGE = 100
 """Messages asked for at a time."""
@@ -206,7 +207,7 @@ class _Scan:
         self._findings.scanned = (self._findings.scanned or 0) + 1
         if message.kind not in self._kinds or _is_before(message.at, self._wanted.since):
             return
-        if self._wanted.until and (at := read_time(message.at)) and at > self._wanted.until:
+        if self._wanted.until and (at := parse_time(message.at)) and at > self._wanted.until:
             return
         text = fold(body(message))
         if all(word in text for word in self._words):
@@ -244,15 +245,6 @@ def _position(text: str, folded_at: int) -> int:
     return 0
 
 
-def read_time(text: str) -> datetime | None:
-    """A server's time; one without a zone is in UTC. None for what is no time."""
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
 def read_bound(argument: str, text: str, *, end: bool = False) -> datetime | None:
     """A caller's date or time; a date alone is its beginning in UTC, or with `end` its end. None for "".
 
@@ -260,7 +252,7 @@ def read_bound(argument: str, text: str, *, end: bool = False) -> datetime | Non
     wanted = text.strip()
     if not wanted:
         return None
-    at = read_time(wanted)
+    at = parse_time(wanted)
     if at is None:
         raise InvalidArgument(argument, f"{wanted[:40]!r} is no date or time; one looks like 2026-11-21T06:12:00Z.")
     whole_day = len(wanted) <= len("2026-11-21")
@@ -278,5 +270,5 @@ def check_search_cursor(after: str, conversation_id: str) -> str:
 
 
 def _is_before(at: str, since: datetime | None) -> bool:
-    time = read_time(at) if since else None
+    time = parse_time(at) if since else None
     return time is not None and since is not None and time < since

@@ -24,6 +24,13 @@ SPEAKER: dict[MessageKind, str] = {
 }
 
 
+RESERVED_CHARS = 1_500
+"""Characters of every answer that are kept for ids, cursors, notes and the JSON around them."""
+
+MESSAGE_CHARS = 80
+"""Characters that a message needs beside its text, in either form of an answer."""
+
+
 def length(text: str) -> int:
     """What a text costs of a budget: its characters in JSON, in which every answer travels."""
     # A lone surrogate, which a broken text may hold, cannot be sent and becomes one replacement character.

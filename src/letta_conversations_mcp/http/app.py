@@ -22,7 +22,7 @@ from starlette.middleware import Middleware
 
 from letta_conversations_mcp.core.access import SCOPES
 from letta_conversations_mcp.http.auth.middleware import EitherVerifier, Gate
-from letta_conversations_mcp.http.auth.oidc import OidcOptions, OidcTokens
+from letta_conversations_mcp.http.auth.oidc import OidcTokens
 from letta_conversations_mcp.http.auth.token_file import BadTokensFile, OneToken, TokensFile
 from letta_conversations_mcp.http.limits import Bounds, CloseUnread, Limits
 from letta_conversations_mcp.observability.endpoints import Endpoints
@@ -89,14 +89,7 @@ def open_verifier(settings: Settings) -> TokenVerifier | None:
     own = _own_tokens(settings)
     if not settings.oidc_issuer:
         return own
-    provider = OidcTokens(
-        OidcOptions(
-            issuer=settings.oidc_issuer,
-            audience=settings.oidc_audience or settings.public_url,
-            jwks_url=settings.oidc_jwks_url,
-            agents_claim=settings.oidc_agents_claim,
-        )
-    )
+    provider = OidcTokens(settings)
     return EitherVerifier(own, provider) if own else provider
 
 

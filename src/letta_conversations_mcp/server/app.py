@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import anyio
-from anyio.abc import TaskGroup
 from mcp.server import CacheHint, MCPServer, ServerRequestContext
 from mcp.server.mcpserver import Context, RequestStateSecurity
 from mcp.server.mcpserver.exceptions import ToolError
@@ -33,11 +31,13 @@ from letta_conversations_mcp.backends.pool import open_pool
 from letta_conversations_mcp.core.access import EVERYTHING, Access, Scope
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import Forbidden
+from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.notifications.events import Changes, LocalChanges, announcing
 from letta_conversations_mcp.observability.calls import UNKNOWN, CallWatch, counted
 from letta_conversations_mcp.observability.instrumentation import Watch
 from letta_conversations_mcp.server.request_state import explain_refusal
 from letta_conversations_mcp.server.resources import add_resources
+from letta_conversations_mcp.server.sdk_private import add_request_handler
 from letta_conversations_mcp.server.subscriptions import Subscriptions, open_telling
 from letta_conversations_mcp.server.tasks.extension import Tasks
 from letta_conversations_mcp.settings import Settings
@@ -98,7 +98,7 @@ class ConversationServer(MCPServer[Services]):
                 open_backend(settings, self.watch) as opened,
                 open_pool(settings) as pool,
                 _open_changes(settings) as changes,
-                _open_background() as background,
+                background_tasks() as background,
                 open_telling(changes, events, background, every=settings.watch_interval) as watcher,
             ):
                 backend = announcing(opened, changes)
@@ -146,10 +146,8 @@ class ConversationServer(MCPServer[Services]):
         subscriptions = Subscriptions(events)
         self.middleware.append(subscriptions)
         self.middleware.insert(0, explain_refusal)
-        # MCPServer has no public way to serve these two.
-        add_handler = self._lowlevel_server.add_request_handler
-        add_handler("resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
-        add_handler("resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
+        add_request_handler(self, "resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
+        add_request_handler(self, "resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
 
     def know_callers(self, callers: Callers) -> None:
         """From now on, answer only those, and each with what is there for them."""
@@ -251,15 +249,6 @@ async def _open_changes(settings: Settings) -> AsyncGenerator[Changes]:
 
     async with open_changes(settings) as changes:
         yield changes
-
-
-@asynccontextmanager
-async def _open_background() -> AsyncGenerator[TaskGroup]:
-    async with anyio.create_task_group() as tasks:
-        try:
-            yield tasks
-        finally:
-            tasks.cancel_scope.cancel()
 
 
 def build_server(settings: Settings) -> ConversationServer:

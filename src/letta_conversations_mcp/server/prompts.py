@@ -20,7 +20,7 @@ from mcp_types import (
 
 from letta_conversations_mcp.conversations.history import read_history
 from letta_conversations_mcp.conversations.lookup import find_agent, locate
-from letta_conversations_mcp.conversations.transcript import body, shorten, to_markdown
+from letta_conversations_mcp.conversations.transcript import MESSAGE_CHARS, RESERVED_CHARS, body, shorten, to_markdown
 from letta_conversations_mcp.core.errors import InvalidArgument, quote
 from letta_conversations_mcp.core.model import ConversationQuery, ConversationRef, MessageQuery
 from letta_conversations_mcp.tools.base import Services
@@ -32,12 +32,6 @@ MESSAGES = 50
 
 CONVERSATIONS = 20
 """The conversations of an agent that a prompt brings along, those with the latest messages."""
-
-RESERVED_CHARS = 1_500
-"""Of an answer's budget, what the instructions need."""
-
-MESSAGE_CHARS = 60
-"""What a message costs beside its text."""
 
 Arguments = Mapping[str, str]
 

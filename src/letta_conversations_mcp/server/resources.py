@@ -24,7 +24,7 @@ from pydantic_core import to_json
 
 from letta_conversations_mcp.conversations.history import HistoryPage, read_history
 from letta_conversations_mcp.conversations.lookup import check_conversation_id, check_message_id, locate
-from letta_conversations_mcp.conversations.transcript import body, shorten, to_markdown
+from letta_conversations_mcp.conversations.transcript import MESSAGE_CHARS, RESERVED_CHARS, body, shorten, to_markdown
 from letta_conversations_mcp.core.errors import InvalidArgument
 from letta_conversations_mcp.core.model import CONVERSATION_ID, Conversation, ConversationQuery, MessageQuery
 from letta_conversations_mcp.server.completion import complete_argument
@@ -40,9 +40,6 @@ RECENT = 50
 
 TRANSCRIPT_LIMIT = 50
 """Messages on one page of a transcript, unless the URI says."""
-
-RESERVED_CHARS = 1_000
-MESSAGE_CHARS = 80
 
 
 def add_resources(server: MCPServer[Services]) -> None:

@@ -13,6 +13,7 @@ import anyio
 from anyio.abc import TaskStatus
 from mcp.server.stdio import stdio_server
 
+from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.server.unparsed import Answering
 from letta_conversations_mcp.settings import Settings
@@ -21,12 +22,11 @@ from letta_conversations_mcp.settings import Settings
 async def serve_stdio(settings: Settings) -> int:
     """Serve until the client closes our input. On SIGTERM or SIGINT the process ends here, with status 0."""
     server = build_server(settings)
-    async with anyio.create_task_group() as tasks:
+    async with background_tasks() as tasks:
         if sys.platform != "win32":
             await tasks.start(_end_on_signal)
         async with stdio_server() as (read, write):
             await server.serve_over(Answering(read, write), write)
-        tasks.cancel_scope.cancel()
     return 0
 
 

@@ -33,6 +33,7 @@ from letta_conversations_mcp.core.errors import ConversationError, InvalidArgume
 from letta_conversations_mcp.core.model import CONVERSATION_ID
 from letta_conversations_mcp.notifications.events import Change, Changes
 from letta_conversations_mcp.notifications.poller import Watcher, open_watcher
+from letta_conversations_mcp.server.sdk_private import connection_of
 from letta_conversations_mcp.tools.base import Services
 from letta_conversations_mcp.tools.mcp_errors import raising_mcp_errors, to_mcp_error
 
@@ -164,8 +165,7 @@ class Subscriptions:
         return EmptyResult()
 
     def _outbox(self, ctx: Context) -> _Outbox:
-        # The SDK has no other way to what outlives a request: the connection, and what is done at its end.
-        connection = ctx.session._connection  # pyright: ignore[reportPrivateUsage]
+        connection = connection_of(ctx)
         outbox = connection.state.get(_OUTBOX)
         if outbox is None:
             outbox = connection.state[_OUTBOX] = _Outbox(connection)
@@ -213,9 +213,11 @@ async def _watch(ctx: Context, uri: str) -> Callable[[], None]:
 def _can_be_told(ctx: Context) -> bool:
     """Whether there is a way to this client but the answer to its request: not over HTTP without sessions, for a client
     of the older protocol. One of the newer opens a stream."""
-    # The SDK tells nowhere else whether a connection has a session.
-    connection = ctx.session._connection  # pyright: ignore[reportPrivateUsage]
-    return ctx.request is None or connection.session_id is not None or ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+    return (
+        ctx.request is None
+        or connection_of(ctx).session_id is not None
+        or ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+    )
 
 
 def _announced(result: HandlerResult, *, subscribe: bool) -> HandlerResult:

@@ -20,6 +20,7 @@ from letta_conversations_mcp.conversations.lookup import (
     locate,
 )
 from letta_conversations_mcp.conversations.transcript import (
+    RESERVED_CHARS,
     cut,
     length,
 )
@@ -58,7 +59,7 @@ from letta_conversations_mcp.tools.results.conversations import (
     Updated,
 )
 from letta_conversations_mcp.tools.results.description import Described
-from letta_conversations_mcp.tools.results.result import RESERVED_CHARS, SUMMARY_CHARS
+from letta_conversations_mcp.tools.results.result import SUMMARY_CHARS
 
 
 async def create_conversation(
@@ -188,7 +189,10 @@ async def list_conversations(
         )
     budget = services_of(ctx).settings.max_output_chars
     rows = [ConversationRow.of(each, with_agent=owner is None) for each in page.items]
-    while len(rows) > 1 and sum(length(row.model_dump_json(exclude_defaults=True)) for row in rows) > budget - 1000:
+    while (
+        len(rows) > 1
+        and sum(length(row.model_dump_json(exclude_defaults=True)) for row in rows) > budget - RESERVED_CHARS
+    ):
         rows.pop()
     more = page.more or len(rows) < len(page.items)
     # A cursor without the value that is ordered by starts the list again, for ever (seen on 0.16.8).
@@ -333,7 +337,7 @@ async def compact(
     )
     async with heartbeat(ctx, "writing the summary"):
         done = await services.backend.compact(ref, wanted)
-    room = services.settings.max_output_chars - 1000
+    room = services.settings.max_output_chars - RESERVED_CHARS
     summary = cut(done.summary, room)
     return Compacted(
         conversation_id=ref.conversation_id,

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.tools.base import ToolContext
 from letta_conversations_mcp.turns.scheduler import Report
 
@@ -28,9 +29,8 @@ def reporter(ctx: ToolContext) -> Report:
 
 @asynccontextmanager
 async def heartbeat(ctx: ToolContext, doing: str) -> AsyncGenerator[None]:
-    """Reports at once, and every ten seconds while the body runs. What the body raises comes out as it is."""
+    """Report at once and then every ten seconds while the body runs."""
     report = reporter(ctx)
-    failure: Exception | None = None
 
     async def beat() -> None:
         started = anyio.current_time()
@@ -38,13 +38,6 @@ async def heartbeat(ctx: ToolContext, doing: str) -> AsyncGenerator[None]:
             await report(f"{doing}, {anyio.current_time() - started:.0f} s")
             await anyio.sleep(HEARTBEAT_SECONDS)
 
-    async with anyio.create_task_group() as tasks:
+    async with background_tasks() as tasks:
         tasks.start_soon(beat)
-        try:
-            yield
-        except Exception as error:
-            # Raised below: leaving the task group with it would wrap it in an ExceptionGroup.
-            failure = error
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+        yield

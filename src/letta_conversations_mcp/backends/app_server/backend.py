@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
-import anyio
-
 from letta_conversations_mcp.backends.app_server.app_server_json import read_local_message
 from letta_conversations_mcp.backends.app_server.base import LocalBounds, LocalTools, ServerContext
 from letta_conversations_mcp.backends.app_server.connection import TESTED_VERSION
@@ -31,6 +29,7 @@ from letta_conversations_mcp.core.model import (
     MessageSearch,
     Page,
 )
+from letta_conversations_mcp.core.task_groups import background_tasks
 
 
 class LocalBackend(LocalConversations, LocalTurns):
@@ -100,8 +99,5 @@ async def open_local_backend(
     server: ServerContext, bounds: LocalBounds, *, local_tools: LocalTools = "off"
 ) -> AsyncGenerator[LocalBackend]:
     """A backend whose connection lives in this context; `server` provides the App Server during its own context."""
-    async with anyio.create_task_group() as tasks:
-        try:
-            yield LocalBackend(server, tasks, bounds, local_tools)
-        finally:
-            tasks.cancel_scope.cancel()
+    async with background_tasks() as tasks:
+        yield LocalBackend(server, tasks, bounds, local_tools)

@@ -5,4 +5,3 @@ thread, when the first call is made.
 """
 
 from letta_conversations_mcp.backends.letta_api.backend import ApiBackend as ApiBackend
-from letta_conversations_mcp.backends.letta_api.client import ApiOptions as ApiOptions

@@ -65,7 +65,7 @@ class ApiBackend(ApiConversations, ApiApprovals):
         client = await self._open()
         from letta_conversations_mcp.backends.letta_api.health import read_health
 
-        return await read_health(client, self._options.base_url)
+        return await read_health(client, self._settings.api_url)
 
     # Agents
 
@@ -210,7 +210,7 @@ class ApiBackend(ApiConversations, ApiApprovals):
             data = client.object(
                 await client.json(
                     client.once.conversations.messages.with_raw_response.compact(
-                        ref.conversation_id, extra_body=body, timeout=client.timeout(self._options.compact_seconds)
+                        ref.conversation_id, extra_body=body, timeout=client.timeout(self._settings.compact_timeout)
                     )
                 )
             )

@@ -12,8 +12,9 @@ from typing import Self
 import anyio
 import anyio.to_thread
 
-from letta_conversations_mcp.backends.letta_api.client import ApiOptions, Client
+from letta_conversations_mcp.backends.letta_api.client import Client
 from letta_conversations_mcp.core.model import Conversation
+from letta_conversations_mcp.settings import BackendSettings
 from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
 
 REMEMBERED = 10_000
@@ -33,8 +34,8 @@ class Known:
 class ApiBase:
     """`async with` it; the SDK is loaded and connections are opened at the first request."""
 
-    def __init__(self, options: ApiOptions, meter: Meter = SILENT) -> None:
-        self._options = options
+    def __init__(self, settings: BackendSettings, meter: Meter = SILENT) -> None:
+        self._settings = settings
         self._meter = meter
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._loading = anyio.Lock()
@@ -54,7 +55,7 @@ class ApiBase:
         async with self._loading:
             if self._client is None:
                 # In a thread: the import takes half a second, in which other calls must go on.
-                self._client = await anyio.to_thread.run_sync(Client, self._options, self._meter)
+                self._client = await anyio.to_thread.run_sync(Client, self._settings, self._meter)
             return self._client
 
     def _remember(self, conversation: Conversation) -> Conversation:

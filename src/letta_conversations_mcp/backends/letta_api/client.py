@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +15,7 @@ from pydantic_core import from_json
 from letta_conversations_mcp.backends.letta_api.network import check_network
 from letta_conversations_mcp.backends.letta_api.reading import Json
 from letta_conversations_mcp.core.errors import Unreachable
+from letta_conversations_mcp.settings import BackendSettings
 from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
 
 if TYPE_CHECKING:
@@ -25,26 +25,6 @@ if TYPE_CHECKING:
 
     from letta_conversations_mcp.backends.letta_api.translation import Asking
 
-CLOUD_URL = "https://api.letta.com"
-
-
-@dataclass(frozen=True)
-class ApiOptions:
-    """Where and how to ask. All durations in seconds.
-
-    `first_byte_seconds` bounds the wait for the beginning of a turn's stream, `silence_seconds` the silence within it,
-    in which Letta sends a ping every 20 seconds.
-    """
-
-    base_url: str = CLOUD_URL
-    api_key: str = ""
-    project: str = ""
-    connect_seconds: float = 5.0
-    request_seconds: float = 60.0
-    first_byte_seconds: float = 60.0
-    silence_seconds: float = 120.0
-    compact_seconds: float = 300.0
-
 
 class Client:
     """The SDK, once it is loaded: one set of connections, asked with retries for reading and without for all else."""
@@ -53,7 +33,7 @@ class Client:
     retrying: AsyncLetta
     asking: Asking
 
-    def __init__(self, options: ApiOptions, meter: Meter = SILENT) -> None:
+    def __init__(self, settings: BackendSettings, meter: Meter = SILENT) -> None:
         """Raises NotConfigured for variables of the network that cannot be used."""
         import httpx
         import letta_client
@@ -67,17 +47,18 @@ class Client:
         from letta_conversations_mcp.backends.letta_api.translation import Asking
 
         self._httpx = httpx
-        self._connect_seconds = options.connect_seconds
-        self._base_url = options.base_url
-        self.asking = Asking(options.base_url, key_given=bool(options.api_key))
+        self._connect_seconds = settings.connect_timeout
+        self._base_url = settings.api_url
+        api_key = settings.api_key.get_secret_value()
+        self.asking = Asking(self._base_url, key_given=bool(api_key))
         # Without a key the header is left out by hand: the SDK would look for one in the environment.
-        headers = {} if options.api_key else {"Authorization": letta_client.omit}
+        headers = {} if api_key else {"Authorization": letta_client.omit}
         self.once = letta_client.AsyncLetta(
-            api_key=options.api_key or "none",
-            base_url=options.base_url,
-            project=options.project or None,
+            api_key=api_key or "none",
+            base_url=self._base_url,
+            project=settings.project or None,
             max_retries=0,
-            timeout=self.timeout(options.request_seconds),
+            timeout=self.timeout(settings.request_timeout),
             default_headers=cast("dict[str, str]", headers),
             http_client=CountingClient(
                 meter,

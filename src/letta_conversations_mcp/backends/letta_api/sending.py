@@ -89,7 +89,7 @@ class ApiSending(ApiBase):
             if message.max_steps is not None:
                 body["max_steps"] = message.max_steps
         request = client.once.conversations.messages.with_streaming_response.create(
-            ref.conversation_id, extra_body=body, timeout=client.timeout(self._options.silence_seconds)
+            ref.conversation_id, extra_body=body, timeout=client.timeout(self._settings.silence_timeout)
         )
         async with self._read(client, ref, request) as chunks:
             yield chunks
@@ -102,7 +102,7 @@ class ApiSending(ApiBase):
         if ref.conversation_id == DEFAULT_CONVERSATION:
             body["agent_id"] = ref.agent_id
         request = client.once.conversations.messages.with_streaming_response.stream(
-            ref.conversation_id, extra_body=body, timeout=client.timeout(self._options.silence_seconds)
+            ref.conversation_id, extra_body=body, timeout=client.timeout(self._settings.silence_timeout)
         )
         async with self._read(client, ref, request) as chunks:
             yield chunks
@@ -114,8 +114,8 @@ class ApiSending(ApiBase):
         from letta_conversations_mcp.backends.letta_api.stream import open_response, read_stream
 
         async with (
-            open_response(request, client.asking, ref, self._options.first_byte_seconds) as response,
-            read_stream(response, self._options.silence_seconds) as chunks,
+            open_response(request, client.asking, ref, self._settings.first_byte_timeout) as response,
+            read_stream(response, self._settings.silence_timeout) as chunks,
         ):
             yield chunks
 

@@ -7,7 +7,6 @@ audience exactly, and not be expired. Its scopes are read from `scope` (RFC 9068
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -18,6 +17,7 @@ from mcp.server.auth.provider import AccessToken
 
 from letta_conversations_mcp.core.access import SCOPES, Access
 from letta_conversations_mcp.server.caller_view import CallerToken
+from letta_conversations_mcp.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -46,22 +46,11 @@ class ProviderFailed(Exception):
     """The provider's keys cannot be had, so no token can be judged."""
 
 
-@dataclass(frozen=True)
-class OidcOptions:
-    """Whose tokens are accepted. `jwks_url` is "" when the provider's discovery document tells it; `agents_claim` is
-    "" when the provider does not tell agents."""
-
-    issuer: str
-    audience: str
-    jwks_url: str = ""
-    agents_claim: str = ""
-
-
 class SigningKeys:
     """The provider's public keys by their id, fetched when they are needed."""
 
-    def __init__(self, options: OidcOptions) -> None:
-        self._options = options
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._fetching = anyio.Lock()
         self._keys: list[jwt.PyJWK] = []
         self._fetched_at = -float("inf")
@@ -92,23 +81,23 @@ class SigningKeys:
                 with anyio.fail_after(FETCH_SECONDS):
                     self._keys = await self._fetch()
             except (httpx.HTTPError, TimeoutError, ValueError, jwt.PyJWTError) as error:
-                logger.error("the keys of %s cannot be had: %s", self._options.issuer, type(error).__name__)
+                logger.error("the keys of %s cannot be had: %s", self._settings.oidc_issuer, type(error).__name__)
             else:
                 self._fetched_at = anyio.current_time()
 
     async def _fetch(self) -> list[jwt.PyJWK]:
         async with httpx.AsyncClient(timeout=FETCH_SECONDS) as client:
-            url = self._options.jwks_url or await self._discover(client)
+            url = self._settings.oidc_jwks_url or await self._discover(client)
             document = _json(await client.get(url))
         keys = jwt.PyJWKSet.from_dict(document).keys
         return [each for each in keys if each.public_key_use in (None, "sig") and each.algorithm_name in ALGORITHMS]
 
     async def _discover(self, client: httpx.AsyncClient) -> str:
-        document = _json(await client.get(f"{self._options.issuer.rstrip('/')}/.well-known/openid-configuration"))
+        document = _json(await client.get(f"{self._settings.oidc_issuer.rstrip('/')}/.well-known/openid-configuration"))
         url = str(document.get("jwks_uri", ""))
-        if document.get("issuer") != self._options.issuer:
+        if document.get("issuer") != self._settings.oidc_issuer:
             raise ValueError("the discovery document is another issuer's")
-        if urlsplit(url).scheme != "https" and urlsplit(self._options.issuer).scheme == "https":
+        if urlsplit(url).scheme != "https" and urlsplit(self._settings.oidc_issuer).scheme == "https":
             raise ValueError("the keys would come over plain http")
         return url
 
@@ -123,9 +112,10 @@ def _json(response: httpx.Response) -> dict[str, Any]:
 class OidcTokens:
     """Verifies the provider's tokens (an SDK `TokenVerifier`)."""
 
-    def __init__(self, options: OidcOptions) -> None:
-        self._options = options
-        self._keys = SigningKeys(options)
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._audience = settings.oidc_audience or settings.public_url
+        self._keys = SigningKeys(settings)
 
     async def verify_token(self, token: str) -> AccessToken | None:
         """Raises ProviderFailed."""
@@ -147,8 +137,8 @@ class OidcTokens:
             # The bare key with the list, because a JWK without `alg` would stand for one algorithm of its kind only.
             key.key,
             algorithms=[each for each in ALGORITHMS if _fits(each, key)],
-            audience=self._options.audience,
-            issuer=self._options.issuer,
+            audience=self._audience,
+            issuer=self._settings.oidc_issuer,
             leeway=LEEWAY_SECONDS,
             options={"require": ["exp", "iss", "aud", "sub"]},
         )
@@ -156,7 +146,11 @@ class OidcTokens:
         if not subject or len(subject) > SUBJECT_CHARS:
             raise jwt.InvalidTokenError("sub is empty or too long")
         granted = _texts(claims.get("scope")) | _texts(claims.get("scp"))
-        agents = frozenset(_texts(claims.get(self._options.agents_claim))) if self._options.agents_claim else None
+        agents = (
+            frozenset(_texts(claims.get(self._settings.oidc_agents_claim)))
+            if self._settings.oidc_agents_claim
+            else None
+        )
         access = Access(
             # Names of the tokens file have no colon, so nobody there is taken for somebody here.
             name=f"oidc:{subject}",
@@ -166,9 +160,9 @@ class OidcTokens:
         return CallerToken.of(
             access,
             subject=subject,
-            resource=self._options.audience,
+            resource=self._audience,
             expires_at=int(claims["exp"]) + LEEWAY_SECONDS,
-            claims={"iss": self._options.issuer},
+            claims={"iss": self._settings.oidc_issuer},
         )
 
 

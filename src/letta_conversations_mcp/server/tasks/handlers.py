@@ -15,7 +15,7 @@ import anyio
 from mcp_types import CallToolResult
 
 from letta_conversations_mcp.conversations.lookup import locate
-from letta_conversations_mcp.conversations.transcript import cut
+from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, cut
 from letta_conversations_mcp.core.errors import ConversationError, NotFound, Refused
 from letta_conversations_mcp.core.model import (
     DEFAULT_CONVERSATION,
@@ -23,12 +23,13 @@ from letta_conversations_mcp.core.model import (
     MessageQuery,
     Turn,
 )
+from letta_conversations_mcp.core.times import parse_time
 from letta_conversations_mcp.tools.ask_many import AT_ONCE
 from letta_conversations_mcp.tools.base import Services
 from letta_conversations_mcp.tools.results.ask_many import ReplyRow, Target, collect, row_of
 from letta_conversations_mcp.tools.results.conversations import Compacted
 from letta_conversations_mcp.tools.results.reply import Reply
-from letta_conversations_mcp.tools.results.result import RESERVED_CHARS, Result
+from letta_conversations_mcp.tools.results.result import Result
 from letta_conversations_mcp.turns.handle import Flight
 
 Trace = dict[str, Any]
@@ -271,8 +272,5 @@ async def _count_in_context(services: Services, ref: ConversationRef) -> int:
 
 
 def _is_since(at: str, since: datetime) -> bool:
-    try:
-        moment = datetime.fromisoformat(at)
-    except ValueError:
-        return False
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) >= since - CLOCK_TOLERANCE
+    moment = parse_time(at)
+    return moment is not None and moment >= since - CLOCK_TOLERANCE

@@ -9,13 +9,14 @@ from pydantic_core import to_json
 
 from letta_conversations_mcp.conversations.describe import Description
 from letta_conversations_mcp.conversations.transcript import (
+    RESERVED_CHARS,
     cut,
     length,
 )
 from letta_conversations_mcp.core.model import (
     ToolCall,
 )
-from letta_conversations_mcp.tools.results.result import RESERVED_CHARS, Result
+from letta_conversations_mcp.tools.results.result import Result
 
 
 class PendingCall(Result):

@@ -8,6 +8,7 @@ from letta_conversations_mcp.conversations.search import (
     snippet,
 )
 from letta_conversations_mcp.conversations.transcript import (
+    RESERVED_CHARS,
     SPEAKER,
     body,
     cut,
@@ -17,7 +18,7 @@ from letta_conversations_mcp.core.model import (
     MessageKind,
     MessageSearch,
 )
-from letta_conversations_mcp.tools.results.result import RESERVED_CHARS, Result
+from letta_conversations_mcp.tools.results.result import Result
 
 ROW_CHARS = 280
 """What a found message costs beside its snippet, in either form of the answer: its ids, most of all."""

@@ -10,6 +10,8 @@ from pydantic.json_schema import SkipJsonSchema
 
 from letta_conversations_mcp.conversations.history import HistoryPage
 from letta_conversations_mcp.conversations.transcript import (
+    MESSAGE_CHARS,
+    RESERVED_CHARS,
     body,
     shorten,
     to_markdown,
@@ -19,11 +21,7 @@ from letta_conversations_mcp.core.model import (
     MessageKind,
     MessageQuery,
 )
-from letta_conversations_mcp.tools.results.result import RESERVED_CHARS, Result
-
-MESSAGE_CHARS = 60
-"""What a message costs beside its text, in either form of the answer."""
-
+from letta_conversations_mcp.tools.results.result import Result
 
 ID_CHARS = 60
 """What its id adds to that."""

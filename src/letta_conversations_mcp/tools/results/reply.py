@@ -7,16 +7,13 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from letta_conversations_mcp.conversations.transcript import cut, fair_share, length
+from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, cut, fair_share, length
 from letta_conversations_mcp.core.errors import quote
 from letta_conversations_mcp.core.model import ConversationRef, ToolCall, Turn, TurnStatus, Usage
 from letta_conversations_mcp.tools.results.result import Result
 from letta_conversations_mcp.turns.handle import WITHDRAWN
 
 ReplyKind = Literal["reasoning", "tool"]
-
-RESERVED_CHARS = 1_500
-"""Of an answer's budget, what ids, notes and the JSON around them need."""
 
 ANSWERS_CHARS = 120
 """Of the message that a reply answers: enough to know it again."""

@@ -5,10 +5,6 @@ from __future__ import annotations
 from mcp_types import CallToolResult, TextContent
 from pydantic import BaseModel, ConfigDict
 
-RESERVED_CHARS = 1_000
-"""Of an answer's budget, what ids, cursors and notes need."""
-
-
 SUMMARY_CHARS = 200
 """A conversation's summary in a list or beside other facts; the rest is in its resource."""
 

@@ -1,0 +1,31 @@
+"""The parts of the MCP SDK that are used although they are private. No other module uses any.
+
+A test fails as soon as the SDK offers one of them publicly; the function here then becomes a call of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from mcp.server import MCPServer, ServerRequestContext
+from mcp.server.connection import Connection
+from mcp.server.context import HandlerResult
+from mcp_types import RequestParams
+
+Params = TypeVar("Params", bound=RequestParams)
+
+
+def add_request_handler(
+    server: MCPServer[Any],
+    method: str,
+    params: type[Params],
+    handler: Callable[[ServerRequestContext[Any, Any], Params], Awaitable[HandlerResult]],
+) -> None:
+    """Answer a method of the protocol that MCPServer has no handler for."""
+    server._lowlevel_server.add_request_handler(method, params, handler)  # pyright: ignore[reportPrivateUsage]
+
+
+def connection_of(ctx: ServerRequestContext[Any, Any]) -> Connection:
+    """The connection that a request came in on. It outlives the request, and only it has the session's id."""
+    return ctx.session._connection  # pyright: ignore[reportPrivateUsage]
