@@ -29,7 +29,10 @@ async def test_the_tasks_are_cancelled_when_the_body_ends_and_not_before() -> No
 
 
 async def test_an_exception_of_the_body_is_not_wrapped() -> None:
-    with pytest.raises(ValueError, match="as it is"):
+    async def fail() -> None:
         async with background_tasks() as tasks:
             tasks.start_soon(anyio.sleep_forever)
             raise ValueError("as it is")
+
+    with pytest.raises(ValueError, match="as it is"):
+        await fail()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated, ServerEvent
 
+from letta_conversations_mcp.backends.announcing import AnnouncingBackend
 from letta_conversations_mcp.backends.open import open_backend
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import NotFound, Refused
 from letta_conversations_mcp.core.model import ConversationChanges, NewConversation
-from letta_conversations_mcp.notifications import poller as watching
-from letta_conversations_mcp.notifications.events import Change, LocalChanges, announcing
-from letta_conversations_mcp.notifications.poller import Watcher, open_watcher
+from letta_conversations_mcp.notifications import poller as polling
+from letta_conversations_mcp.notifications.events import LIST_CHANGED, changed_conversation, conversation_changed
+from letta_conversations_mcp.notifications.poller import Poller, open_poller
 from letta_conversations_mcp.settings import Settings
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
@@ -49,13 +51,14 @@ CHANGES_NOTHING = {
 
 
 class Ear:
-    """Hears topics being told."""
+    """Hears events for a client's URIs."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    async def tell(self, topic: str) -> None:
-        self.heard.append(topic)
+    def __call__(self, event: ServerEvent) -> None:
+        if isinstance(event, ResourceUpdated) and not changed_conversation(event):
+            self.heard.append(event.uri)
 
     async def hear(self, count: int = 1) -> None:
         """Wait until so many topics have been told in all."""
@@ -65,15 +68,16 @@ class Ear:
 
 
 @asynccontextmanager
-async def watcher_of(
-    letta: Letta, tell: Callable[[str], Awaitable[None]], every: float
-) -> AsyncGenerator[tuple[Watcher, Backend, LocalChanges]]:
-    changes = LocalChanges()
+async def poller_of(
+    letta: Letta, ear: Ear, interval: float
+) -> AsyncGenerator[tuple[Poller, Backend, InMemorySubscriptionBus]]:
+    bus = InMemorySubscriptionBus()
+    bus.subscribe(ear)
     async with (
         open_backend(Settings(base_url=letta.base_url)) as backend,
-        open_watcher(changes, tell, every=every) as it,
+        open_poller(bus, interval=interval) as poller,
     ):
-        yield it, announcing(backend, changes), changes
+        yield poller, AnnouncingBackend(backend, bus), bus
 
 
 async def a_conversation(letta: Letta) -> str:
@@ -97,14 +101,14 @@ async def looked_often(letta: Letta, conversation_id: str) -> None:
 @pytest.mark.fake_only
 async def test_a_conversation_is_looked_at_until_its_last_watcher_stops(letta: Letta) -> None:
     conversation_id = await a_conversation(letta)
-    async with watcher_of(letta, Ear().tell, QUICKLY) as (watcher, backend, _):
-        stop_first = await watcher.watch(conversation_id, "one", backend)
-        stop_second = await watcher.watch(conversation_id, "two", backend)
+    async with poller_of(letta, Ear(), QUICKLY) as (poller, backend, _):
+        stop_first = await poller.watch(conversation_id, "one", backend)
+        stop_second = await poller.watch(conversation_id, "two", backend)
         stop_first()
         await looked_often(letta, conversation_id)
         stop_second()
         other = await a_conversation(letta)
-        await watcher.watch(other, "three", backend)
+        await poller.watch(other, "three", backend)
         seen = looks(letta, conversation_id)
         await looked_often(letta, other)
 
@@ -115,8 +119,8 @@ async def test_a_conversation_is_looked_at_until_its_last_watcher_stops(letta: L
 async def test_nothing_is_told_while_nothing_changes(letta: Letta) -> None:
     conversation_id = await a_conversation(letta)
     ear = Ear()
-    async with watcher_of(letta, ear.tell, QUICKLY) as (watcher, backend, _):
-        await watcher.watch(conversation_id, "one", backend)
+    async with poller_of(letta, ear, QUICKLY) as (poller, backend, _):
+        await poller.watch(conversation_id, "one", backend)
         await looked_often(letta, conversation_id)
 
     assert ear.heard == []
@@ -126,8 +130,8 @@ async def test_nothing_is_told_while_nothing_changes(letta: Letta) -> None:
 async def test_a_change_by_this_server_is_not_told_again_and_again_however_often_is_looked(letta: Letta) -> None:
     conversation_id = await a_conversation(letta)
     ear = Ear()
-    async with watcher_of(letta, ear.tell, QUICKLY) as (watcher, backend, _):
-        await watcher.watch(conversation_id, "one", backend)
+    async with poller_of(letta, ear, QUICKLY) as (poller, backend, _):
+        await poller.watch(conversation_id, "one", backend)
         await backend.update_conversation(conversation_id, ConversationChanges(summary="new"))
         await ear.hear()
         await looked_often(letta, conversation_id)
@@ -139,12 +143,12 @@ async def test_a_change_by_this_server_is_not_told_again_and_again_however_often
 async def test_a_change_is_told_under_every_name_that_is_watched(letta: Letta) -> None:
     conversation_id = await a_conversation(letta)
     ear = Ear()
-    async with watcher_of(letta, ear.tell, NEVER) as (watcher, backend, changes):
+    async with poller_of(letta, ear, NEVER) as (poller, backend, bus):
         for topic in ("one", "two", "two"):
-            await watcher.watch(conversation_id, topic, backend)
-        changes.publish(Change(conversation_id))
+            await poller.watch(conversation_id, topic, backend)
+        await bus.publish(conversation_changed(conversation_id))
         await ear.hear(2)
-        changes.publish(Change(conversation_id))
+        await bus.publish(conversation_changed(conversation_id))
         await ear.hear(4)
 
     assert ear.heard == ["one", "two", "one", "two"]
@@ -154,8 +158,8 @@ async def test_a_change_is_told_under_every_name_that_is_watched(letta: Letta) -
 async def test_watching_outlives_a_letta_that_does_not_answer(letta: Letta) -> None:
     conversation_id = await a_conversation(letta)
     ear = Ear()
-    async with watcher_of(letta, ear.tell, QUICKLY) as (watcher, backend, _):
-        await watcher.watch(conversation_id, "one", backend)
+    async with poller_of(letta, ear, QUICKLY) as (poller, backend, _):
+        await poller.watch(conversation_id, "one", backend)
         letta.fake.fail("GET", f"/v1/conversations/{conversation_id}", status=500, times=2)
         await looked_often(letta, conversation_id)
         await letta.send(conversation_id, "after that")
@@ -163,39 +167,39 @@ async def test_watching_outlives_a_letta_that_does_not_answer(letta: Letta) -> N
 
 
 async def test_what_is_not_there_is_not_watched(letta: Letta) -> None:
-    async with watcher_of(letta, Ear().tell, NEVER) as (watcher, backend, _):
+    async with poller_of(letta, Ear(), NEVER) as (poller, backend, _):
         with pytest.raises(NotFound):
-            await watcher.watch(f"conv-{uuid.uuid4()}", "one", backend)
+            await poller.watch(f"conv-{uuid.uuid4()}", "one", backend)
 
 
 async def test_only_so_many_conversations_are_watched(letta: Letta, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "MOST_WATCHED", 1)
+    monkeypatch.setattr(polling, "MOST_WATCHED", 1)
     first, second = await a_conversation(letta), await a_conversation(letta)
-    async with watcher_of(letta, Ear().tell, NEVER) as (watcher, backend, _):
-        stop = await watcher.watch(first, "one", backend)
+    async with poller_of(letta, Ear(), NEVER) as (poller, backend, _):
+        stop = await poller.watch(first, "one", backend)
         with pytest.raises(Refused, match="watched already"):
-            await watcher.watch(second, "two", backend)
+            await poller.watch(second, "two", backend)
         stop()
-        await watcher.watch(second, "two", backend)
+        await poller.watch(second, "two", backend)
 
 
 async def test_making_and_deleting_a_conversation_lists_it_anew(letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
-    heard: list[Change] = []
-    async with watcher_of(letta, Ear().tell, NEVER) as (_, backend, changes):
-        stop = changes.subscribe(heard.append)
+    heard: list[ServerEvent] = []
+    async with poller_of(letta, Ear(), NEVER) as (_, backend, bus):
+        stop = bus.subscribe(heard.append)
         made = await backend.create_conversation(NewConversation(agent_id=agent_id))
         await backend.delete_conversation(made.id)
         stop()
         await backend.create_conversation(NewConversation(agent_id=agent_id))
 
-    assert heard == [Change(made.id, relisted=True)] * 2
+    assert heard == [conversation_changed(made.id), LIST_CHANGED] * 2
 
 
 def test_every_verb_is_known_to_change_a_conversation_or_not() -> None:
     """A verb that is added has to be thought of here: those who watch are told of what is made through it, or not."""
     verbs = {name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_")}
-    changing = set(vars(type(announcing(None, LocalChanges())))) & verbs  # pyright: ignore[reportArgumentType] - no verb is called
+    changing = set(vars(AnnouncingBackend)) & verbs
 
     assert changing | CHANGES_NOTHING == verbs
     assert not changing & CHANGES_NOTHING

@@ -11,10 +11,12 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
+from mcp.server.subscriptions import ResourceUpdated, ServerEvent
 from pydantic import SecretStr
 
-from letta_conversations_mcp.notifications.events import Change
-from letta_conversations_mcp.notifications.redis_bus import OUTBOX, open_changes
+from letta_conversations_mcp.core.task_groups import background_tasks
+from letta_conversations_mcp.notifications.events import LIST_CHANGED, conversation_changed
+from letta_conversations_mcp.notifications.redis_bus import OUTBOX, RedisSubscriptionBus
 from letta_conversations_mcp.settings import Settings
 from tests.operations.service import Service, service
 from tests.rig.bounds import HANG_SECONDS
@@ -49,89 +51,112 @@ def sharing(url: str, **more: object) -> Settings:
     return Settings.model_validate({"redis_url": SecretStr(url), "letta_base_url": "http://letta.test", **more})
 
 
+@asynccontextmanager
+async def open_bus(settings: Settings) -> AsyncGenerator[RedisSubscriptionBus]:
+    bus = RedisSubscriptionBus(settings)
+    async with background_tasks() as tasks:
+        tasks.start_soon(bus.run)
+        yield bus
+
+
 class Heard:
-    """Changes, as they come."""
+    """Events, as they come."""
 
     def __init__(self) -> None:
-        self.changes: list[Change] = []
+        self.events: list[ServerEvent] = []
         self._news = anyio.Event()
 
-    def __call__(self, change: Change) -> None:
-        self.changes.append(change)
+    def __call__(self, event: ServerEvent) -> None:
+        self.events.append(event)
         self._news.set()
         self._news = anyio.Event()
 
-    async def until(self, wanted: Change) -> None:
+    async def until(self, wanted: ServerEvent) -> None:
         with anyio.fail_after(HANG_SECONDS):
-            while wanted not in self.changes:
+            while wanted not in self.events:
                 await self._news.wait()
 
 
-async def test_a_change_is_heard_everywhere_and_once(redis_url: str) -> None:
+async def connected(sender: RedisSubscriptionBus, receiver: Heard) -> None:
+    """Publish until the receiver hears it: that a subscription at Redis has begun shows nowhere else."""
+    with anyio.fail_after(HANG_SECONDS):
+        while conversation_changed(OTHER) not in receiver.events:
+            await sender.publish(conversation_changed(OTHER))
+            await anyio.sleep(0.02)
+
+
+async def test_an_event_is_heard_everywhere_and_once(redis_url: str) -> None:
     settings = sharing(redis_url)
     here, there = Heard(), Heard()
-    async with open_changes(settings) as mine, open_changes(settings) as others:
+    async with open_bus(settings) as mine, open_bus(settings) as others:
         mine.subscribe(here)
         others.subscribe(there)
-        # Until the other one listens, which nobody tells.
-        with anyio.fail_after(HANG_SECONDS):
-            while not there.changes:
-                mine.publish(Change(OTHER))
-                await anyio.sleep(0.02)
-        here.changes.clear()
-        mine.publish(Change(CONVERSATION, relisted=True))
-        await there.until(Change(CONVERSATION, relisted=True))
-        others.publish(Change(OTHER, relisted=True))
-        await here.until(Change(OTHER, relisted=True))
+        await connected(mine, there)
+        here.events.clear()
+        await mine.publish(conversation_changed(CONVERSATION))
+        await mine.publish(LIST_CHANGED)
+        await there.until(LIST_CHANGED)
+        await others.publish(conversation_changed(OTHER))
+        await here.until(conversation_changed(OTHER))
 
-    assert here.changes == [Change(CONVERSATION, relisted=True), Change(OTHER, relisted=True)]
+    assert here.events == [conversation_changed(CONVERSATION), LIST_CHANGED, conversation_changed(OTHER)]
+
+
+async def test_the_uris_of_a_client_stay_in_its_own_process(redis_url: str) -> None:
+    settings = sharing(redis_url)
+    here, there = Heard(), Heard()
+    watched = ResourceUpdated(f"letta://conversations/{CONVERSATION}/transcript")
+    async with open_bus(settings) as mine, open_bus(settings) as others:
+        mine.subscribe(here)
+        others.subscribe(there)
+        await connected(mine, there)
+        await mine.publish(watched)
+        await mine.publish(LIST_CHANGED)
+        await there.until(LIST_CHANGED)
+
+    assert watched in here.events
+    assert watched not in there.events
 
 
 async def test_servers_of_another_letta_do_not_hear_it(redis_url: str) -> None:
     here, there = Heard(), Heard()
     async with (
-        open_changes(sharing(redis_url)) as mine,
-        open_changes(sharing(redis_url)) as same,
-        open_changes(sharing(redis_url, letta_base_url="http://elsewhere.test")) as foreign,
+        open_bus(sharing(redis_url)) as mine,
+        open_bus(sharing(redis_url)) as same,
+        open_bus(sharing(redis_url, letta_base_url="http://elsewhere.test")) as foreign,
     ):
         same.subscribe(here)
         foreign.subscribe(there)
-        with anyio.fail_after(HANG_SECONDS):
-            while not here.changes:
-                mine.publish(Change(CONVERSATION))
-                await anyio.sleep(0.02)
+        await connected(mine, here)
 
-    assert there.changes == []
+    assert there.events == []
 
 
-@pytest.mark.parametrize("junk", [b"", b"{}", b'{"sender":"x","conversation_id":"../../etc","relisted":true}', b"\xff"])
+@pytest.mark.parametrize("junk", [b"", b"{}", b'{"sender":"x","conversation_id":"../../etc"}', b"\xff"])
 async def test_what_is_no_news_of_a_conversation_is_left_out(redis_url: str, junk: bytes) -> None:
     from redis.asyncio import Redis
 
     here = Heard()
-    async with open_changes(sharing(redis_url)) as mine, open_changes(sharing(redis_url)) as others:
+    async with open_bus(sharing(redis_url)) as mine, open_bus(sharing(redis_url)) as others:
         others.subscribe(here)
-        with anyio.fail_after(HANG_SECONDS):
-            while not here.changes:
-                mine.publish(Change(OTHER))
-                await anyio.sleep(0.02)
+        await connected(mine, here)
         async with Redis.from_url(redis_url) as redis:  # pyright: ignore[reportUnknownMemberType]
             for channel in await redis.pubsub_channels():  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
                 await redis.publish(channel, junk)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-        mine.publish(Change(CONVERSATION))
-        await here.until(Change(CONVERSATION))
+        await mine.publish(conversation_changed(CONVERSATION))
+        await here.until(conversation_changed(CONVERSATION))
 
-    assert {each.conversation_id for each in here.changes} == {CONVERSATION, OTHER}
+    assert set(here.events) == {conversation_changed(CONVERSATION), conversation_changed(OTHER)}
 
 
 async def test_a_redis_that_is_away_holds_up_nothing_that_is_done_here() -> None:
     here = Heard()
-    async with open_changes(sharing(f"redis://127.0.0.1:{free_port()}/0")) as mine:
+    async with open_bus(sharing(f"redis://127.0.0.1:{free_port()}/0")) as mine:
         mine.subscribe(here)
         for _ in range(2 * OUTBOX):
-            mine.publish(Change(CONVERSATION))
+            await mine.publish(conversation_changed(CONVERSATION))
 
-    assert len(here.changes) == 2 * OUTBOX
+    assert len(here.events) == 2 * OUTBOX
 
 
 async def test_the_connection_is_made_again_after_it_was_cut(tmp_path: Path) -> None:
@@ -139,12 +164,12 @@ async def test_the_connection_is_made_again_after_it_was_cut(tmp_path: Path) -> 
     there = Heard()
     async with relayed(tmp_path, program) as relay:
         settings = sharing(f"redis://127.0.0.1:{relay.port}/0")
-        async with open_changes(settings) as mine, open_changes(settings) as others:
+        async with open_bus(settings) as mine, open_bus(settings) as others:
             others.subscribe(there)
             for conversation_id in (CONVERSATION, OTHER):
                 with anyio.fail_after(HANG_SECONDS):
-                    while Change(conversation_id) not in there.changes:
-                        mine.publish(Change(conversation_id))
+                    while conversation_changed(conversation_id) not in there.events:
+                        await mine.publish(conversation_changed(conversation_id))
                         await anyio.sleep(0.02)
                 relay.cut()
 

@@ -24,10 +24,10 @@ SPEAKER: dict[MessageKind, str] = {
 }
 
 
-RESERVED_CHARS = 1_500
+RESERVED_CHARS = 1_000
 """Characters of every answer that are kept for ids, cursors, notes and the JSON around them."""
 
-MESSAGE_CHARS = 80
+MESSAGE_CHARS = 60
 """Characters that a message needs beside its text, in either form of an answer."""
 
 

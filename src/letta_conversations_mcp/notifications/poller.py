@@ -1,32 +1,38 @@
-"""Conversations that somebody wants to be told about: looked at while they are wanted, and no longer.
+"""Finding out that a conversation has changed, for clients that subscribed to it.
 
-A change that this server hears of is told at once. Others talk with the same agents past it, so each watched
-conversation is also looked at every few seconds, once for all who watch it. Somebody who was told may read at once:
-the look that later changes are compared with is therefore taken before telling.
+A change made through this server, or through a replica, is heard as an event. Others change conversations at Letta
+directly, so each subscribed conversation is also polled, once for all its subscribers. Before an event is published the
+conversation is read again: later polls compare with that, and a client may read at once.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
 from anyio.abc import TaskGroup
+from mcp.server.subscriptions import ResourceUpdated, ServerEvent, SubscriptionBus
 
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError, NotFound, Refused
 from letta_conversations_mcp.core.model import Conversation
-from letta_conversations_mcp.notifications.events import Change, Changes
+from letta_conversations_mcp.core.task_groups import background_tasks
+from letta_conversations_mcp.notifications.events import changed_conversation
 
 logger = logging.getLogger(__name__)
 
 MOST_WATCHED = 200
-"""Conversations: at one look every five seconds, forty small requests a second."""
+"""Conversations: polled every five seconds they cause forty small requests a second."""
 
 
 class _Watch:
-    """One conversation: what of it is watched, and through whose eyes."""
+    """One conversation that clients are subscribed to.
+
+    `seen` is the conversation as it was last read, None once it is deleted. `watchers` holds for each subscription its
+    URI and the backend of its caller.
+    """
 
     def __init__(self, conversation_id: str, seen: Conversation) -> None:
         self.conversation_id = conversation_id
@@ -36,30 +42,30 @@ class _Watch:
         self.ending = anyio.CancelScope()
 
     @property
-    def topics(self) -> list[str]:
-        return list(dict.fromkeys(topic for topic, _ in self.watchers.values()))
+    def uris(self) -> list[str]:
+        return list(dict.fromkeys(uri for uri, _ in self.watchers.values()))
 
     @property
     def backend(self) -> Backend:
-        """That of somebody who watches now: what another one may see may have ended."""
+        """The latest subscriber's: an earlier one may have lost access."""
         return next(reversed(self.watchers.values()))[1]
 
 
-class Watcher:
-    """Made by `open_watcher`."""
+class Poller:
+    """Made by `open_poller`."""
 
-    def __init__(self, tasks: TaskGroup, tell: Callable[[str], Awaitable[None]], every: float) -> None:
+    def __init__(self, tasks: TaskGroup, bus: SubscriptionBus, interval: float) -> None:
         self._tasks = tasks
-        self._tell = tell
-        self._every = every
+        self._bus = bus
+        self._interval = interval
         self._watches: dict[str, _Watch] = {}
 
-    async def watch(self, conversation_id: str, topic: str, backend: Backend) -> Callable[[], None]:
-        """Have `topic` told whenever the conversation changes, until what comes back is called.
+    async def watch(self, conversation_id: str, uri: str, backend: Backend) -> Callable[[], None]:
+        """Publish a ResourceUpdated for `uri` whenever the conversation changes, until the returned function is called.
 
         Raises:
-            NotFound: there is no such conversation, as `backend` sees it.
-            Refused: too many are watched already.
+            NotFound: `backend` has no such conversation.
+            Refused: too many conversations are watched already.
         """
         seen = await backend.get_conversation(conversation_id)
         watch = self._watches.get(conversation_id)
@@ -69,9 +75,9 @@ class Watcher:
                     "watch a conversation", f"{MOST_WATCHED} are watched already", "Read it again now and then instead."
                 )
             watch = self._watches[conversation_id] = _Watch(conversation_id, seen)
-            self._tasks.start_soon(self._look, watch)
+            self._tasks.start_soon(self._poll, watch)
         key = object()
-        watch.watchers[key] = (topic, backend)
+        watch.watchers[key] = (uri, backend)
 
         def stop() -> None:
             watch.watchers.pop(key, None)
@@ -81,25 +87,25 @@ class Watcher:
 
         return stop
 
-    def note(self, change: Change) -> None:
-        """A listener of changes."""
-        if watch := self._watches.get(change.conversation_id):
+    def hear(self, event: ServerEvent) -> None:
+        """A listener of the bus."""
+        if watch := self._watches.get(changed_conversation(event)):
             watch.changed.set()
 
-    async def _look(self, watch: _Watch) -> None:
+    async def _poll(self, watch: _Watch) -> None:
         with watch.ending:
             while True:
-                with anyio.move_on_after(self._every):
+                with anyio.move_on_after(self._interval):
                     await watch.changed.wait()
                 heard = watch.changed.is_set()
                 watch.changed = anyio.Event()
                 try:
                     if await self._is_different(watch) or heard:
-                        for topic in watch.topics:
-                            await self._tell(topic)
+                        for uri in watch.uris:
+                            await self._bus.publish(ResourceUpdated(uri))
                 except Exception:
                     # An exception that left this would end every other watch in the group.
-                    logger.exception("watching conversation %s failed; going on", watch.conversation_id)
+                    logger.exception("polling conversation %s failed; going on", watch.conversation_id)
 
     async def _is_different(self, watch: _Watch) -> bool:
         try:
@@ -107,7 +113,7 @@ class Watcher:
         except NotFound:
             now = None
         except ConversationError as error:
-            logger.info("conversation %s could not be looked at: %s", watch.conversation_id, error)
+            logger.info("conversation %s could not be read: %s", watch.conversation_id, error)
             return False
         if now == watch.seen:
             return False
@@ -116,15 +122,12 @@ class Watcher:
 
 
 @asynccontextmanager
-async def open_watcher(
-    changes: Changes, tell: Callable[[str], Awaitable[None]], *, every: float
-) -> AsyncGenerator[Watcher]:
-    """A watcher that looks `every` so many seconds, and listens to `changes`, as long as this context lasts."""
-    async with anyio.create_task_group() as tasks:
-        watcher = Watcher(tasks, tell, every)
-        stop = changes.subscribe(watcher.note)
+async def open_poller(bus: SubscriptionBus, *, interval: float) -> AsyncGenerator[Poller]:
+    """A poller that reads each watched conversation every `interval` seconds, and when `bus` says that it changed."""
+    async with background_tasks() as tasks:
+        poller = Poller(tasks, bus, interval)
+        stop = bus.subscribe(poller.hear)
         try:
-            yield watcher
+            yield poller
         finally:
             stop()
-            tasks.cancel_scope.cancel()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mcp.server import CacheHint, MCPServer, ServerRequestContext
 from mcp.server.mcpserver import Context, RequestStateSecurity
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.subscriptions import InMemorySubscriptionBus
+from mcp.server.subscriptions import InMemorySubscriptionBus, SubscriptionBus
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
@@ -26,19 +26,20 @@ from mcp_types import (
 )
 
 from letta_conversations_mcp import __version__
+from letta_conversations_mcp.backends.announcing import AnnouncingBackend
 from letta_conversations_mcp.backends.open import open_backend
 from letta_conversations_mcp.backends.pool import open_pool
 from letta_conversations_mcp.core.access import EVERYTHING, Access, Scope
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import Forbidden
 from letta_conversations_mcp.core.task_groups import background_tasks
-from letta_conversations_mcp.notifications.events import Changes, LocalChanges, announcing
+from letta_conversations_mcp.notifications.poller import open_poller
 from letta_conversations_mcp.observability.calls import UNKNOWN, CallWatch, counted
 from letta_conversations_mcp.observability.instrumentation import Watch
 from letta_conversations_mcp.server.request_state import explain_refusal
 from letta_conversations_mcp.server.resources import add_resources
 from letta_conversations_mcp.server.sdk_private import add_request_handler
-from letta_conversations_mcp.server.subscriptions import Subscriptions, open_telling
+from letta_conversations_mcp.server.subscriptions import Subscriptions
 from letta_conversations_mcp.server.tasks.extension import Tasks
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.base import ConversationTool, Services, ToolContext, ToolSpec, services_of
@@ -48,6 +49,7 @@ from letta_conversations_mcp.turns.scheduler import TurnLimits, open_sender
 from letta_conversations_mcp.turns.timing import Pace
 
 if TYPE_CHECKING:
+    from letta_conversations_mcp.notifications.redis_bus import RedisSubscriptionBus
     from letta_conversations_mcp.server.caller_view import Callers
     from letta_conversations_mcp.server.prompts import PromptSpec
     from letta_conversations_mcp.server.tasks.handlers import Tasked
@@ -97,21 +99,23 @@ class ConversationServer(MCPServer[Services]):
             async with (
                 open_backend(settings, self.watch) as opened,
                 open_pool(settings) as pool,
-                _open_changes(settings) as changes,
                 background_tasks() as background,
-                open_telling(changes, events, background, every=settings.watch_interval) as watcher,
+                open_poller(bus, interval=settings.watch_interval) as poller,
             ):
-                backend = announcing(opened, changes)
+                if shared_bus is not None:
+                    background.start_soon(shared_bus.run)
+                backend = AnnouncingBackend(opened, bus)
 
                 async def backend_of(key: str) -> Backend:
-                    return announcing(await pool.backend_of(key), changes)
+                    return AnnouncingBackend(await pool.backend_of(key), bus)
 
                 async with open_sender(backend, pace, limits=limits, meter=self.watch, drain=self.drain) as sender:
-                    self.services = Services(backend, sender, settings, backend_of, watcher, background)
+                    self.services = Services(backend, sender, settings, backend_of, poller, background)
                     yield self.services
                     self.services = None
 
-        events = InMemorySubscriptionBus()
+        shared_bus = _shared_bus(settings)
+        bus: SubscriptionBus = shared_bus or InMemorySubscriptionBus()
         tasks = Tasks(settings, self._cancel, lambda: self.tasked)
         # What a caller may use changes with the token.
         listed = CacheHint(MINUTE_MS, "private") if settings.knows_callers else CacheHint(HOUR_MS, "public")
@@ -124,7 +128,7 @@ class ConversationServer(MCPServer[Services]):
             version=__version__,
             icons=[ICON],
             lifespan=lifespan,
-            subscriptions=events,
+            subscriptions=bus,
             extensions=[tasks],
             middleware=[
                 self._call_watch,
@@ -143,7 +147,7 @@ class ConversationServer(MCPServer[Services]):
             },
         )
         add_resources(self)
-        subscriptions = Subscriptions(events)
+        subscriptions = Subscriptions(bus)
         self.middleware.append(subscriptions)
         self.middleware.insert(0, explain_refusal)
         add_request_handler(self, "resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
@@ -238,17 +242,14 @@ class ConversationServer(MCPServer[Services]):
         return [name for name, spec in self.specs.items() if spec.may_be_used(access)]
 
 
-@asynccontextmanager
-async def _open_changes(settings: Settings) -> AsyncGenerator[Changes]:
-    """What carries changes as the settings say: within this process, or among all replicas, as long as this lasts."""
+def _shared_bus(settings: Settings) -> RedisSubscriptionBus | None:
+    """The bus that replicas share, if there are any."""
     if not settings.redis_url.get_secret_value():
-        yield LocalChanges()
-        return
+        return None
     # Late: most servers are the only one.
-    from letta_conversations_mcp.notifications.redis_bus import open_changes
+    from letta_conversations_mcp.notifications.redis_bus import RedisSubscriptionBus
 
-    async with open_changes(settings) as changes:
-        yield changes
+    return RedisSubscriptionBus(settings)
 
 
 def build_server(settings: Settings) -> ConversationServer:

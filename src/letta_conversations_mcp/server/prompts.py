@@ -33,6 +33,9 @@ MESSAGES = 50
 CONVERSATIONS = 20
 """The conversations of an agent that a prompt brings along, those with the latest messages."""
 
+INSTRUCTION_CHARS = 500
+"""Characters for a prompt's own text."""
+
 Arguments = Mapping[str, str]
 
 CONVERSATION = PromptArgument(
@@ -119,7 +122,7 @@ async def _agent_activity(services: Services, arguments: Arguments) -> str:
         ConversationQuery(agent_id=agent.id, limit=CONVERSATIONS, order_by="last_message_at", archived="all")
     )
     rows = [ConversationRow.of(each, with_agent=False).to_text() for each in page.items]
-    room = services.settings.max_output_chars - RESERVED_CHARS - len(rows)
+    room = services.settings.max_output_chars - RESERVED_CHARS - INSTRUCTION_CHARS - len(rows)
     more = f"\n(There are more: list_conversations(agent={agent.id!r}).)" if page.more else ""
     return (
         f"What has the Letta agent {quote(agent.name, 80)!r} ({agent.id}) been doing? Its conversations with the "
@@ -135,7 +138,9 @@ async def _transcript(services: Services, ref: ConversationRef) -> str:
     """The newest messages, within the budget of an answer, and how to read what is not there."""
     page = await read_history(services.backend, ref, MessageQuery(limit=MESSAGES))
     bodies = [body(each) for each in page.messages]
-    texts = shorten(bodies, services.settings.max_output_chars - RESERVED_CHARS - MESSAGE_CHARS * len(bodies))
+    texts = shorten(
+        bodies, services.settings.max_output_chars - RESERVED_CHARS - INSTRUCTION_CHARS - MESSAGE_CHARS * len(bodies)
+    )
     older = f"Older messages: list_messages({ref.in_call}, before={page.older!r})." if page.older else ""
     cut = "Some messages are cut to fit; list_messages reads on in them." if texts != bodies else ""
     shown = _marked("transcript", to_markdown(page.messages, texts) or "(no messages)")

@@ -8,13 +8,11 @@ What is announced and acknowledged is what will be told: changes of resources, n
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import anyio
-from anyio.abc import TaskGroup
 from mcp.server import ServerRequestContext
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult
@@ -31,8 +29,6 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, NotFound, Refused
 from letta_conversations_mcp.core.model import CONVERSATION_ID
-from letta_conversations_mcp.notifications.events import Change, Changes
-from letta_conversations_mcp.notifications.poller import Watcher, open_watcher
 from letta_conversations_mcp.server.sdk_private import connection_of
 from letta_conversations_mcp.tools.base import Services
 from letta_conversations_mcp.tools.mcp_errors import raising_mcp_errors, to_mcp_error
@@ -48,37 +44,6 @@ _OUTBOX = "outbox"
 _NEVER_TOLD = ("toolsListChanged", "promptsListChanged")
 
 Context = ServerRequestContext[Services, Any]
-
-
-@asynccontextmanager
-async def open_telling(
-    changes: Changes, events: SubscriptionBus, tasks: TaskGroup, *, every: float
-) -> AsyncGenerator[Watcher]:
-    """Turns changes into events. Gives the watcher that subscriptions are made with; it looks at every watched
-    conversation `every` so many seconds."""
-    relisted = anyio.Event()
-
-    def note(change: Change) -> None:
-        if change.relisted:
-            relisted.set()
-
-    async def tell_of_the_list() -> None:
-        nonlocal relisted
-        while True:
-            await relisted.wait()
-            relisted = anyio.Event()
-            await events.publish(ResourcesListChanged())
-
-    async def tell(uri: str) -> None:
-        await events.publish(ResourceUpdated(uri))
-
-    async with open_watcher(changes, tell, every=every) as watcher:
-        tasks.start_soon(tell_of_the_list)
-        stop = changes.subscribe(note)
-        try:
-            yield watcher
-        finally:
-            stop()
 
 
 class _Outbox:
@@ -207,7 +172,7 @@ async def _watch(ctx: Context, uri: str) -> Callable[[], None]:
     if found is None:
         raise InvalidArgument("uri", f"{uri[:200]!r} cannot be subscribed to; conversations and their transcripts can.")
     services = ctx.lifespan_context
-    return await services.watcher.watch(found[1], uri, services.backend)
+    return await services.poller.watch(found[1], uri, services.backend)
 
 
 def _can_be_told(ctx: Context) -> bool:

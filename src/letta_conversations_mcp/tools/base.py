@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 from letta_conversations_mcp.core.access import Access, Scope
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError
-from letta_conversations_mcp.notifications.poller import Watcher
+from letta_conversations_mcp.notifications.poller import Poller
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.mcp_errors import to_tool_error
 from letta_conversations_mcp.turns.scheduler import Sender
@@ -40,7 +40,7 @@ class Services:
     settings: Settings
     backend_of: Callable[[str], Awaitable[Backend]]
     """Letta as it is with another key; for callers who have one of their own. Raises Overloaded."""
-    watcher: Watcher
+    poller: Poller
     background: TaskGroup
     """For what goes on when its call has been answered. What is started in it raises nothing."""
 

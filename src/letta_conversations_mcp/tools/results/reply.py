@@ -20,6 +20,9 @@ ANSWERS_CHARS = 120
 
 REPEATED = "The same message had been sent before; this is its turn, and it was not sent again."
 
+NOTES_CHARS = 500
+"""Characters for the notes and the next step of a reply."""
+
 CALL_CHARS = 150
 """What a tool call costs beside its arguments and result."""
 
@@ -92,14 +95,14 @@ class Reply(Result):
     ) -> Reply:
         """The turn within `budget` characters. Its tool calls are named always, and shown in full when wanted. With
         `branch_of`, that conversation was busy and this branch of it answered."""
-        most_calls = max((budget - RESERVED_CHARS) // (2 * CALL_CHARS), 1)
+        most_calls = max((budget - RESERVED_CHARS - NOTES_CHARS) // (2 * CALL_CHARS), 1)
         calls = [_call_row(call, in_full="tool" in kinds) for call in turn.tool_calls[:most_calls]]
         left_out = len(turn.tool_calls) - len(calls)
         approvals = [ApprovalRow(tool_call_id=a.id, name=a.name, arguments=a.arguments) for a in turn.approvals]
         texts = [turn.reply, turn.reasoning if "reasoning" in kinds else ""]
         for row in (*calls, *approvals):
             texts += [row.arguments, getattr(row, "result", "")]
-        room = budget - RESERVED_CHARS - CALL_CHARS * (len(calls) + len(approvals))
+        room = budget - RESERVED_CHARS - NOTES_CHARS - CALL_CHARS * (len(calls) + len(approvals))
         share = fair_share([length(text) for text in texts], room)
         reply, reasoning = cut(turn.reply, share), cut(texts[1], share)
         return cls(
