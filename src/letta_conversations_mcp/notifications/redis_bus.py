@@ -27,6 +27,7 @@ OUTBOX = 1_000
 """Events that can wait for Redis; more than these are dropped."""
 
 CONNECT_SECONDS = 5.0
+CLOSE_SECONDS = 1.0
 HEALTH_CHECK_SECONDS = 5.0
 """After this long without an event the connection is checked."""
 
@@ -74,10 +75,15 @@ class RedisSubscriptionBus:
         redis: Any = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
             self._url, socket_connect_timeout=CONNECT_SECONDS, health_check_interval=int(HEALTH_CHECK_SECONDS)
         )
-        with self._outbox, self._to_send:
-            async with redis, anyio.create_task_group() as tasks:
+        try:
+            async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_keep_running, lambda: self._send(redis))
                 tasks.start_soon(_keep_running, lambda: self._receive(redis))
+        finally:
+            self._outbox.close()
+            self._to_send.close()
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+                await redis.aclose()
 
     async def _send(self, redis: Any) -> None:
         async for event in self._to_send:
