@@ -19,6 +19,7 @@ def test_the_sdk_still_has_no_public_way() -> None:
     """Fails when there is one: use it, and take the function out of sdk_private."""
     assert not hasattr(MCPServer, "add_request_handler")
     assert not hasattr(MCPServer, "lowlevel_server")
+    assert not hasattr(MCPServer, "run_over_streams")
     assert not hasattr(ServerSession, "connection")
     assert not hasattr(ServerSession, "session_id")
 

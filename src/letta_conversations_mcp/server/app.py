@@ -189,11 +189,6 @@ class ConversationServer(MCPServer[Services]):
         spec = self.specs.get(tool)
         return spec.scope if spec else None
 
-    async def serve_over(self, read: Any, write: Any) -> None:
-        """Serve one client over these streams until it closes its side."""
-        # MCPServer serves over streams of its own only.
-        await self._lowlevel_server.run(read, write, self._lowlevel_server.create_initialization_options())
-
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: ToolContext | None = None
     ) -> GetPromptResult | InputRequiredResult:

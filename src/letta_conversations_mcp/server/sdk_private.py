@@ -26,6 +26,12 @@ def add_request_handler(
     server._lowlevel_server.add_request_handler(method, params, handler)  # pyright: ignore[reportPrivateUsage]
 
 
+async def serve_over(server: MCPServer[Any], read: Any, write: Any) -> None:
+    """Serve one client over these streams until it closes its side. MCPServer itself opens its streams."""
+    lowlevel = server._lowlevel_server  # pyright: ignore[reportPrivateUsage]
+    await lowlevel.run(read, write, lowlevel.create_initialization_options())
+
+
 def connection_of(ctx: ServerRequestContext[Any, Any]) -> Connection:
     """The connection that a request came in on. It outlives the request, and only it has the session's id."""
     return ctx.session._connection  # pyright: ignore[reportPrivateUsage]

@@ -15,6 +15,7 @@ from mcp.server.stdio import stdio_server
 
 from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.server.app import build_server
+from letta_conversations_mcp.server.sdk_private import serve_over
 from letta_conversations_mcp.server.unparsed import Answering
 from letta_conversations_mcp.settings import Settings
 
@@ -26,7 +27,7 @@ async def serve_stdio(settings: Settings) -> int:
         if sys.platform != "win32":
             await tasks.start(_end_on_signal)
         async with stdio_server() as (read, write):
-            await server.serve_over(Answering(read, write), write)
+            await serve_over(server, Answering(read, write), write)
     return 0
 
 
