@@ -294,3 +294,13 @@ async def test_default_without_an_agent_is_refused_before_anything_is_asked() ->
         await _locate(memory, "default", " ")
 
     assert memory.requests == []
+
+
+async def test_the_agents_that_come_close_are_listed_with_the_closest_first() -> None:
+    names = ["the old support t-shirt", "support team", "support t of the shop"]
+    agents = [_agent(number, name) for number, name in enumerate(names, 1)]
+
+    with pytest.raises(NotFound) as caught:
+        await _find(Memory(agents), "support t")
+
+    assert "Closest: 'support team' (" in str(caught.value)

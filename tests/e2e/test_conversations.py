@@ -190,9 +190,12 @@ async def test_compacting_tells_before_after_and_the_summary(mcp: Caller, letta:
     for number in range(3):
         await letta.send(conversation_id, f"message {number}")
 
+    described = await mcp.ok("describe", conversation_id=conversation_id)
     done = await mcp.ok("compact", conversation_id=conversation_id, mode="all", prompt="Summarise this very briefly.")
+    afterwards = await mcp.ok("describe", conversation_id=conversation_id)
 
-    assert done.data["messages_before"] == 7
+    assert done.data["messages_before"] == described.data["messages_in_context"] == 6
+    assert done.data["messages_after"] == afterwards.data["messages_in_context"]
     assert done.data["messages_after"] < done.data["messages_before"]
     assert done.data["summary"]
     assert done.data["summary"] in done.text
@@ -214,9 +217,12 @@ async def test_too_little_to_compact_is_explained(mcp: Caller, letta: Letta) -> 
     conversation_id = await letta.new_conversation(agent_id)
 
     refusal = await mcp.refused("compact", conversation_id=conversation_id)
+    in_that_mode = await mcp.refused("compact", conversation_id=conversation_id, mode="all")
 
     assert "too little in its context" in refusal
     assert "mode='all'" in refusal
+    assert "too little in its context" in in_that_mode
+    assert "mode='all'" not in in_that_mode
 
 
 async def test_the_default_conversation_can_be_compacted(mcp: Caller, letta: Letta) -> None:

@@ -162,7 +162,7 @@ async def test_long_messages_are_cut_and_can_be_read_on(mcp: Caller, letta: Lett
 
     page = await mcp.ok("list_messages", conversation_id=conversation_id)
     shown = texts(page.data)[0]
-    collected = shown
+    collected = shown.removesuffix("…")
     following = page.data["note"].split("before='")[1].split("'")[0]
     while len(collected) < len(long):
         rest = await mcp.ok(
@@ -174,8 +174,9 @@ async def test_long_messages_are_cut_and_can_be_read_on(mcp: Caller, letta: Lett
             skip_chars=len(collected),
         )
         assert texts(rest.data)[0]
-        collected += texts(rest.data)[0]
+        collected += texts(rest.data)[0].removesuffix("…")
 
+    assert shown.endswith("…")
     assert texts(page.data)[1] == "short"
     assert len(page.text) <= 30_000
     assert len(json.dumps(page.data)) <= 30_000

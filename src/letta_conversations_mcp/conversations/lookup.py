@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import NAME_CHARS, Ambiguous, InvalidArgument, NotFound, quote
@@ -58,7 +58,8 @@ async def find_agent(backend: Backend, agent: str) -> Agent:
         known = (await backend.list_agents(limit=KNOWN)).items
         close = get_close_matches(wanted, [each.name for each in known], CANDIDATES)
         similar = tuple(each for each in known if each.name in close)
-    raise NotFound.agent(wanted, [f"{quote(each.name, NAME_CHARS)!r} ({each.id})" for each in similar[:CANDIDATES]])
+    closest = sorted(similar, key=lambda each: SequenceMatcher(None, wanted, each.name).ratio(), reverse=True)
+    raise NotFound.agent(wanted, [f"{quote(each.name, NAME_CHARS)!r} ({each.id})" for each in closest[:CANDIDATES]])
 
 
 def check_conversation_id(conversation_id: str) -> str:
@@ -74,6 +75,16 @@ def check_conversation_id(conversation_id: str) -> str:
             "conversation_id",
             f"{wanted[:80]!r} is no conversation id; one looks like conv-123e4567-e89b-42d3-a456-426614174000 "
             "and comes from list_conversations or create_conversation.",
+        )
+    return wanted
+
+
+def check_conversation_cursor(after: str) -> str:
+    """The cursor of a list of conversations, trimmed; "" for none. Raises InvalidArgument."""
+    wanted = after.strip()
+    if wanted and not CONVERSATION_ID.fullmatch(wanted):
+        raise InvalidArgument(
+            "after", f"{wanted[:80]!r} is no cursor; use the id of the last conversation on the page before (conv-…)."
         )
     return wanted
 

@@ -7,10 +7,14 @@ same length, so that a page always shows every message that is on it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from pydantic_core import to_json
 
 from letta_conversations_mcp.core.model import Message, MessageKind, ToolCall
+
+CUT = "…"
+"""Ends a text of which only the beginning is shown."""
 
 SPEAKER: dict[MessageKind, str] = {
     "user": "user",
@@ -52,20 +56,36 @@ def fair_share(lengths: Sequence[int], budget: int) -> int:
 
 
 def cut(text: str, limit: int) -> str:
-    """The text itself when it costs at most `limit`, else its beginning, which costs at most `limit`."""
+    """The text itself when it costs at most `limit`, else its beginning and the mark CUT, which cost at most
+    `limit`."""
     if length(text) <= limit:
         return text
+    limit -= len(CUT)
+    if limit < 0:
+        return ""
     kept = text[:limit]
     while kept and length(kept) > limit:
         # An escaped character costs up to six: drop what is too much, and at least one.
         kept = kept[: len(kept) - max(1, (length(kept) - limit) // 6)]
-    return kept
+    return kept + CUT
 
 
 def shorten(texts: Sequence[str], budget: int) -> list[str]:
     """The texts, of which the longest are cut so that all together fit the budget."""
     share = fair_share([length(text) for text in texts], budget)
     return [cut(text, share) for text in texts]
+
+
+def minute(at: str) -> str:
+    """A time of the server's as every answer states it: ISO 8601 in UTC, to the minute, such as `2026-11-21T06:12Z`.
+    What is no time is given back as it is."""
+    try:
+        read = datetime.fromisoformat(at)
+    except ValueError:
+        return at
+    # Letta's times without a zone are in UTC (seen on 0.16.8).
+    read = read if read.tzinfo else read.replace(tzinfo=UTC)
+    return read.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ")
 
 
 def call_line(call: ToolCall) -> str:
@@ -83,7 +103,7 @@ def body(message: Message) -> str:
 
 
 def heading(message: Message, *, with_id: bool = False) -> str:
-    at = f" · {message.at[:16].replace('T', ' ')}" if message.at else ""
+    at = f" · {minute(message.at)}" if message.at else ""
     speaker = SPEAKER[message.kind] if message.kind != "other" else message.type.removesuffix("_message") or "other"
     return f"**{speaker}**{at}{f' · {message.id}' if with_id else ''}"
 

@@ -24,7 +24,14 @@ from pydantic_core import to_json
 
 from letta_conversations_mcp.conversations.history import HistoryPage, read_history
 from letta_conversations_mcp.conversations.lookup import check_conversation_id, check_message_id, locate
-from letta_conversations_mcp.conversations.transcript import MESSAGE_CHARS, RESERVED_CHARS, body, shorten, to_markdown
+from letta_conversations_mcp.conversations.transcript import (
+    MESSAGE_CHARS,
+    RESERVED_CHARS,
+    body,
+    minute,
+    shorten,
+    to_markdown,
+)
 from letta_conversations_mcp.core.errors import InvalidArgument
 from letta_conversations_mcp.core.model import CONVERSATION_ID, Conversation, ConversationQuery, MessageQuery
 from letta_conversations_mcp.server.completion import complete_argument
@@ -135,7 +142,7 @@ async def _json(services: Services, conversation_id: str, before: str, limit: st
     answer: dict[str, object] = {
         "conversation_id": conversation_id,
         "messages": [
-            {"kind": each.kind, "at": each.at[:16], "text": text}
+            {"kind": each.kind, "at": minute(each.at), "text": text}
             for each, text in zip(page.messages, texts, strict=True)
         ],
     }
@@ -157,7 +164,7 @@ def _cut_note(page: HistoryPage, texts: list[str]) -> str:
 
 
 def _as_resource(conversation: Conversation) -> Resource:
-    when = (conversation.last_message_at or conversation.created_at)[:16].replace("T", " ")
+    when = minute(conversation.last_message_at or conversation.created_at)
     title = conversation.summary[:80] or f"Conversation of {when}"
     return Resource(
         uri=f"letta://conversations/{conversation.id}/transcript",

@@ -9,10 +9,11 @@ from pydantic import Field
 from letta_conversations_mcp.conversations.lookup import (
     check_agent_id,
 )
-from letta_conversations_mcp.core.errors import Refused
+from letta_conversations_mcp.core.errors import InvalidArgument, Refused
 from letta_conversations_mcp.core.model import (
     NewAgent,
 )
+from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.base import (
     LimitArgument,
     ToolContext,
@@ -20,6 +21,8 @@ from letta_conversations_mcp.tools.base import (
     services_of,
 )
 from letta_conversations_mcp.tools.results.agents import AgentCreated, AgentList, AgentRow
+
+MADE_IN_LETTA = "A person makes one in Letta, or starts this MCP server with --create-agents"
 
 
 async def list_agents(
@@ -35,9 +38,16 @@ async def list_agents(
     page = await services.backend.list_agents(search=search.strip(), after=cursor, limit=limit)
     rows = tuple(map(AgentRow.of, page.items))
     if not rows:
-        hint = " Call it without search to see all." if search else " An agent is made in Letta."
-        return AgentList(next=f"No agents{f' with {search!r} in their name' if search else ' on this page'}.{hint}")
+        return AgentList(next=_no_agents(services.settings, search.strip(), cursor))
     return AgentList(agents=rows, next=f"More: list_agents(after={rows[-1].id!r})." if page.more else "")
+
+
+def _no_agents(settings: Settings, search: str, cursor: str) -> str:
+    if search:
+        return f"No agents with {search!r} in their name. Call it without search to see all."
+    if cursor:
+        return "No more agents."
+    return f"There are no agents yet. {'create_agent makes one' if CREATE.is_offered(settings) else MADE_IN_LETTA}."
 
 
 async def create_agent(
@@ -51,6 +61,8 @@ async def create_agent(
     """Create a Letta agent. Use it when the user has no agent yet or asks for another one; each call makes a new
     one."""
     backend = services_of(ctx).backend
+    if taken := (await backend.list_agents(name=name, limit=1)).items:
+        raise InvalidArgument("name", f"there is an agent of this name: {taken[0].id}. Use it, or choose another name.")
     handle = model.strip()
     if not handle:
         models = await backend.list_models()
@@ -67,7 +79,5 @@ async def create_agent(
     )
 
 
-AGENT_TOOLS = (
-    ToolSpec(list_agents, title="List agents", read_only=True),
-    ToolSpec(create_agent, title="Create an agent", makes_agents=True),
-)
+CREATE = ToolSpec(create_agent, title="Create an agent", makes_agents=True)
+AGENT_TOOLS = (ToolSpec(list_agents, title="List agents", read_only=True), CREATE)

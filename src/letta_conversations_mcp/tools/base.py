@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from letta_conversations_mcp.core.access import Access, Scope
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import ConversationError
+from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
 from letta_conversations_mcp.notifications.poller import Poller
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.mcp_errors import to_tool_error
@@ -76,6 +76,8 @@ class ConversationTool(Tool):
             checked = self.fn_metadata.validate_arguments(arguments)
         except ValidationError as error:
             raise ToolError(self._explain(error)) from error
+        if broken := next((name for name, value in checked.items() if _has_nul(value)), ""):
+            raise to_tool_error(InvalidArgument(broken, "it holds a NUL character, which cannot be stored."))
         try:
             result = await self.fn(**checked, **{cast("str", self.context_kwarg): context})
         except PersonAsked as asked:
@@ -173,6 +175,19 @@ class ToolSpec:
             seconds = settings.wait_seconds
             waiting["default"] = int(seconds) if seconds.is_integer() else seconds
         return cast("ConversationTool", tool)
+
+
+def _has_nul(value: object) -> bool:
+    match value:
+        case str():
+            return "\0" in value
+        case list():
+            return any(map(_has_nul, cast("list[object]", value)))
+        case dict():
+            fields = cast("dict[object, object]", value)
+            return any(map(_has_nul, [*fields.keys(), *fields.values()]))
+        case _:
+            return False
 
 
 Definitions = dict[str, dict[str, Any]]

@@ -13,6 +13,7 @@ from letta_conversations_mcp.conversations import update as changing
 from letta_conversations_mcp.conversations.keys import check_key, one_at_a_time, open_with_key
 from letta_conversations_mcp.conversations.lookup import (
     check_blocks,
+    check_conversation_cursor,
     check_conversation_id,
     check_message_id,
     conversations_with_summary,
@@ -174,7 +175,7 @@ async def list_conversations(
         archived=archived,
         order=order,
         order_by=order_by,
-        after=check_conversation_id(after) if after.strip() else "",
+        after=check_conversation_cursor(after),
         limit=limit,
     )
     page = await backend.list_conversations(query)

@@ -6,13 +6,14 @@ is ever retried by the SDK.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 import anyio
 import anyio.to_thread
 
 from letta_conversations_mcp.backends.letta_api.approvals import ApiApprovals
-from letta_conversations_mcp.backends.letta_api.base import AFTER_READING
+from letta_conversations_mcp.backends.letta_api.base import AFTER_READING, TOO_LITTLE_WORDS
 from letta_conversations_mcp.backends.letta_api.cancelling import cancel_runs
 from letta_conversations_mcp.backends.letta_api.conversations import ApiConversations
 from letta_conversations_mcp.backends.letta_api.model_settings import check_model_settings
@@ -201,11 +202,14 @@ class ApiBackend(ApiConversations, ApiApprovals):
         body: Json = {"compaction_settings": wanted} if wanted else {}
         if ref.conversation_id == DEFAULT_CONVERSATION:
             body["agent_id"] = ref.agent_id
-        with client.asking.to(
-            "compact the conversation",
-            after="It may have been compacted: look at the newest messages with list_messages before doing it again.",
-            missing=NotFound.conversation(ref.conversation_id),
-            conversation_id=ref.conversation_id,
+        with (
+            _mode_advised(settings),
+            client.asking.to(
+                "compact the conversation",
+                after="It may have been compacted: look at the newest messages with list_messages before repeating it.",
+                missing=NotFound.conversation(ref.conversation_id),
+                conversation_id=ref.conversation_id,
+            ),
         ):
             data = client.object(
                 await client.json(
@@ -215,8 +219,9 @@ class ApiBackend(ApiConversations, ApiApprovals):
                 )
             )
         return Compaction(
-            before=int_field(data, "num_messages_before"),
-            after=int_field(data, "num_messages_after"),
+            # The server counts the system prompt too.
+            before=max(int_field(data, "num_messages_before") - 1, 0),
+            after=max(int_field(data, "num_messages_after") - 1, 0),
             summary=text_field(data, "summary"),
         )
 
@@ -276,3 +281,14 @@ class ApiBackend(ApiConversations, ApiApprovals):
 def _stored(items: Sequence[Json]) -> int:
     """How many of the server's messages a list shows: one may be shown as several with the same id."""
     return len({text_field(item, "id") for item in items})
+
+
+@contextmanager
+def _mode_advised(settings: CompactionSettings) -> Generator[None]:
+    """Adds to a refusal that a mode other than the wanted one needs fewer messages."""
+    try:
+        yield
+    except Refused as error:
+        if error.reason == TOO_LITTLE_WORDS and settings.mode not in ("all", "self_compact_all"):
+            error.add("mode='all' compacts shorter histories than 'sliding_window'.")
+        raise

@@ -20,6 +20,9 @@ from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
 REMEMBERED = 10_000
 """Conversations of which is remembered what never changes, to save requests; about 3 MB when full."""
 
+TOO_LITTLE_WORDS = "there is too little in its context to compact this way"
+"""Why a compaction was refused."""
+
 AFTER_READING = "Nothing was changed; the same call can be made again."
 
 

@@ -13,6 +13,7 @@ from typing import cast
 import httpx
 import letta_client
 
+from letta_conversations_mcp.backends.letta_api.base import TOO_LITTLE_WORDS
 from letta_conversations_mcp.core.errors import (
     AwaitingApproval,
     Busy,
@@ -94,13 +95,15 @@ class Asking:
             case 400 if any(words in detail for words in TOO_LITTLE):
                 return Refused(
                     what,
-                    "there is too little in its context to compact this way",
-                    "Nothing was changed. After more messages it will work; "
-                    "mode='all' compacts shorter histories than 'sliding_window'.",
+                    TOO_LITTLE_WORDS,
+                    "Nothing was changed. After more messages it will work.",
                 )
             case 404 if unknown_model := _UNKNOWN_MODEL.match(detail):
                 return Refused(
-                    what, f"the server has no model {unknown_model[1]}", "Leave model out to use the agent's own."
+                    what,
+                    f"the server has no model {unknown_model[1]}",
+                    "list_models shows those there are. If the call did not name it, the conversation or the agent has "
+                    "this model: update(model=…) changes a conversation's.",
                 )
             case 400 | 404:
                 return Refused(what, quote(detail), "Correct the arguments and call again.")

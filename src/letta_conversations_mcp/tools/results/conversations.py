@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from letta_conversations_mcp.conversations.transcript import (
     cut,
+    minute,
 )
 from letta_conversations_mcp.core.model import (
     Conversation,
@@ -28,8 +29,8 @@ class ConversationRow(Result):
             summary=cut(conversation.summary, SUMMARY_CHARS),
             agent_id=conversation.agent_id if with_agent else "",
             model=conversation.model,
-            last_message_at=conversation.last_message_at[:16],
-            created_at="" if conversation.last_message_at else conversation.created_at[:16],
+            last_message_at=minute(conversation.last_message_at),
+            created_at="" if conversation.last_message_at else minute(conversation.created_at),
             archived=bool(conversation.archived),
         )
 
@@ -42,7 +43,7 @@ class ConversationRow(Result):
             repr(self.summary) if self.summary else "(no summary)",
             self.agent_id,
             self.model,
-            when.replace("T", " "),
+            when,
             "archived" if self.archived else "",
         ]
         return " · ".join(filter(None, parts))

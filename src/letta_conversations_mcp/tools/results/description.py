@@ -12,6 +12,7 @@ from letta_conversations_mcp.conversations.transcript import (
     RESERVED_CHARS,
     cut,
     length,
+    minute,
 )
 from letta_conversations_mcp.core.model import (
     ToolCall,
@@ -78,8 +79,8 @@ class Described(Result):
             model_settings=settings if fits else {},
             archived=bool(own and own.archived),
             hidden=bool(own and own.hidden),
-            created_at=own.created_at[:16] if own else "",
-            last_message_at=own.last_message_at[:16] if own else "",
+            created_at=minute(own.created_at) if own else "",
+            last_message_at=minute(own.last_message_at) if own else "",
             context_tokens=told.context.tokens if told.context else None,
             context_limit=told.context_limit,
             messages_in_context=told.in_context,
@@ -117,11 +118,9 @@ class Described(Result):
         return "\n".join(filter(None, lines))
 
     def _times(self) -> str:
-        parts = [
-            f"created {self.created_at}" if self.created_at else "",
-            f"last message {self.last_message_at}" if self.last_message_at else "",
-        ]
-        return ", ".join(filter(None, parts)).replace("T", " ").capitalize()
+        created = f"Created {self.created_at}" if self.created_at else ""
+        last = f"last message {self.last_message_at}" if self.last_message_at else ""
+        return ", ".join(filter(None, [created, last]))
 
     def _context(self) -> str:
         used = "" if self.context_tokens is None else f"{self.context_tokens} tokens after the last turn"

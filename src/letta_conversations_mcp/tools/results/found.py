@@ -12,6 +12,7 @@ from letta_conversations_mcp.conversations.transcript import (
     SPEAKER,
     body,
     cut,
+    minute,
 )
 from letta_conversations_mcp.core.model import (
     FoundMessage,
@@ -43,13 +44,13 @@ class FoundRow(Result):
             message_id=found.message.id,
             kind=found.message.kind,
             text=cut(snippet(body(found.message), query, size), 2 * size),
-            at=found.message.at[:16],
+            at=minute(found.message.at),
             agent_id=found.agent_id if with_agent else "",
         )
 
     def to_text(self) -> str:
         place = " · ".join(filter(None, [self.conversation_id, self.agent_id, self.message_id]))
-        return f"**{SPEAKER[self.kind]}** · {self.at.replace('T', ' ')} · {place}\n{self.text}"
+        return f"**{SPEAKER[self.kind]}** · {self.at} · {place}\n{self.text}"
 
 
 class FoundList(Result):

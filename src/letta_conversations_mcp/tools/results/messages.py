@@ -10,9 +10,11 @@ from pydantic.json_schema import SkipJsonSchema
 
 from letta_conversations_mcp.conversations.history import HistoryPage
 from letta_conversations_mcp.conversations.transcript import (
+    CUT,
     MESSAGE_CHARS,
     RESERVED_CHARS,
     body,
+    minute,
     shorten,
     to_markdown,
 )
@@ -55,7 +57,7 @@ class MessageList(Result):
             conversation_id=ref.conversation_id,
             agent_id=ref.agent_id,
             messages=tuple(
-                MessageRow(kind=each.kind, id=each.id if ids else "", at=each.at[:16], text=text)
+                MessageRow(kind=each.kind, id=each.id if ids else "", at=minute(each.at), text=text)
                 for each, text in zip(page.messages, shown, strict=True)
             ),
             older=page.older,
@@ -91,7 +93,8 @@ def _note(query: MessageQuery, page: HistoryPage, bodies: Sequence[str], shown: 
     first = cut_ones[0]
     following = page.messages[first + 1].id if first + 1 < len(page.messages) else ""
     at = f"before={following!r}, " if following else ""
+    far = skipped + len(shown[first]) - len(CUT)
     return (
         f"Cut to fit: {len(cut_ones)} of these messages. "
-        f"To read on in the first of them: the same call with {at}limit=1, skip_chars={skipped + len(shown[first])}."
+        f"To read on in the first of them: the same call with {at}limit=1, skip_chars={far}."
     )
