@@ -138,6 +138,48 @@ async def test_a_message_that_waits_its_turn_is_taken_back(mcp: Caller, letta: L
     assert await letta.stored_texts(agent_id, place["conversation_id"]) == ["first", "third"]
 
 
+async def test_only_the_named_run_is_stopped_and_what_is_queued_behind_it_is_sent(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    place = {"conversation_id": await letta.new_conversation(agent_id)}
+    held = Hold(Say("too late"))
+    letta.model.enqueue(held, to="first")
+    answers: dict[str, Answer] = {}
+
+    async def queue() -> None:
+        answers["second"] = await mcp.ok("send_message", **place, message="second")
+
+    async with AsyncExitStack() as stack:
+        stack.callback(held.gate.set)
+        running = await mcp.running(**place, message="first")
+        mcp.progress.clear()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(queue)
+            await mcp.until_reported("")
+            answers["stop"] = await mcp.ok("cancel", **place, run_id=running.data["run_id"])
+            held.gate.set()
+
+    assert answers["stop"].data["run_ids"] == [running.data["run_id"]]
+    assert "withdrawn" not in answers["stop"].data
+    assert (answers["second"].data["status"], answers["second"].data["reply"]) == ("completed", "echo: second")
+    assert await letta.stored_texts(agent_id, place["conversation_id"]) == ["first", "second"]
+
+
+async def test_a_run_that_has_ended_is_not_stopped_in_the_place_of_the_one_that_runs(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    place = {"conversation_id": await letta.new_conversation(agent_id)}
+    earlier = await mcp.ok("send_message", **place, message="earlier")
+    held = Hold(Say("undisturbed"))
+    letta.model.enqueue(held)
+
+    running = await mcp.running(**place, message="now")
+    idle = await mcp.ok("cancel", **place, run_id=earlier.data["run_id"])
+    held.gate.set()
+    reply = await mcp.ok("wait_for_reply", **place)
+
+    assert idle.data["status"] == "idle"
+    assert (reply.data["run_id"], reply.data["reply"]) == (running.data["run_id"], "undisturbed")
+
+
 async def test_a_turn_that_somebody_else_began_is_stopped_too(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
     place = {"conversation_id": await letta.new_conversation(agent_id)}

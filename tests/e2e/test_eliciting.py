@@ -11,8 +11,9 @@ from mcp.client.context import ClientRequestContext
 from mcp_types import INVALID_PARAMS, ElicitRequestFormParams, ElicitRequestParams, ElicitResult, ErrorData
 
 from letta_conversations_mcp.settings import Settings
+from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
-from tests.rig.model import CallTools, Say, Use
+from tests.rig.model import CallTools, Say, ScriptedModel, Use
 from tests.rig.servers import Way
 
 pytestmark = pytest.mark.all_ways
@@ -129,6 +130,26 @@ async def test_nobody_is_asked_without_the_option(letta: Letta, way: Way) -> Non
         answer = await mcp.ok("send_message", agent=agent_id, message="I like tea")
 
     assert answer.data["status"] == "needs_approval"
+    assert person.questions == []
+
+
+@pytest.mark.fake_only
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_a_person_is_not_asked_about_a_call_that_only_another_client_can_run(era: Any) -> None:
+    """A tool that the agent does not have was brought along by the client that sent a message."""
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    agent_id = fake.add_agent("browsing", tools_needing_approval=["open_page"])
+    model.enqueue(CallTools((Use("open_page", {"url": "https://tea.example"}),)))
+    person = Person(yes())
+    async with (
+        fake.serve() as url,
+        Way("memory", era).to(Settings(base_url=url, approvals="elicit"), person=person) as mcp,
+    ):
+        answer = await mcp.ok("send_message", agent=agent_id, message="I like tea")
+
+    assert answer.data["status"] == "needs_approval"
+    assert answer.data["approvals"][0]["name"] == "open_page"
     assert person.questions == []
 
 

@@ -8,7 +8,7 @@ from mcp import MCPError
 
 from tests.rig.fake_faults import RecordedRequest
 from tests.rig.letta_server import Letta
-from tests.rig.model import Hold, Say
+from tests.rig.model import CallTools, Hold, Say, Use
 from tests.rig.servers import Caller
 
 pytestmark = pytest.mark.fake_only
@@ -25,6 +25,11 @@ async def a_conversation(letta: Letta) -> tuple[str, str]:
 def sends(letta: Letta) -> list[RecordedRequest]:
     """The requests that handed a message over."""
     return [each for each in letta.fake.requests if each.method == "POST" and each.path.endswith("/messages")]
+
+
+def taken_up(letta: Letta) -> list[RecordedRequest]:
+    """The requests that went on with the stream of a run."""
+    return [each for each in letta.fake.requests if each.path.endswith("/stream") and "run_id" in each.json]
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
@@ -81,6 +86,35 @@ async def test_a_message_that_never_arrived_is_handed_over_once_more(mcp: Caller
 
     assert answer.data["reply"] == "echo: almost lost"
     assert await letta.stored_texts(agent_id, conversation_id) == ["almost lost"]
+
+
+async def test_a_stream_is_taken_up_again_as_often_as_it_breaks_with_news(mcp: Caller, letta: Letta) -> None:
+    agent_id, conversation_id = await a_conversation(letta)
+    uses = [CallTools((Use("conversation_search", {"query": f"tea {number}"}),)) for number in range(5)]
+    letta.model.enqueue(*uses, Say("No tea."))
+    letta.fake.drop("POST", SEND, after_events=2)
+    letta.fake.drop("POST", "/v1/conversations/*/stream", after_events=2, times=8)
+
+    answer = await mcp.ok("send_message", conversation_id=conversation_id, message="Find tea")
+
+    resumed = [each.json["starting_after"] for each in taken_up(letta)]
+    assert (answer.data["status"], answer.data["reply"]) == ("completed", "No tea.")
+    assert len(resumed) >= 6
+    assert resumed == sorted(set(resumed))
+    assert not [each.path for each in letta.fake.requests if each.path.startswith("/v1/runs/")]
+    assert await letta.stored_texts(agent_id, conversation_id) == ["Find tea"]
+
+
+async def test_a_stream_of_the_default_conversation_is_taken_up_with_its_agent(mcp: Caller, letta: Letta) -> None:
+    agent_id, name = await letta.new_agent()
+    letta.fake.drop("POST", SEND, after_events=1)
+
+    answer = await mcp.ok("send_message", conversation_id="default", agent=name, message="hello")
+
+    [resumed] = taken_up(letta)
+    assert answer.data["reply"] == "echo: hello"
+    assert (resumed.path, resumed.json["agent_id"]) == ("/v1/conversations/default/stream", agent_id)
+    assert await letta.stored_texts(agent_id, "default") == ["hello"]
 
 
 async def test_the_same_message_is_never_taken_twice(mcp: Caller, letta: Letta) -> None:

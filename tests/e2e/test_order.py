@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import AsyncExitStack
 from functools import partial
 
 import anyio
@@ -10,7 +11,7 @@ import pytest
 
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say
-from tests.rig.servers import Caller
+from tests.rig.servers import Answer, Caller
 
 
 async def test_two_messages_to_one_conversation_are_answered_in_order(mcp: Caller, letta: Letta) -> None:
@@ -149,7 +150,7 @@ async def test_a_branch_answers_when_the_conversation_is_busy(mcp: Caller, letta
 
     running = await mcp.ok("send_message", conversation_id=conversation_id, message="slowly", wait_seconds=0)
     await letta.model.asked(2)
-    branch = await mcp.ok("send_message", conversation_id=conversation_id, message="quick", on_busy="fork")
+    branch = await forked_at_once(mcp, conversation_id)
     held.gate.set()
     slow = await mcp.ok("wait_for_reply", conversation_id=conversation_id)
 
@@ -160,3 +161,64 @@ async def test_a_branch_answers_when_the_conversation_is_busy(mcp: Caller, letta
     assert "walrus" in str(letta.model.calls[-1].messages)
     assert slow.data["reply"] == "slow"
     assert "quick" not in await letta.stored_texts(agent_id, conversation_id)
+
+
+async def test_a_branch_answers_at_once_when_somebody_elses_turn_runs(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+    held = Hold(Say("theirs"))
+    letta.model.enqueue(held, to="somebody else's")
+    branches: list[Answer] = []
+
+    async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
+        stack.callback(held.gate.set)
+        tasks.start_soon(letta.send, conversation_id, "somebody else's")
+        await letta.model.asked()
+        branches.append(await forked_at_once(mcp, conversation_id))
+        held.gate.set()
+
+    assert branches[0].data["reply"] == "echo: quick"
+    assert await letta.stored_texts(agent_id, conversation_id) == ["somebody else's"]
+
+
+async def forked_at_once(mcp: Caller, conversation_id: str) -> Answer:
+    """The answer of a branch, which must not wait for the turn that runs; its caller would."""
+    with anyio.fail_after(20):
+        return await mcp.ok(
+            "send_message", conversation_id=conversation_id, message="quick", on_busy="fork", wait_seconds=300
+        )
+
+
+async def test_nothing_is_forked_when_the_conversation_is_free(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+
+    answer = await mcp.ok("send_message", conversation_id=conversation_id, message="quick", on_busy="fork")
+
+    assert answer.data["conversation_id"] == conversation_id
+    assert await letta.stored_texts(agent_id, conversation_id) == ["quick"]
+
+
+async def test_a_queued_message_is_kept_as_long_as_one_call_waits_for_it(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    call = {"conversation_id": await letta.new_conversation(agent_id), "message": "second"}
+    held = Hold(Say("the first answer"))
+    letta.model.enqueue(held, to="first")
+    replies: list[Answer] = []
+
+    async def patient() -> None:
+        replies.append(await mcp.ok("send_message", **call))
+
+    async with AsyncExitStack() as stack:
+        stack.callback(held.gate.set)
+        await mcp.running(conversation_id=call["conversation_id"], message="first")
+        mcp.progress.clear()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(patient)
+            await mcp.until_reported("waiting")
+            for _ in range(2):
+                assert "Nothing was sent" in await mcp.refused("send_message", **call, wait_seconds=0.1)
+            held.gate.set()
+
+    assert [each.data["reply"] for each in replies] == ["echo: second"]
+    assert await letta.stored_texts(agent_id, call["conversation_id"]) == ["first", "second"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import anyio
 import pytest
 from pydantic import SecretStr
@@ -9,7 +11,7 @@ from pydantic import SecretStr
 from letta_conversations_mcp.settings import Settings
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.loopback import loopback_socket
-from tests.rig.model import Hold, Say, ScriptedModel
+from tests.rig.model import CallTools, Hold, Refuse, Say, ScriptedModel, Use
 from tests.rig.servers import Way
 
 pytestmark = pytest.mark.fake_only
@@ -89,6 +91,29 @@ async def test_a_server_that_says_nothing_is_given_up_within_the_bound(way: Way)
     assert "Nothing was changed" in listed
 
 
+@pytest.mark.parametrize("which", ["an old run", "a run that stored its own message"])
+async def test_a_failed_run_of_another_message_is_not_the_fate_of_one_that_never_arrived(way: Way, which: str) -> None:
+    """Without Redis, runs are all that tells what became of a message. One that fails at its first step stores none."""
+    model = ScriptedModel()
+    fake = FakeLetta(model, redis=False)
+    agent_id = fake.add_agent("mixed up")
+    if which == "a run that stored its own message":
+        model.enqueue(CallTools((Use("conversation_search", {"query": "tea"}),)))
+    model.enqueue(Refuse(401), to="another")
+    async with fake.serve() as url, way.to(Settings(base_url=url)) as caller:
+        place = {"conversation_id": fake.add_conversation(agent_id)}
+        another = await caller.ok("send_message", **place, message="another")
+        if which == "an old run":
+            fake.runs[another.data["run_id"]].created -= timedelta(hours=1)
+        fake.drop("POST", "/v1/conversations/*/messages", before_request_is_handled=True)
+        mine = await caller.ok("send_message", **place, message="mine")
+
+    fake.check_used()
+    assert another.data["status"] == "failed"
+    assert (mine.data["status"], mine.data.get("reply")) == ("completed", "echo: mine")
+    assert mine.data["run_id"] != another.data["run_id"]
+
+
 async def test_silence_within_a_turn_is_bounded_and_the_turn_found_again(way: Way) -> None:
     model = ScriptedModel()
     fake = FakeLetta(model)
@@ -97,7 +122,11 @@ async def test_silence_within_a_turn_is_bounded_and_the_turn_found_again(way: Wa
     model.enqueue(held)
     async with fake.serve() as url, way.to(Settings(base_url=url, silence_timeout=0.3)) as caller:
         conversation_id = fake.add_conversation(agent_id)
-        running = await caller.ok("send_message", conversation_id=conversation_id, message="think", wait_seconds=1)
+        running = await caller.ok("send_message", conversation_id=conversation_id, message="think", wait_seconds=0)
+        # The model is silent, and so is the stream: it is given up while the turn runs, and taken up again.
+        with anyio.fail_after(20):
+            while not any(each.path.endswith("/stream") and "run_id" in each.json for each in fake.requests):
+                await anyio.sleep(0.02)
         held.gate.set()
         reply = await caller.ok("wait_for_reply", conversation_id=conversation_id)
 

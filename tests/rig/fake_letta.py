@@ -19,6 +19,7 @@ import anyio
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_faults import Drop, Failure, Faults, RecordedRequest, Stall
 from tests.rig.fake_routes import Routes
+from tests.rig.fake_run import Run
 from tests.rig.fake_sending import Sending
 from tests.rig.fake_store import Conversation, Row, Store
 from tests.rig.loopback import LoopbackServer, loopback_socket
@@ -64,6 +65,11 @@ class FakeLetta:
     def conversations(self) -> Mapping[str, Conversation]:
         """All conversations by id, deleted ones too."""
         return self._store.conversations
+
+    @property
+    def runs(self) -> Mapping[str, Run]:
+        """All runs by id."""
+        return self._store.runs
 
     @asynccontextmanager
     async def serve(self) -> AsyncGenerator[str]:
