@@ -12,7 +12,7 @@ from mcp_types import CallToolResult, GetPromptResult, InputRequiredResult, Prom
 
 from letta_conversations_mcp.http import build_app, listen
 from letta_conversations_mcp.server.app import ConversationServer
-from letta_conversations_mcp.server.tasks.handlers import TASKED, Tasked
+from letta_conversations_mcp.server.tasks.handlers import TASK_HANDLERS, TaskHandler
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.base import ToolContext
 from tests.conformance.content import JSON_SCHEMA_TOOL, add_content
@@ -34,8 +34,8 @@ class FixtureServer(ConversationServer):
         add_work(self)
 
     @cached_property
-    def tasked(self) -> Mapping[str, Tasked]:
-        return {**TASKED, **TASKED_FIXTURES}
+    def task_handlers(self) -> Mapping[str, TaskHandler]:
+        return {**TASK_HANDLERS, **TASKED_FIXTURES}
 
     async def list_tools(self) -> list[Tool]:
         return [*await super().list_tools(), *await MCPServer.list_tools(self), JSON_SCHEMA_TOOL]

@@ -14,7 +14,7 @@ from mcp_types import INTERNAL_ERROR, CallToolResult
 
 from letta_conversations_mcp.core.errors import NotFound
 from letta_conversations_mcp.server.tasks.extension import GRACE_SECONDS
-from letta_conversations_mcp.server.tasks.handlers import Finding, Trace
+from letta_conversations_mcp.server.tasks.handlers import TaskState, Trace
 from letta_conversations_mcp.tools.base import Services
 
 LONGER = GRACE_SECONDS + 0.2
@@ -35,7 +35,7 @@ class OnlyHere:
     async def check(self, services: Services, trace: Trace) -> None:
         """There is nothing that somebody may not see."""
 
-    async def find(self, services: Services, trace: Trace, since: datetime) -> Finding:
+    async def find(self, services: Services, trace: Trace, since: datetime) -> TaskState:
         raise NotFound("task", "of a fixture", "Its process has ended.")
 
     def stoppable(self, trace: Trace) -> Sequence[Mapping[str, str]]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from letta_conversations_mcp.conversations.search import (
     MOST_REQUESTS,
     PAGE,
-    Findings,
+    SearchResult,
     check_search_cursor,
     fold,
     read_bound,
@@ -149,29 +149,29 @@ class Endless:
         return Page(items=tuple(said), more=True)
 
 
-async def look(endless: Endless, query: str, seconds: float, place: str = "", after: str = "") -> Findings:
+async def look(endless: Endless, query: str, seconds: float, place: str = "", after: str = "") -> SearchResult:
     wanted = MessageSearch(query=query, conversation_id=place, agent_id=AGENT, limit=1000)
     with anyio.fail_after(20):
         return await search(cast("Backend", endless), wanted, after=after, seconds=seconds)
 
 
 async def test_a_request_that_hangs_ends_the_search_with_what_was_found_and_a_way_on() -> None:
-    findings = await look(Endless(silent_from=2), "walrus", 0.1, CONVERSATION)
-    following = await look(Endless(silent_from=1), "walrus", 0.1, CONVERSATION, findings.cursor)
+    result = await look(Endless(silent_from=2), "walrus", 0.1, CONVERSATION)
+    following = await look(Endless(silent_from=1), "walrus", 0.1, CONVERSATION, result.cursor)
 
-    assert [each.message.text for each in findings.found] == [f"walrus {number}" for number in range(200)]
-    assert (findings.scanned, findings.cursor) == (200, "message-199")
+    assert [each.message.text for each in result.found] == [f"walrus {number}" for number in range(200)]
+    assert (result.scanned, result.cursor) == (200, "message-199")
     assert following.found[0].message.text == "walrus 200"
 
 
 async def test_the_time_is_one_for_all_conversations_together() -> None:
-    findings = await look(Endless(silent_from=5 * 3 + 2), "walrus 499", 0.1)
-    following = await look(Endless(silent_from=1), "walrus", 0.1, after=findings.cursor)
+    result = await look(Endless(silent_from=5 * 3 + 2), "walrus 499", 0.1)
+    following = await look(Endless(silent_from=1), "walrus", 0.1, after=result.cursor)
 
     # The default conversation and two others; in the third it was cut short.
-    assert (findings.conversations, findings.cut_short) == (4, ["default", "conv-0", "conv-1", "conv-2"])
-    assert {each.conversation_id for each in findings.found} == {"default", "conv-0", "conv-1"}
-    assert findings.cursor == "conv-2"
+    assert (result.conversations, result.cut_short) == (4, ["default", "conv-0", "conv-1", "conv-2"])
+    assert {each.conversation_id for each in result.found} == {"default", "conv-0", "conv-1"}
+    assert result.cursor == "conv-2"
     assert {each.conversation_id for each in following.found} == {"conv-3"}
 
 
@@ -182,16 +182,16 @@ async def test_a_search_that_could_look_at_nothing_is_no_search_without_results(
 
 
 async def test_a_list_of_conversations_that_hangs_ends_the_search_too() -> None:
-    findings = await look(Endless(lists_conversations=False), "walrus 7", 0.1)
+    result = await look(Endless(lists_conversations=False), "walrus 7", 0.1)
 
-    assert findings.found[0].message.text == "walrus 7"
-    assert (findings.conversations, findings.cursor) == (1, "default")
+    assert result.found[0].message.text == "walrus 7"
+    assert (result.conversations, result.cursor) == (1, "default")
 
 
 async def test_with_time_left_the_number_of_requests_bounds_a_search() -> None:
     endless = Endless()
 
-    findings = await look(endless, "no such word", 600, CONVERSATION)
+    result = await look(endless, "no such word", 600, CONVERSATION)
 
     assert endless.requests == MOST_REQUESTS
-    assert findings.cursor == f"message-{PAGE * MOST_REQUESTS - 1}"
+    assert result.cursor == f"message-{PAGE * MOST_REQUESTS - 1}"

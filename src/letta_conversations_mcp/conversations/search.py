@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Findings:
+class SearchResult:
     """What was found. `scanned` is None when the server searched; else how many messages were looked through, in
     `conversations`, of those in `cut_short` only the newest; `left_out` when there are some without a message of their
     own. `cursor` leads on to what was not looked through."""
@@ -77,11 +77,11 @@ async def search(
     after: str = "",
     *,
     seconds: float = MOST_SECONDS,
-) -> Findings:
+) -> SearchResult:
     """Find messages of these kinds.
 
     Args:
-        after: a cursor of the findings before.
+        after: a cursor of the result before.
         seconds: how long to look through messages. What was found by then comes with a cursor to the rest.
 
     Raises:
@@ -96,7 +96,7 @@ async def search(
         try:
             more = min(100, wanted.limit * ASKED_TIMES)
             results = await backend.search_messages(wanted.model_copy(update={"limit": more}))
-            return Findings([each for each in results if each.message.kind in shown][: wanted.limit])
+            return SearchResult([each for each in results if each.message.kind in shown][: wanted.limit])
         except NoSearch:
             pass
     return await _Scan(backend, wanted, shown, seconds).run(after)
@@ -110,44 +110,44 @@ class _Scan:
         self._wanted = wanted
         self._kinds = kinds
         self._words = fold(wanted.query).split()
-        self._findings = Findings(scanned=0)
+        self._result = SearchResult(scanned=0)
         self._requests = 0
         self._seconds = seconds
         self._deadline = anyio.current_time() + seconds
 
     @property
     def _full(self) -> bool:
-        return len(self._findings.found) >= self._wanted.limit
+        return len(self._result.found) >= self._wanted.limit
 
     @property
     def _exhausted(self) -> bool:
         return self._full or self._requests >= MOST_REQUESTS or anyio.current_time() >= self._deadline
 
-    async def run(self, after: str) -> Findings:
+    async def run(self, after: str) -> SearchResult:
         try:
             if self._wanted.conversation_id:
                 ref = ConversationRef(conversation_id=self._wanted.conversation_id, agent_id=self._wanted.agent_id)
-                self._findings.cursor = await self._look_through(ref, MOST_REQUESTS, before=after)
+                self._result.cursor = await self._look_through(ref, MOST_REQUESTS, before=after)
             else:
                 await self._look_through_all(after)
         except TimeoutError:
-            if not self._findings.cursor:
+            if not self._result.cursor:
                 next_step = "Nothing was changed; name a conversation or an agent to search less."
                 raise TimedOut("search the messages", self._seconds, next_step) from None
-        return self._findings
+        return self._result
 
     async def _look_through_all(self, after: str) -> None:
         async for ref in self._conversations(after):
-            if self._exhausted or self._findings.conversations >= MOST_CONVERSATIONS:
+            if self._exhausted or self._result.conversations >= MOST_CONVERSATIONS:
                 return
             try:
                 if await self._look_through(ref, MOST_PAGES):
-                    self._findings.cut_short.append(ref.conversation_id)
+                    self._result.cut_short.append(ref.conversation_id)
             except NotFound:
                 # Deleted while the others were looked through.
                 pass
-            self._findings.cursor = ref.conversation_id
-        self._findings.cursor = ""
+            self._result.cursor = ref.conversation_id
+        self._result.cursor = ""
 
     async def _conversations(self, after: str) -> AsyncIterator[ConversationRef]:
         """The agent's default one, then its others, or all, with the newest messages first. Those that never had a
@@ -166,7 +166,7 @@ class _Scan:
             for each in page.items:
                 if not each.last_message_at:
                     # They are listed last, and as cursors begin the list anew (seen on 0.16.8).
-                    self._findings.left_out = True
+                    self._result.left_out = True
                     return
                 if not _is_before(each.last_message_at, self._wanted.since):
                     yield ConversationRef(conversation_id=each.id, agent_id=each.agent_id)
@@ -187,7 +187,7 @@ class _Scan:
                 if not before:
                     raise
                 return before
-            self._findings.conversations += number == 0
+            self._result.conversations += number == 0
             for message in reversed(page.items):
                 # What is shown as several messages has one id, and is taken whole.
                 if self._full and message.id != before:
@@ -204,14 +204,14 @@ class _Scan:
             return await request
 
     def _take(self, ref: ConversationRef, message: Message) -> None:
-        self._findings.scanned = (self._findings.scanned or 0) + 1
+        self._result.scanned = (self._result.scanned or 0) + 1
         if message.kind not in self._kinds or _is_before(message.at, self._wanted.since):
             return
         if self._wanted.until and (at := parse_time(message.at)) and at > self._wanted.until:
             return
         text = fold(body(message))
         if all(word in text for word in self._words):
-            self._findings.found.append(
+            self._result.found.append(
                 FoundMessage(conversation_id=ref.conversation_id, agent_id=ref.agent_id, message=message)
             )
 

@@ -17,7 +17,7 @@ MODELS_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Change:
+class UpdateResult:
     """A changed conversation: the names of what was changed, and of what the server ignored."""
 
     conversation: Conversation
@@ -25,7 +25,7 @@ class Change:
     ignored: tuple[str, ...]
 
 
-async def update(backend: Backend, conversation_id: str, changes: ConversationChanges) -> Change:
+async def update(backend: Backend, conversation_id: str, changes: ConversationChanges) -> UpdateResult:
     """Change what is given.
 
     Raises:
@@ -53,7 +53,7 @@ async def update(backend: Backend, conversation_id: str, changes: ConversationCh
             "Nothing was changed, and trying again will not help.",
         )
     changed = tuple(name for name in wanted if name not in ignored)
-    return Change(conversation=conversation, changed=changed, ignored=ignored)
+    return UpdateResult(conversation=conversation, changed=changed, ignored=ignored)
 
 
 def check_text(argument: str, text: str) -> None:

@@ -37,13 +37,13 @@ Archived = Literal["no", "only", "all"]
 ServerKind = Literal["cloud", "self_hosted", "local", "app_server", "other"]
 
 
-class Noun(BaseModel):
+class Frozen(BaseModel):
     """Base of the nouns: immutable. Built when first used, because a server that starts needs few of them."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
 
-class Agent(Noun):
+class Agent(Frozen):
     """`block_labels` names its memory blocks; `in_context` as in Conversation, for its default one; `context_window` in
     tokens. None when the server did not tell."""
 
@@ -57,7 +57,7 @@ class Agent(Noun):
     context_window: int | None = None
 
 
-class Conversation(Noun):
+class Conversation(Frozen):
     """`in_context`: the ids of the messages that the agent sees, oldest first, without the system prompt; None when the
     server did not tell."""
 
@@ -76,7 +76,7 @@ class Conversation(Noun):
     in_context: tuple[str, ...] | None = None
 
 
-class ConversationRef(Noun):
+class ConversationRef(Frozen):
     """Where a message goes: a conversation and its agent. `default` is a different place for every agent."""
 
     conversation_id: str
@@ -100,7 +100,7 @@ class ConversationRef(Noun):
         return ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
 
 
-class ToolCall(Noun):
+class ToolCall(Frozen):
     """A tool call of the agent. `arguments` is the JSON text as the model wrote it, which may be no JSON at all."""
 
     id: str = ""
@@ -114,7 +114,7 @@ class ToolCall(Noun):
     """What asks for the decision that the call waits for, by its id: a later call can look the same."""
 
 
-class Message(Noun):
+class Message(Frozen):
     """One entry of a conversation's history; `calls` only in kind tool and approval."""
 
     id: str
@@ -127,7 +127,7 @@ class Message(Noun):
     run_id: str = ""
 
 
-class Usage(Noun):
+class Usage(Frozen):
     """Tokens of one turn, over all its steps; `context_tokens` is how full the context was at its end."""
 
     prompt_tokens: int = 0
@@ -137,7 +137,7 @@ class Usage(Noun):
     context_tokens: int = 0
 
 
-class TurnFailure(Noun):
+class TurnFailure(Frozen):
     """Why a turn failed, in the server's own words (untrusted text)."""
 
     type: str = ""
@@ -152,7 +152,7 @@ class TurnFailure(Noun):
         return "waiting for approval" in self.message + self.detail
 
 
-class Turn(Noun):
+class Turn(Frozen):
     """What one message led to: the aggregate of a turn's stream.
 
     `message` is the text that it answers, where the server tells it; `reply` joins everything that the agent said;
@@ -176,7 +176,7 @@ class Turn(Noun):
     unknown_kinds: dict[str, int] = Field(default_factory=dict)
 
 
-class Run(Noun):
+class Run(Frozen):
     """The server's record of a turn. `active` while it is created or running."""
 
     id: str
@@ -190,14 +190,14 @@ class Run(Noun):
         return self.status in ("created", "running")
 
 
-class Block(Noun):
+class Block(Frozen):
     """A piece of memory that is part of the system prompt."""
 
     label: str
     value: str = ""
 
 
-class ContextUse(Noun):
+class ContextUse(Frozen):
     """How full the context was at the end of the newest turn, in tokens; `limit` is None when the server did not
     tell."""
 
@@ -205,7 +205,7 @@ class ContextUse(Noun):
     limit: int | None = None
 
 
-class CompactionSettings(Noun):
+class CompactionSettings(Frozen):
     """How to summarise, in Letta's names; what is left out is the server's to choose. `model` and `model_settings` are
     of the writer of the summary, `clip_chars` is its longest; `sliding_window_percentage` is the share of the context
     that a sliding window keeps, between 0 and 1."""
@@ -218,7 +218,7 @@ class CompactionSettings(Noun):
     sliding_window_percentage: float | None = None
 
 
-class Compaction(Noun):
+class Compaction(Frozen):
     """`before` and `after` count the messages in context; `older_listed`: list_messages still has the others."""
 
     before: int
@@ -230,14 +230,14 @@ class Compaction(Noun):
 T = TypeVar("T")
 
 
-class Page(Noun, Generic[T]):
+class Page(Frozen, Generic[T]):
     """One page of a list. `more` says that the server has, or may have, more beyond it."""
 
     items: tuple[T, ...]
     more: bool = False
 
 
-class NewAgent(Noun):
+class NewAgent(Frozen):
     """`memory` is the agent's first memory blocks, by label."""
 
     name: str
@@ -246,7 +246,7 @@ class NewAgent(Noun):
     memory: dict[str, str] = Field(default_factory=dict)
 
 
-class NewConversation(Noun):
+class NewConversation(Frozen):
     agent_id: str
     summary: str = ""
     description: str = ""
@@ -257,7 +257,7 @@ class NewConversation(Noun):
     isolated_blocks: tuple[str, ...] = ()
 
 
-class ConversationChanges(Noun):
+class ConversationChanges(Frozen):
     """What to change of a conversation; None leaves a thing as it is, and "" clears a text. Without a `model` of its
     own a conversation has the agent's."""
 
@@ -269,7 +269,7 @@ class ConversationChanges(Noun):
     context_window_limit: int | None = None
 
 
-class ConversationQuery(Noun):
+class ConversationQuery(Frozen):
     """Which conversations to list. `after` is the id of the last one on the page before."""
 
     agent_id: str = ""
@@ -281,7 +281,7 @@ class ConversationQuery(Noun):
     limit: int = 20
 
 
-class MessageQuery(Noun):
+class MessageQuery(Frozen):
     """Which messages to list. `before` and `after` are message ids and mean earlier and later in time, whatever the
     order; `order` says from which end the page is taken. A page is always in the order of time."""
 
@@ -291,7 +291,7 @@ class MessageQuery(Noun):
     limit: int = 20
 
 
-class MessageSearch(Noun):
+class MessageSearch(Frozen):
     """What to look for: in a conversation, an agent, or everywhere. `since` and `until` bound the time, and include
     it."""
 
@@ -304,7 +304,7 @@ class MessageSearch(Noun):
     limit: int = 20
 
 
-class FoundMessage(Noun):
+class FoundMessage(Frozen):
     """A message that a search found, and where it is."""
 
     conversation_id: str
@@ -316,7 +316,7 @@ class FoundMessage(Noun):
         return ConversationRef(conversation_id=self.conversation_id, agent_id=self.agent_id)
 
 
-class Health(Noun):
+class Health(Frozen):
     """What answers where conversations should live. `app_server` and `other` are no place for them, as addressed.
 
     `background`: whether the server keeps streams and locks conversations, which a self-hosted one does only with
@@ -330,7 +330,7 @@ class Health(Noun):
     remarks: tuple[str, ...] = ()
 
 
-class Image(Noun):
+class Image(Frozen):
     """An image of a message: a URL that the server fetches, or base64 data with its media type."""
 
     url: str = ""
@@ -338,7 +338,7 @@ class Image(Noun):
     data: str = ""
 
 
-class OutgoingMessage(Noun):
+class OutgoingMessage(Frozen):
     """What is sent. `otid` names the message for ever: a send that is repeated with the same one is the same
     message; one without it is given a new one. `opens` is whether its conversation was opened for it."""
 
@@ -359,7 +359,7 @@ class OutgoingMessage(Noun):
         return isinstance(other, OutgoingMessage) and other.model_copy(update=same) == self
 
 
-class Decision(Noun):
+class Decision(Frozen):
     """What is decided about one tool call. The agent is told the reason."""
 
     tool_call_id: str
@@ -367,7 +367,7 @@ class Decision(Noun):
     reason: str = ""
 
 
-class Approvals(Noun):
+class Approvals(Frozen):
     """Decisions, handed over together as a message is. `calls` are the calls that they are about."""
 
     decisions: tuple[Decision, ...]

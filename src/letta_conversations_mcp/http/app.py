@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from letta_conversations_mcp.core.access import SCOPES
-from letta_conversations_mcp.http.auth.middleware import EitherVerifier, Gate
+from letta_conversations_mcp.http.auth.middleware import AuthMiddleware, EitherVerifier
 from letta_conversations_mcp.http.auth.oidc import OidcTokens
 from letta_conversations_mcp.http.auth.token_file import BadTokensFile, OneToken, TokensFile
 from letta_conversations_mcp.http.limits import Bounds, CloseUnread, Limits
@@ -138,7 +138,7 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
         app.user_middleware.insert(
             0,
             Middleware(
-                Gate,
+                AuthMiddleware,
                 verifier=verifier,
                 open_paths=tuple(open_paths),
                 metadata_url=metadata_url,
@@ -160,7 +160,7 @@ def _endpoints(
     server: ConversationServer, settings: Settings, *, calls_need_token: bool, callers_bring_keys: bool
 ) -> Middleware:
     meter = PrometheusMeter()
-    server.watch.add(meter)
+    server.instrumentation.add(meter)
     readiness = Readiness(key_of_its_own=not callers_bring_keys)
 
     async def unready() -> str:

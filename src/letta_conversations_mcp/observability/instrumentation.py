@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _tracer = trace.get_tracer("letta-conversations-mcp")
 
 
-class Watch(Meter):
+class Instrumentation(Meter):
     """Tells each of several meters, in their order; what the first binds for a turn is there for those after it."""
 
     def __init__(self) -> None:

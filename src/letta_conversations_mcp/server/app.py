@@ -34,8 +34,8 @@ from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import Forbidden
 from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.notifications.poller import open_poller
-from letta_conversations_mcp.observability.calls import UNKNOWN, CallWatch, counted
-from letta_conversations_mcp.observability.instrumentation import Watch
+from letta_conversations_mcp.observability.instrumentation import Instrumentation
+from letta_conversations_mcp.observability.request_log import UNKNOWN, RequestLog, counted
 from letta_conversations_mcp.server.request_state import explain_refusal
 from letta_conversations_mcp.server.resources import add_resources
 from letta_conversations_mcp.server.sdk_private import add_request_handler
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from letta_conversations_mcp.notifications.redis_bus import RedisSubscriptionBus
     from letta_conversations_mcp.server.caller_view import Callers
     from letta_conversations_mcp.server.prompts import PromptSpec
-    from letta_conversations_mcp.server.tasks.handlers import Tasked
+    from letta_conversations_mcp.server.tasks.handlers import TaskHandler
 
 INSTRUCTIONS = (
     "Talk with Letta agents, which remember for months. An agent has many conversations: separate message threads that "
@@ -88,16 +88,16 @@ class ConversationServer(MCPServer[Services]):
         self.services: Services | None = None
         self.access: Callable[[], Access] = lambda: EVERYTHING
         self.drain = Drain()
-        self.watch = Watch()
+        self.instrumentation = Instrumentation()
         self._options = settings
-        self._call_watch = CallWatch(lambda name: name in self.specs, self.drain, with_texts=settings.log_messages)
+        self._request_log = RequestLog(lambda name: name in self.specs, self.drain, with_texts=settings.log_messages)
         limits = TurnLimits(running=settings.max_turns, queued=settings.max_queued, per_caller=settings.max_per_caller)
 
         @asynccontextmanager
         async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
             pace = Pace(turn=settings.turn_timeout)
             async with (
-                open_backend(settings, self.watch) as opened,
+                open_backend(settings, self.instrumentation) as opened,
                 open_pool(settings) as pool,
                 background_tasks() as background,
                 open_poller(bus, interval=settings.watch_interval) as poller,
@@ -109,14 +109,16 @@ class ConversationServer(MCPServer[Services]):
                 async def backend_of(key: str) -> Backend:
                     return AnnouncingBackend(await pool.backend_of(key), bus)
 
-                async with open_sender(backend, pace, limits=limits, meter=self.watch, drain=self.drain) as sender:
+                async with open_sender(
+                    backend, pace, limits=limits, meter=self.instrumentation, drain=self.drain
+                ) as sender:
                     self.services = Services(backend, sender, settings, backend_of, poller, background)
                     yield self.services
                     self.services = None
 
         shared_bus = _shared_bus(settings)
         bus: SubscriptionBus = shared_bus or InMemorySubscriptionBus()
-        tasks = Tasks(settings, self._cancel, lambda: self.tasked)
+        tasks = Tasks(settings, self._cancel, lambda: self.task_handlers)
         # What a caller may use changes with the token.
         listed = CacheHint(MINUTE_MS, "private") if settings.knows_callers else CacheHint(HOUR_MS, "public")
         keys = [key.get_secret_value() for key in settings.request_state_keys]
@@ -131,7 +133,7 @@ class ConversationServer(MCPServer[Services]):
             subscriptions=bus,
             extensions=[tasks],
             middleware=[
-                self._call_watch,
+                self._request_log,
                 tasks.check,
             ],
             log_level=settings.log_level,
@@ -156,7 +158,7 @@ class ConversationServer(MCPServer[Services]):
     def know_callers(self, callers: Callers) -> None:
         """From now on, answer only those, and each with what is there for them."""
         self.access = callers.access
-        self.middleware.insert(self.middleware.index(self._call_watch), callers)
+        self.middleware.insert(self.middleware.index(self._request_log), callers)
 
     @cached_property
     def specs(self) -> dict[str, ToolSpec]:
@@ -167,11 +169,11 @@ class ConversationServer(MCPServer[Services]):
         return {spec.name: spec for spec in TOOLS if spec.is_offered(self._options)}
 
     @cached_property
-    def tasked(self) -> Mapping[str, Tasked]:
+    def task_handlers(self) -> Mapping[str, TaskHandler]:
         """The tools whose calls may become tasks, by name."""
-        from letta_conversations_mcp.server.tasks.handlers import TASKED
+        from letta_conversations_mcp.server.tasks.handlers import TASK_HANDLERS
 
-        return TASKED
+        return TASK_HANDLERS
 
     @cached_property
     def _prompts(self) -> Sequence[PromptSpec]:
@@ -217,7 +219,7 @@ class ConversationServer(MCPServer[Services]):
     ) -> CallToolResult | InputRequiredResult:
         scope = self.scope_of(name)
         usable = self._usable()
-        with counted(self.watch, name if name in self.specs else UNKNOWN):
+        with counted(self.instrumentation, name if name in self.specs else UNKNOWN):
             if scope and not self.access().may(scope):
                 raise to_tool_error(Forbidden(name, scope))
             if name not in usable:

@@ -9,7 +9,7 @@ from pydantic import Field
 from letta_conversations_mcp.conversations import describe as describing
 from letta_conversations_mcp.conversations import fork as branching
 from letta_conversations_mcp.conversations import memory
-from letta_conversations_mcp.conversations import update as changing
+from letta_conversations_mcp.conversations import update as updating
 from letta_conversations_mcp.conversations.keys import check_key, one_at_a_time, open_with_key
 from letta_conversations_mcp.conversations.lookup import (
     check_blocks,
@@ -239,7 +239,7 @@ async def update(
         model_settings=model_settings or None,
         context_window_limit=context_window_limit,
     )
-    done = await changing.update(backend, check_conversation_id(conversation_id), changes)
+    done = await updating.update(backend, check_conversation_id(conversation_id), changes)
     now = done.conversation
     return Updated(
         conversation_id=now.id,

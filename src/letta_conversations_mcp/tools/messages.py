@@ -234,10 +234,10 @@ async def search_messages(
         limit=limit,
     )
     async with heartbeat(ctx, "searching"):
-        findings = await search(
+        result = await search(
             services.backend, wanted, frozenset(kinds), check_search_cursor(after, ref.conversation_id)
         )
-    return FoundList.of(findings, wanted, services.settings.max_output_chars)
+    return FoundList.of(result, wanted, services.settings.max_output_chars)
 
 
 async def _scope(ctx: ToolContext, conversation_id: str, agent: str) -> ConversationRef:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from letta_conversations_mcp.backends.letta_api.base import AFTER_READING
-from letta_conversations_mcp.backends.letta_api.sending import ApiSending
+from letta_conversations_mcp.backends.letta_api.messages import ApiMessages
 from letta_conversations_mcp.conversations.approvals import calls_chunk, check_pending, pending_calls
 from letta_conversations_mcp.core.errors import NotFound
 from letta_conversations_mcp.core.message_json import mappings, text_field
@@ -25,7 +25,7 @@ NEWEST = 6
 """Messages looked at: a request that waits is the last one, but for summaries of compactions."""
 
 
-class ApiApprovals(ApiSending):
+class ApiApprovals(ApiMessages):
     """The verbs of decisions."""
 
     @abstractmethod

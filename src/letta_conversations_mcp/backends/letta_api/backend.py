@@ -14,10 +14,9 @@ import anyio.to_thread
 
 from letta_conversations_mcp.backends.letta_api.approvals import ApiApprovals
 from letta_conversations_mcp.backends.letta_api.base import AFTER_READING, TOO_LITTLE_WORDS
-from letta_conversations_mcp.backends.letta_api.cancelling import cancel_runs
+from letta_conversations_mcp.backends.letta_api.cancel import cancel_runs
 from letta_conversations_mcp.backends.letta_api.conversations import ApiConversations
-from letta_conversations_mcp.backends.letta_api.model_settings import check_model_settings
-from letta_conversations_mcp.backends.letta_api.reading import (
+from letta_conversations_mcp.backends.letta_api.letta_json import (
     Json,
     objects,
     read_agent,
@@ -26,6 +25,7 @@ from letta_conversations_mcp.backends.letta_api.reading import (
     read_run,
     search_body,
 )
+from letta_conversations_mcp.backends.letta_api.model_settings import check_model_settings
 from letta_conversations_mcp.core.backend import NoSearch
 from letta_conversations_mcp.core.errors import NotFound, Refused
 from letta_conversations_mcp.core.message_json import int_field, read_message, text_field

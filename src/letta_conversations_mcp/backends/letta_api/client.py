@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import from_json
 
+from letta_conversations_mcp.backends.letta_api.letta_json import Json
 from letta_conversations_mcp.backends.letta_api.network import check_network
-from letta_conversations_mcp.backends.letta_api.reading import Json
 from letta_conversations_mcp.core.errors import Unreachable
 from letta_conversations_mcp.settings import BackendSettings
 from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
@@ -43,7 +43,7 @@ class Client:
         for resource in ("agents", "blocks", "conversations", "messages", "models", "runs"):
             import_module(f"letta_client.resources.{resource}")
 
-        from letta_conversations_mcp.backends.letta_api.counting import CountingClient
+        from letta_conversations_mcp.backends.letta_api.http_client import CountingClient
         from letta_conversations_mcp.backends.letta_api.translation import Asking
 
         self._httpx = httpx

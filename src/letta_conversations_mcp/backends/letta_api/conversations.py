@@ -8,14 +8,14 @@ import anyio
 import anyio.to_thread
 
 from letta_conversations_mcp.backends.letta_api.base import AFTER_READING, ApiBase
-from letta_conversations_mcp.backends.letta_api.model_settings import check_model_settings
-from letta_conversations_mcp.backends.letta_api.reading import (
+from letta_conversations_mcp.backends.letta_api.letta_json import (
     Json,
     changes_body,
     conversation_body,
     objects,
     read_conversation,
 )
+from letta_conversations_mcp.backends.letta_api.model_settings import check_model_settings
 from letta_conversations_mcp.core.errors import ConversationError, NotFound
 from letta_conversations_mcp.core.message_json import text_field
 from letta_conversations_mcp.core.model import (

@@ -36,7 +36,7 @@ class EitherVerifier:
         return await self._own.verify_token(token) or await self._provider.verify_token(token)
 
 
-class Gate:
+class AuthMiddleware:
     """Lets through requests whose token the verifier knows, and leaves their caller in the request's context.
 
     `metadata_url` is "" where no provider gives the tokens. `scope_of` tells what a tool needs, None for an unknown

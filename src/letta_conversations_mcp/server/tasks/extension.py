@@ -48,7 +48,7 @@ from letta_conversations_mcp.tools.base import Services
 from letta_conversations_mcp.tools.mcp_errors import to_mcp_error
 
 if TYPE_CHECKING:
-    from letta_conversations_mcp.server.tasks.handlers import Finding, Tasked, Trace
+    from letta_conversations_mcp.server.tasks.handlers import TaskHandler, TaskState, Trace
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class Job:
 
 
 class Tasks(Extension):
-    """The extension. `tasked` gives the tools that it is for, and is asked when one of them is called."""
+    """The extension. `handlers` returns the tools that it is for; it is called when one of them is."""
 
     identifier = IDENTIFIER
 
@@ -180,11 +180,11 @@ class Tasks(Extension):
         self,
         settings: Settings,
         cancel: Callable[[Context, Mapping[str, str]], Awaitable[None]],
-        tasked: Callable[[], Mapping[str, Tasked]],
+        handlers: Callable[[], Mapping[str, TaskHandler]],
     ) -> None:
         self._seal = Seal(settings)
         self._cancel_at_letta = cancel
-        self._tasked = tasked
+        self._handlers = handlers
         self._jobs: OrderedDict[str, Job] = OrderedDict()
 
     def methods(self) -> Sequence[MethodBinding]:
@@ -217,23 +217,23 @@ class Tasks(Extension):
         self, params: CallToolRequestParams, ctx: Context, call_next: CallNext
     ) -> HandlerResult:
         arguments = params.arguments or {}
-        tasked = self._tasked().get(params.name)
-        if tasked is None or not _is_declared(ctx) or not tasked.suits(arguments):
+        handler = self._handlers().get(params.name)
+        if handler is None or not _is_declared(ctx) or not handler.suits(arguments):
             return await call_next(ctx)
-        if tasked.goes_on_here:
-            return await self._carry_on(params.name, tasked, arguments, ctx, call_next)
+        if handler.goes_on_here:
+            return await self._carry_on(params.name, handler, arguments, ctx, call_next)
         services = ctx.lifespan_context
         at = datetime.now(UTC)
         view = replace(services, sender=services.sender.handing_over())
         result = await call_next(replace(ctx, lifespan_context=view))
         if not isinstance(result, CallToolResult) or result.is_error:
             return result
-        trace = await tasked.trace(services, arguments, result)
+        trace = await handler.trace(services, arguments, result)
         task = self._created(Handle(params.name, at, trace)) if trace else None
         return task or result
 
     async def _carry_on(
-        self, name: str, tasked: Tasked, arguments: Mapping[str, Any], ctx: Context, call_next: CallNext
+        self, name: str, handler: TaskHandler, arguments: Mapping[str, Any], ctx: Context, call_next: CallNext
     ) -> HandlerResult:
         """Make the call, in a task of the server's own if it takes longer than a moment."""
         if not self._has_room():
@@ -246,7 +246,7 @@ class Tasks(Extension):
                 await job.ended.wait()
             if job.ended.is_set():
                 return job.outcome()
-            trace = await tasked.trace(ctx.lifespan_context, arguments, None)
+            trace = await handler.trace(ctx.lifespan_context, arguments, None)
         except ConversationError:
             # What cannot be found again is waited for.
             await job.ended.wait()
@@ -279,17 +279,17 @@ class Tasks(Extension):
         return _task(task_id, handle) | {"resultType": "task", "status": "working"}
 
     async def _get(self, ctx: Context, params: TaskParams) -> dict[str, Any]:
-        handle, tasked = self._opened(ctx, params)
-        finding = await self._find(ctx, handle, tasked)
-        return _task(params.task_id, handle) | finding
+        handle, handler = self._opened(ctx, params)
+        state = await self._find(ctx, handle, handler)
+        return _task(params.task_id, handle) | state
 
-    async def _find(self, ctx: Context, handle: Handle, tasked: Tasked) -> dict[str, Any]:
+    async def _find(self, ctx: Context, handle: Handle, handler: TaskHandler) -> dict[str, Any]:
         services = ctx.lifespan_context
         try:
             if job := self._jobs.get(handle.job):
-                await tasked.check(services, handle.trace)
+                await handler.check(services, handle.trace)
                 return job.show()
-            return _shown(await tasked.find(services, handle.trace, handle.at))
+            return _shown(await handler.find(services, handle.trace, handle.at))
         except Refused as error:
             # That the work came to nothing is its result.
             return _completed(CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True))
@@ -299,28 +299,28 @@ class Tasks(Extension):
     async def _cancel(self, ctx: Context, params: TaskParams) -> dict[str, Any]:
         """Stops what can be stopped. The client is told that it was asked for, and sees by `tasks/get` what came of
         it."""
-        handle, tasked = self._opened(ctx, params)
-        shown = await self._find(ctx, handle, tasked)
+        handle, handler = self._opened(ctx, params)
+        shown = await self._find(ctx, handle, handler)
         if shown["status"] == "working":
             if job := self._jobs.get(handle.job):
                 job.stop()
-            for arguments in tasked.stoppable(handle.trace):
+            for arguments in handler.stoppable(handle.trace):
                 await self._cancel_at_letta(ctx, arguments)
         return {}
 
     async def _update(self, ctx: Context, params: UpdateParams) -> dict[str, Any]:
         """No task asks for anything, so every answer is one to nothing, which is to be ignored."""
-        handle, tasked = self._opened(ctx, params)
-        await self._find(ctx, handle, tasked)
+        handle, handler = self._opened(ctx, params)
+        await self._find(ctx, handle, handler)
         return {}
 
-    def _opened(self, ctx: Context, params: TaskParams) -> tuple[Handle, Tasked]:
+    def _opened(self, ctx: Context, params: TaskParams) -> tuple[Handle, TaskHandler]:
         require_client_extension(ctx, IDENTIFIER)
         handle = self._seal.unseal(params.task_id)
-        tasked = self._tasked().get(handle.tool)
-        if tasked is None:
+        handler = self._handlers().get(handle.tool)
+        if handler is None:
             raise MCPError(code=INVALID_PARAMS, message="The task is of a tool that this version does not have.")
-        return handle, tasked
+        return handle, handler
 
 
 def _is_declared(ctx: Context) -> bool:
@@ -340,11 +340,11 @@ def _task(task_id: str, handle: Handle) -> dict[str, Any]:
     }
 
 
-def _shown(finding: Finding) -> dict[str, Any]:
-    if finding.result is not None and finding.status == "completed":
-        return _completed(finding.result.to_mcp())
-    words = {"statusMessage": finding.words} if finding.words else {}
-    return {"status": finding.status} | words
+def _shown(state: TaskState) -> dict[str, Any]:
+    if state.result is not None and state.status == "completed":
+        return _completed(state.result.to_mcp())
+    words = {"statusMessage": state.words} if state.words else {}
+    return {"status": state.status} | words
 
 
 def _completed(result: CallToolResult) -> dict[str, Any]:

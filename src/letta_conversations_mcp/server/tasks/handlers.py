@@ -49,7 +49,7 @@ CLOCK_TOLERANCE = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
-class Finding:
+class TaskState:
     """How far a call has come: still working, with words for a person, or ended with a result."""
 
     status: Literal["working", "completed", "cancelled"]
@@ -57,7 +57,7 @@ class Finding:
     result: Result | None = None
 
 
-class Tasked(Protocol):
+class TaskHandler(Protocol):
     """A tool whose call may become a task."""
 
     goes_on_here: bool
@@ -76,7 +76,7 @@ class Tasked(Protocol):
         """Raises NotFound when the present caller may not see what the call was about, or it is gone."""
         ...
 
-    async def find(self, services: Services, trace: Trace, since: datetime) -> Finding:
+    async def find(self, services: Services, trace: Trace, since: datetime) -> TaskState:
         """How far the work of a call has come that was made at `since`. Raises what `check` does, Refused when it came
         to nothing, and what a backend raises that cannot be asked."""
         ...
@@ -105,13 +105,13 @@ class OneTurn:
     async def check(self, services: Services, trace: Trace) -> None:
         await _locate(services, trace)
 
-    async def find(self, services: Services, trace: Trace, since: datetime) -> Finding:
+    async def find(self, services: Services, trace: Trace, since: datetime) -> TaskState:
         ref = await _locate(services, trace)
         found = await _turn(services, ref, trace["run_id"])
         if isinstance(found, str):
-            return Finding("working", found)
+            return TaskState("working", found)
         reply = Reply.of(found, ref, trace["kinds"], services.settings.max_output_chars)
-        return Finding("cancelled" if found.status == "cancelled" else "completed", result=reply)
+        return TaskState("cancelled" if found.status == "cancelled" else "completed", result=reply)
 
     def stoppable(self, trace: Trace) -> Sequence[Mapping[str, str]]:
         return [_ref(trace).arguments | {"run_id": trace["run_id"]}]
@@ -140,7 +140,7 @@ class ManyTurns:
             if row.get("run_id"):
                 await _locate(services, row)
 
-    async def find(self, services: Services, trace: Trace, since: datetime) -> Finding:
+    async def find(self, services: Services, trace: Trace, since: datetime) -> TaskState:
         asked: list[dict[str, str]] = trace["rows"]
         rows: dict[int, ReplyRow] = {}
         failures: list[ConversationError] = []
@@ -171,12 +171,12 @@ class ManyTurns:
         if failures:
             raise failures[0]
         if len(rows) < len(asked):
-            return Finding("working", f"{len(rows)} of {len(asked)} done")
+            return TaskState("working", f"{len(rows)} of {len(asked)} done")
         ordered = [rows[place] for place in range(len(asked))]
         stopped = all(row.status in ("cancelled", "error") for row in ordered)
         stopped = stopped and any(row.status == "cancelled" for row in ordered)
         replies = collect(ordered, services.settings.max_output_chars)
-        return Finding("cancelled" if stopped else "completed", result=replies)
+        return TaskState("cancelled" if stopped else "completed", result=replies)
 
     def stoppable(self, trace: Trace) -> Sequence[Mapping[str, str]]:
         return [_ref(row).arguments | {"run_id": row["run_id"]} for row in trace["rows"] if row.get("run_id")]
@@ -197,14 +197,14 @@ class Compaction:
     async def check(self, services: Services, trace: Trace) -> None:
         await _locate(services, trace)
 
-    async def find(self, services: Services, trace: Trace, since: datetime) -> Finding:
+    async def find(self, services: Services, trace: Trace, since: datetime) -> TaskState:
         """From what is in the conversation, in a process that did not ask for the compaction."""
         ref = await _locate(services, trace)
         page = await services.backend.list_messages(ref, MessageQuery(limit=RECENT_MESSAGES))
         made = [each for each in page.items if each.kind == "summary" and _is_since(each.at, since)]
         if made:
             room = services.settings.max_output_chars - RESERVED_CHARS
-            return Finding(
+            return TaskState(
                 "completed",
                 result=Compacted(
                     conversation_id=ref.conversation_id,
@@ -215,7 +215,9 @@ class Compaction:
                 ),
             )
         if datetime.now(UTC) - since < timedelta(seconds=services.settings.compact_timeout):
-            return Finding("working", "writing the summary, as far as can be told: it was asked for by another process")
+            return TaskState(
+                "working", "writing the summary, as far as can be told: it was asked for by another process"
+            )
         raise Refused(
             "say what became of the compaction",
             "the process that asked for it has ended, and the conversation holds no summary of that time",
@@ -227,7 +229,7 @@ class Compaction:
         return ()
 
 
-TASKED: Mapping[str, Tasked] = {
+TASK_HANDLERS: Mapping[str, TaskHandler] = {
     "send_message": OneTurn(),
     "respond_to_approval": OneTurn(),
     "ask_many": ManyTurns(),

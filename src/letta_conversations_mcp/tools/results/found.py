@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from letta_conversations_mcp.conversations.search import (
     SNIPPET_CHARS,
-    Findings,
+    SearchResult,
     snippet,
 )
 from letta_conversations_mcp.conversations.transcript import (
@@ -60,16 +60,16 @@ class FoundList(Result):
     next: str = ""
 
     @classmethod
-    def of(cls, findings: Findings, wanted: MessageSearch, budget: int) -> FoundList:
+    def of(cls, result: SearchResult, wanted: MessageSearch, budget: int) -> FoundList:
         """What was found, within `budget` characters."""
         room = budget - RESERVED_CHARS
-        fitting = findings.found[: max(room // (ROW_CHARS + SNIPPET_CHARS // 2), 1)]
+        fitting = result.found[: max(room // (ROW_CHARS + SNIPPET_CHARS // 2), 1)]
         size = min(SNIPPET_CHARS, (room // max(len(fitting), 1) - ROW_CHARS) // 2)
-        first = findings.found[0] if findings.found else None
+        first = result.found[0] if result.found else None
         return cls(
             messages=tuple(FoundRow.of(each, wanted.query, size, with_agent=not wanted.agent_id) for each in fitting),
-            note=_note(findings, wanted),
-            cursor=findings.cursor,
+            note=_note(result, wanted),
+            cursor=result.cursor,
             next=f"Around the first: list_messages({first.ref.in_call}, before=… or after={first.message.id!r})."
             if first
             else "",
@@ -80,21 +80,21 @@ class FoundList(Result):
         return "\n\n".join(filter(None, [*(row.to_text() for row in self.messages), self.note, more, self.next]))
 
 
-def _note(findings: Findings, wanted: MessageSearch) -> str:
+def _note(result: SearchResult, wanted: MessageSearch) -> str:
     """What was looked through, and what was not."""
-    if findings.scanned is None:
-        return "" if findings.found else "Nothing was found."
-    where = "" if wanted.conversation_id else f" in {findings.conversations} conversations"
-    end = "older ones were not looked at" if findings.cursor else "that is all there are"
-    sentences = [] if findings.found else ["Nothing was found."]
+    if result.scanned is None:
+        return "" if result.found else "Nothing was found."
+    where = "" if wanted.conversation_id else f" in {result.conversations} conversations"
+    end = "older ones were not looked at" if result.cursor else "that is all there are"
+    sentences = [] if result.found else ["Nothing was found."]
     sentences.append(
         f"This server has no search of its own{', and none by meaning' if wanted.mode == 'meaning' else ''}: the words "
-        f"were looked for in {findings.scanned} messages{where}, the newest first; {end}."
+        f"were looked for in {result.scanned} messages{where}, the newest first; {end}."
     )
-    if findings.cut_short:
-        named = ", ".join(findings.cut_short[:NAMED]) + (", …" if len(findings.cut_short) > NAMED else "")
+    if result.cut_short:
+        named = ", ".join(result.cut_short[:NAMED]) + (", …" if len(result.cut_short) > NAMED else "")
         sentences.append(f"Only the newest messages of {named}: a search with its conversation_id goes deeper.")
-    if findings.left_out:
+    if result.left_out:
         sentences.append("Conversations that never had a message of their own were left out.")
     if not wanted.conversation_id and not wanted.agent_id:
         sentences.append("Default conversations were left out: they need the agent.")

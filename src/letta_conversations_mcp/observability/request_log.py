@@ -40,7 +40,7 @@ INTERRUPTED = (
 )
 
 
-class CallWatch:
+class RequestLog:
     """`is_tool` says whether there is a tool of a name. `with_texts`: the log has what was said, too."""
 
     def __init__(self, is_tool: Callable[[str], bool], drain: Drain, *, with_texts: bool) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from letta_conversations_mcp.backends.letta_api.base import ApiBase
 from letta_conversations_mcp.backends.letta_api.client import Client
-from letta_conversations_mcp.backends.letta_api.reading import Json, message_body
+from letta_conversations_mcp.backends.letta_api.letta_json import Json, message_body
 from letta_conversations_mcp.core.backend import NotResumable
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Chunk, ConversationRef, Outgoing, OutgoingMessage
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from letta_client._response import AsyncAPIResponse
 
 
-class ApiSending(ApiBase):
+class ApiMessages(ApiBase):
     """The verbs that begin a turn, or take one up."""
 
     _keeps_streams: bool | None = None
