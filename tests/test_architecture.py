@@ -1,4 +1,4 @@
-"""docs/architecture.md is true: the files that it names are there, and its diagram shows the layers that are enforced."""
+"""docs/architecture.md is true: the files that it names are there, and its diagram shows the enforced layers."""
 
 from __future__ import annotations
 
