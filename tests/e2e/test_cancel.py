@@ -40,9 +40,10 @@ async def test_a_running_turn_is_stopped_and_those_who_wait_are_told(mcp: Caller
     assert {each.data["status"] for each in answers.values()} == {"cancelled"}
     assert answers["stop"].data["run_ids"] == [answers["send"].data["run_id"]]
     assert "list_messages" in answers["send"].data["next"]
-    assert "Nothing of it is in the history yet" in answers["stop"].text
+    assert "Nothing of it is in the history" in answers["stop"].text
     assert again.data["reply"] == "echo: And now?"
-    assert await letta.stored_texts(agent_id, place["conversation_id"]) == ["Think long", "And now?"]
+    # Letta drops what it was streaming token by token when it is stopped, with the message (seen on 0.16.8).
+    assert await letta.stored_texts(agent_id, place["conversation_id"]) == ["And now?"]
 
 
 async def test_what_a_stopped_turn_has_done_stays_and_is_told(mcp: Caller, letta: Letta) -> None:
@@ -135,7 +136,7 @@ async def test_a_message_that_waits_its_turn_is_taken_back(mcp: Caller, letta: L
     assert "Letta never had it" in queued[0]["next"]
     third = await mcp.ok("send_message", **place, message="third")
     assert third.data["status"] == "completed"
-    assert await letta.stored_texts(agent_id, place["conversation_id"]) == ["first", "third"]
+    assert await letta.stored_texts(agent_id, place["conversation_id"]) == ["third"]
 
 
 async def test_only_the_named_run_is_stopped_and_what_is_queued_behind_it_is_sent(mcp: Caller, letta: Letta) -> None:

@@ -120,7 +120,6 @@ async def test_a_stream_of_the_default_conversation_is_taken_up_with_its_agent(m
 async def test_the_same_message_is_never_taken_twice(mcp: Caller, letta: Letta) -> None:
     agent_id, conversation_id = await a_conversation(letta)
     letta.fake.drop("POST", SEND, after_request_is_handled=True)
-    letta.fake.drop("POST", SEND, after_request_is_handled=True)
 
     answer = await mcp.ok("send_message", conversation_id=conversation_id, message="once")
 

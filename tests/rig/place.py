@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -15,13 +15,16 @@ from letta_conversations_mcp.core.model import (
     ConversationRef,
     Message,
     MessageQuery,
+    OnBusy,
     OutgoingMessage,
     Page,
     Run,
     Turn,
 )
-from letta_conversations_mcp.turns.scheduler import Sender, open_sender
+from letta_conversations_mcp.turns.idempotency import CallIdentity, fingerprint
+from letta_conversations_mcp.turns.scheduler import Fork, Report, Scheduler, Send, open_scheduler
 from letta_conversations_mcp.turns.timing import Pace
+from letta_conversations_mcp.turns.turn import TrackedTurn
 from tests.rig.bounds import HANG_SECONDS
 
 HERE = ConversationRef(conversation_id="conv-00000000-0000-4000-8000-000000000001", agent_id="agent-1")
@@ -34,6 +37,7 @@ QUICK = Pace(
     unseen=0.001,
     settle=0.005,
     confirm=0.05,
+    look_up=0.05,
     give_up=0.05,
 )
 
@@ -58,6 +62,7 @@ class Place:
         """None for a place that keeps no streams."""
         self.runs: dict[str, list[Run]] = {}
         self.messages: list[Message] = []
+        self.runs_of_otids: dict[str, str] = {}
         self.chunks: list[Chunk] = []
         self.begun: list[str] = []
 
@@ -85,35 +90,75 @@ class Place:
         states = self.runs[run_id]
         return states.pop(0) if len(states) > 1 else states[0]
 
+    async def run_of_otid(self, ref: ConversationRef, otid: str) -> str:
+        return self.runs_of_otids.get(otid, "")
+
     async def list_run_chunks(self, ref: ConversationRef, run_id: str) -> Sequence[Chunk]:
-        return self.chunks
+        asked = [each for each in self.messages if each.run_id == run_id and each.kind == "user"]
+        stored: list[Chunk] = [
+            {"message_type": "user_message", "id": each.id, "otid": each.otid, "content": each.text} for each in asked
+        ]
+        return [*stored, *self.chunks]
 
     async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:
-        return Page(items=tuple(self.messages))
+        """The newest, as many as were asked for."""
+        ids = [each.id for each in self.messages]
+        end = ids.index(query.before) if query.before else len(ids)
+        begin = max(0, end - query.limit)
+        return Page(items=tuple(self.messages[begin:end]), more=begin > 0)
 
 
 @asynccontextmanager
-async def sender_at(place: Place, pace: Pace = QUICK) -> AsyncGenerator[Sender]:
-    async with open_sender(cast("Backend", place), pace) as sender:
-        yield sender
+async def scheduler_at(place: Place, pace: Pace = QUICK) -> AsyncGenerator[Scheduler]:
+    async with open_scheduler(cast("Backend", place), pace) as scheduler:
+        yield scheduler
 
 
 def message(text: str, otid: str = "") -> OutgoingMessage:
     return OutgoingMessage(text=text, otid=otid or f"otid of {text}")
 
 
+def sending(
+    ref: ConversationRef,
+    outgoing: OutgoingMessage,
+    on_busy: OnBusy = "wait",
+    fork: Fork | None = None,
+    identity: Mapping[str, str] | None = None,
+) -> Send:
+    """A message to a place that needs no looking up. Of the identity of its call, what the test does not name is what
+    its text says."""
+
+    async def prepare() -> tuple[ConversationRef, OutgoingMessage]:
+        return ref, outgoing
+
+    given = {"target": str(ref), "call": fingerprint(outgoing.text), **(identity or {})}
+    return Send(prepare, CallIdentity(**given), on_busy, fork)
+
+
+def start(scheduler: Scheduler, ref: ConversationRef, text: str) -> TrackedTurn:
+    return scheduler.start(sending(ref, message(text)))
+
+
+async def send(
+    scheduler: Scheduler, ref: ConversationRef, text: str, seconds: float = 10, report: Report | None = None
+) -> Turn:
+    """Send, as a call of a tool does."""
+    turn, _ = await scheduler.send_and_wait(sending(ref, message(text)), seconds, report or silent)
+    return turn
+
+
 async def silent(words: str) -> None:
     """Reports to nobody."""
 
 
-async def result(sender: Sender, ref: ConversationRef, text: str, seconds: float = 10) -> Turn:
-    return await sender.wait(sender.send(ref, message(text)), seconds, silent)
+async def result(scheduler: Scheduler, ref: ConversationRef, text: str, seconds: float = 10) -> Turn:
+    return await scheduler.wait(start(scheduler, ref, text), seconds, silent)
 
 
-async def until_gone(sender: Sender) -> None:
+async def until_gone(scheduler: Scheduler) -> None:
     """Wait until the place is free again."""
     with anyio.fail_after(HANG_SECONDS):
-        while sender.is_busy(HERE):
+        while scheduler.is_busy(HERE):
             await anyio.sleep(0.001)
 
 

@@ -232,6 +232,6 @@ async def test_an_event_that_is_no_json_object_is_counted_and_does_no_harm(data:
 async def test_step_mode_and_token_mode_of_one_case_give_the_same_turn(case: str) -> None:
     step, tokens = [turn_of(*await chunks_of(body)) for name, body in STREAMS.items() if name.split("_")[1] == case]
 
-    # The run's id and the count of tokens are of the day, not of the case.
-    other = {"run_id": step.run_id, "usage": step.usage}
+    # The run's id, its time and the count of tokens are of the day, not of the case.
+    other = {"run_id": step.run_id, "at": step.at, "usage": step.usage}
     assert tokens.model_copy(update=other) == step

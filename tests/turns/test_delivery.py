@@ -20,7 +20,7 @@ from tests.rig.place import (
     at_once,
     result,
     says,
-    sender_at,
+    scheduler_at,
     silent,
     when_opened,
 )
@@ -32,8 +32,8 @@ async def test_a_lost_stream_with_a_run_is_followed_to_its_end() -> None:
     running, done = Run(id="run-3", status="running"), Run(id="run-3", status="completed", stop_reason="end_turn")
     place.runs = {"run-3": [running, running, done]}
     place.chunks = says("the whole reply", "run-3")[1:2]
-    async with sender_at(place) as sender:
-        turn = await result(sender, HERE, "hello")
+    async with scheduler_at(place) as scheduler:
+        turn = await result(scheduler, HERE, "hello")
 
     assert (turn.status, turn.reply, turn.run_id) == ("completed", "the whole reply", "run-3")
 
@@ -48,8 +48,8 @@ async def test_a_lost_send_is_found_by_its_otid_once_nothing_runs() -> None:
         Message(id="m2", kind="user", type="user_message", otid="otid of hello", run_id="run-4"),
     ]
     place.chunks = says("found", "run-4")[1:2]
-    async with sender_at(place) as sender:
-        turn = await result(sender, HERE, "hello")
+    async with scheduler_at(place) as scheduler:
+        turn = await result(scheduler, HERE, "hello")
 
     assert (turn.status, turn.reply) == ("completed", "found")
 
@@ -57,8 +57,8 @@ async def test_a_lost_send_is_found_by_its_otid_once_nothing_runs() -> None:
 async def test_a_message_that_never_arrived_is_handed_over_once_more() -> None:
     place = Place()
     place.turns = {"hello": [at_once([], then=StreamLost("reset")), at_once(says("hi"))]}
-    async with sender_at(place) as sender:
-        turn = await result(sender, HERE, "hello")
+    async with scheduler_at(place) as scheduler:
+        turn = await result(scheduler, HERE, "hello")
 
     assert (turn.status, turn.reply) == ("completed", "hi")
     assert place.begun == ["hello", "hello"]
@@ -67,9 +67,9 @@ async def test_a_message_that_never_arrived_is_handed_over_once_more() -> None:
 async def test_a_message_that_never_arrives_is_said_not_to_have_been_taken() -> None:
     place = Place()
     place.turns = {"hello": at_once([], then=StreamLost("HTTP 502", 502))}
-    async with sender_at(place) as sender:
+    async with scheduler_at(place) as scheduler:
         with pytest.raises(ServerFault, match=r"HTTP 502.*safe to send it again"):
-            await result(sender, HERE, "hello")
+            await result(scheduler, HERE, "hello")
 
     assert place.begun == ["hello", "hello"]
 
@@ -80,8 +80,8 @@ async def test_a_run_that_failed_since_is_the_fate_of_a_message_without_a_trace(
     before = Run(id="run-1", status="failed", created_at="2001-01-01T00:00:00Z")
     since = Run(id="run-2", status="failed", stop_reason="llm_api_error", created_at="2999-01-01T00:00:00Z")
     place.runs = {"run-1": [before], "run-2": [since]}
-    async with sender_at(place) as sender:
-        turn = await result(sender, HERE, "hello")
+    async with scheduler_at(place) as scheduler:
+        turn = await result(scheduler, HERE, "hello")
 
     assert (turn.status, turn.run_id) == ("failed", "run-2")
     assert place.begun == ["hello"]
@@ -90,8 +90,8 @@ async def test_a_run_that_failed_since_is_the_fate_of_a_message_without_a_trace(
 async def test_a_fate_that_letta_cannot_be_asked_about_is_unknown() -> None:
     place = Place()
     place.turns = {"named": at_once(says("x")[:1], then=StreamLost("gone"))}
-    async with sender_at(place) as sender:
-        assert (await result(sender, HERE, "named")).status == "unknown"
+    async with scheduler_at(place) as scheduler:
+        assert (await result(scheduler, HERE, "named")).status == "unknown"
 
 
 async def test_a_stream_is_taken_up_again_where_it_broke() -> None:
@@ -103,8 +103,8 @@ async def test_a_stream_is_taken_up_again_where_it_broke() -> None:
         at_once(numbered, then=StreamLost("and again")),
         at_once(says("")[2:]),
     ]
-    async with sender_at(place) as sender:
-        turn = await result(sender, HERE, "hello")
+    async with scheduler_at(place) as scheduler:
+        turn = await result(scheduler, HERE, "hello")
 
     assert (turn.status, turn.reply) == ("completed", "the reply")
     assert place.resumed == [("run-1", 1), ("run-1", 1), ("run-1", 2)]
@@ -117,8 +117,8 @@ async def test_a_stream_that_cannot_be_taken_up_is_asked_after() -> None:
     place.resumptions = [at_once([], then=StreamLost("no")) for _ in range(3)]
     place.runs = {"run-3": [Run(id="run-3", status="completed")]}
     place.chunks = says("stored", "run-3")[1:2]
-    async with sender_at(place) as sender:
-        turn = await result(sender, HERE, "hello")
+    async with scheduler_at(place) as scheduler:
+        turn = await result(scheduler, HERE, "hello")
 
     assert turn.reply == "stored"
 
@@ -126,11 +126,11 @@ async def test_a_stream_that_cannot_be_taken_up_is_asked_after() -> None:
 async def test_a_turn_is_not_followed_for_ever() -> None:
     place = Place()
     place.turns = {"endless": when_opened(anyio.Event(), says("never")), "next": at_once(says("yes"))}
-    async with sender_at(place, replace(QUICK, turn=0.05)) as sender:
+    async with scheduler_at(place, replace(QUICK, turn=0.05)) as scheduler:
         with pytest.raises(TimedOut, match="wait_for_reply"):
-            await result(sender, HERE, "endless")
+            await result(scheduler, HERE, "endless")
 
-        assert (await result(sender, HERE, "next")).reply == "yes"
+        assert (await result(scheduler, HERE, "next")).reply == "yes"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ async def test_a_run_that_has_ended_tells_how(run: Run, status: str) -> None:
     place = Place()
     place.runs = {"run-1": [run]}
     place.chunks = says("text")[1:2]
-    async with sender_at(place) as sender:
-        turn = await sender.wait(await sender.find(HERE, "run-1"), 10, silent)
+    async with scheduler_at(place) as scheduler:
+        turn = await scheduler.wait(await scheduler.find(HERE, "run-1"), 10, silent)
 
     assert turn.status == status

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
-from letta_conversations_mcp.conversations.transcript import length
+from letta_conversations_mcp.conversations.transcript import CUT, length
 from letta_conversations_mcp.core.model import ConversationRef, ToolCall, Turn, TurnFailure, TurnStatus, Usage
 from letta_conversations_mcp.tools.results.reply import Reply, ReplyKind
-from letta_conversations_mcp.turns.handle import WITHDRAWN
+from letta_conversations_mcp.turns.turn import WITHDRAWN
 from tests.rig.captured import STREAMS, chunks_of, turn_of
 
 UUID = "123e4567-e89b-42d3-a456-426614174000"
@@ -92,8 +92,9 @@ def test_no_turn_of_any_length_exceeds_the_budget_in_either_form(
     reply = _reply(whole, *kinds, ref=ref, budget=budget)
 
     assert max(_sizes(reply)) <= budget
-    assert whole.reply.startswith(reply.reply)
-    is_cut = reply.reply != whole.reply
+    shown = reply.reply or reply.reply_so_far
+    assert whole.reply.startswith(shown.removesuffix(CUT))
+    is_cut = shown != whole.reply
     assert ("Cut to fit" in reply.note) >= is_cut
 
 
@@ -160,6 +161,7 @@ NEXT: dict[TurnStatus, str] = {
     "needs_approval": f"call respond_to_approval({HERE}, approve=true|false).",
     "failed": "it is safe to send the message again.",
     "cancelled": f"look with list_messages({HERE}) before sending it again.",
+    "not_confirmed": f"call wait_for_reply({HERE}) to learn whether it arrived.",
     "unknown": f"Look with list_messages({HERE}) before sending it again.",
 }
 

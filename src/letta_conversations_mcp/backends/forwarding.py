@@ -96,6 +96,9 @@ class ForwardingBackend:
     def resume(self, ref: ConversationRef, message: Outgoing, *, run_id: str, after: int) -> TurnStream:
         return self._inner.resume(ref, message, run_id=run_id, after=after)
 
+    async def run_of_otid(self, ref: ConversationRef, otid: str) -> str:
+        return await self._inner.run_of_otid(ref, otid)
+
     async def list_approvals(self, ref: ConversationRef) -> Sequence[ToolCall]:
         return await self._inner.list_approvals(ref)
 

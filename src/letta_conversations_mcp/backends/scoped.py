@@ -182,6 +182,10 @@ class ScopedBackend:
         async with self._backend.resume(ref, message, run_id=run_id, after=after) as chunks:
             yield chunks
 
+    async def run_of_otid(self, ref: ConversationRef, otid: str) -> str:
+        await self._check(ref)
+        return await self._backend.run_of_otid(ref, otid)
+
     async def list_approvals(self, ref: ConversationRef) -> Sequence[ToolCall]:
         await self._check(ref)
         return await self._backend.list_approvals(ref)

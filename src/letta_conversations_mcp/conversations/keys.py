@@ -61,7 +61,7 @@ async def open_with_key(backend: Backend, new: NewConversation, key: str) -> tup
     and look, they may give two once; from then on it is the oldest.)
     """
     async with one_at_a_time(new.agent_id, key):
-        if found := await _find(backend, new.agent_id, key):
+        if found := await find_with_key(backend, new.agent_id, key):
             return found, True
         marked = {"summary": mark(new.summary, key), "description": mark(new.description, key)}
         made = await backend.create_conversation(new.model_copy(update=marked))
@@ -76,8 +76,9 @@ async def open_with_key(backend: Backend, new: NewConversation, key: str) -> tup
         return first, True
 
 
-async def _find(backend: Backend, agent_id: str, key: str) -> Conversation | None:
-    """By the summary, which the server searches; else by the description, in all that are listed."""
+async def find_with_key(backend: Backend, agent_id: str, key: str) -> Conversation | None:
+    """The agent's conversation of this key. By the summary, which the server searches; else by the description, in all
+    that are listed."""
     found = await _keyed(backend, agent_id, key, search=f"[key: {key}]")
     if not found:
         found = await _keyed(backend, agent_id, key)

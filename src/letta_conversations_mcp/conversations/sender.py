@@ -26,7 +26,7 @@ from letta_conversations_mcp.core.model import (
     ConversationRef,
     MessageQuery,
 )
-from letta_conversations_mcp.turns.scheduler import Sender
+from letta_conversations_mcp.turns.scheduler import Scheduler
 
 NEWEST = 20
 """Messages looked at to find the newest that somebody sent: tool calls and replies may follow it."""
@@ -79,7 +79,7 @@ async def find_speaker(backend: Backend, given: str) -> Speaker:
     raise InvalidArgument("sender", "give your conversation id (conv-…), your agent id (agent-…) or a short name.")
 
 
-async def next_hop(backend: Backend, sender: Sender, speaker: Speaker, text: str, most: int) -> int:
+async def next_hop(backend: Backend, sender: Scheduler, speaker: Speaker, text: str, most: int) -> int:
     """Which message of a chain this one would be. Raises TooManyHops beyond `most`."""
     hop = 1 + max(speaker.told_hop, hop_of(text), await _hop_before(backend, sender, speaker))
     if hop > most:
@@ -99,7 +99,7 @@ def introduce(speaker: Speaker, ref: ConversationRef, text: str, hop: int, most:
     )
 
 
-async def _hop_before(backend: Backend, sender: Sender, speaker: Speaker) -> int:
+async def _hop_before(backend: Backend, sender: Scheduler, speaker: Speaker) -> int:
     """The hop of what the speaker is answering, as far as it can be seen."""
     if not speaker.agent_id:
         return 0

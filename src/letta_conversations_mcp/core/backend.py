@@ -43,11 +43,13 @@ class StreamLost(Exception):
     """The connection of a turn broke after the message was handed over; the turn itself may well go on.
 
     No error for the reader but a signal to whoever follows the turn: ask the server what became of it. `status` is that
-    of an HTTP answer that stood in place of the stream, 0 when there was none.
+    of an HTTP answer that stood in place of the stream, 0 when there was none. `silent` if nothing at all came for too
+    long, not even a sign of life.
     """
 
-    def __init__(self, words: str, status: int = 0) -> None:
+    def __init__(self, words: str, status: int = 0, *, silent: bool = False) -> None:
         self.status = status
+        self.silent = silent
         super().__init__(words)
 
 
@@ -147,12 +149,18 @@ class Backend(Protocol):
         self, ref: ConversationRef, message: Outgoing, *, run_id: str, after: int
     ) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
         """Go on with the stream of a message that was handed over before: of this run, from its chunk number `after`
-        on. Without a run id the server looks for the message by its otid, and takes it now when it never came, so that
-        it is taken once, however often this is asked.
+        on. Without a run id only a server that remembers the ids of messages for ever goes on with the message, and
+        takes it now if it never came.
 
-        Entering raises NotResumable, Busy when another message's turn runs and this one never came, StreamLost when
+        Entering raises NotResumable (no stream, or no trace of the message), Busy when another message's turn runs and
+        this one never came, StreamLost when
         the connection breaks again, and other errors as `send` does. Iterating raises StreamLost.
         """
+        ...
+
+    async def run_of_otid(self, ref: ConversationRef, otid: str) -> str:
+        """The id of the run that took the message with this otid; "" where the server keeps no such record, or not any
+        more. Nothing is sent."""
         ...
 
     async def list_approvals(self, ref: ConversationRef) -> Sequence[ToolCall]:

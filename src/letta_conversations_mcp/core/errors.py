@@ -211,11 +211,20 @@ class Overloaded(ConversationError):
 class Busy(ConversationError):
     """The conversation is answering another message. Nothing was sent."""
 
-    def __init__(self, conversation_id: str, run_id: str = "") -> None:
+    def __init__(self, conversation_id: str, run_id: str = "", *, dead: bool = False) -> None:
         self.conversation_id = conversation_id
         self.run_id = run_id
+        self.dead = dead
         which = f" (run {run_id})" if run_id else ""
         fact = f"Conversation {conversation_id} is answering another message{which}. Nothing was sent."
+        if dead:
+            held = f"Conversation {conversation_id} is held by a turn{which} that died with its Letta server."
+            super().__init__(
+                f"{held} Nothing was sent. cancel(conversation_id={conversation_id!r}) frees the conversation; then "
+                "send again.",
+                person=f"{held} Nothing was sent. Cancel that turn, then send again.",
+            )
+            return
         super().__init__(
             f"{fact} Call wait_for_reply(conversation_id={conversation_id!r}) until that turn has ended, then send "
             "again, unless that was the reply to this very message.",

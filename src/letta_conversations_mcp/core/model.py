@@ -26,7 +26,9 @@ MESSAGE_ID = re.compile(r"(?:message|ui-msg)-[0-9A-Za-z-]{1,64}")
 RUN_ID = re.compile(r"(?:local-)?run-[0-9a-f-]{1,64}")
 
 MessageKind = Literal["user", "assistant", "reasoning", "tool", "approval", "system", "summary", "other"]
-TurnStatus = Literal["completed", "running", "needs_approval", "empty", "failed", "cancelled", "unknown"]
+TurnStatus = Literal[
+    "completed", "running", "needs_approval", "empty", "failed", "cancelled", "not_confirmed", "unknown"
+]
 CompactionMode = Literal["all", "sliding_window", "self_compact_all", "self_compact_sliding_window"]
 Order = Literal["asc", "desc"]
 OrderBy = Literal["created_at", "last_run_completion", "last_message_at"]
@@ -157,13 +159,16 @@ class Turn(Frozen):
 
     `message` is the text that it answers, where the server tells it; `reply` joins everything that the agent said;
     `tool_calls` are all calls in order; `approvals` those of them that wait for a decision; `unknown_kinds` counts the
-    chunks of kinds that this version does not know; `repeated` is whether the message came once more while nobody had
-    been given this turn, and was not sent a second time.
+    chunks of kinds that this version does not know; `repeated` is true if the call was a retry, and the message was not
+    sent a second time; `at` is when the newest part was written; `note` says what the reader should know of how the
+    message was sent.
     """
 
     status: TurnStatus
     message: str = ""
     reply: str = ""
+    at: str = ""
+    note: str = ""
     reasoning: str = ""
     stop_reason: str = ""
     run_id: str = ""
@@ -339,24 +344,17 @@ class Image(Frozen):
 
 
 class OutgoingMessage(Frozen):
-    """What is sent. `otid` names the message for ever: a send that is repeated with the same one is the same
-    message; one without it is given a new one. `opens` is whether its conversation was opened for it."""
+    """What is sent. `otid` names the message: one that is handed over again with the same otid is the same message."""
 
     text: str
     otid: str = ""
     images: tuple[Image, ...] = ()
     model: str = ""
     max_steps: int | None = None
-    opens: bool = False
 
     def is_in(self, message: Message) -> bool:
-        """Whether a listed message shows that this was taken."""
-        return message.otid == self.otid
-
-    def repeats(self, other: Outgoing | None) -> bool:
-        """Whether it is what somebody sends who gave up on the other one and tries again."""
-        same = {"otid": self.otid, "opens": self.opens}
-        return isinstance(other, OutgoingMessage) and other.model_copy(update=same) == self
+        """True if a listed message shows that this one was taken."""
+        return bool(self.otid) and message.otid == self.otid
 
 
 class Decision(Frozen):

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 from letta_conversations_mcp.core.model import CONVERSATION_ID
-from letta_conversations_mcp.turns.handle import Flight
+from letta_conversations_mcp.turns.turn import TrackedTurn
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class Subject:
     caller: str = ""
     tool: str = ""
     conversation_id: str = ""
-    flight: Flight | None = None
+    turn: TrackedTurn | None = None
 
     def fields(self) -> Mapping[str, str]:
         """The ids by name, without empty ones. A turn's run is known only after a while."""
-        flight = self.flight
+        turn = self.turn
         every = {
             "request_id": self.request_id,
             "caller": self.caller,
             "tool": self.tool,
-            "conversation_id": flight.ref.conversation_id if flight else self.conversation_id,
-            "run_id": flight.run_id if flight else "",
+            "conversation_id": turn.ref.conversation_id if turn else self.conversation_id,
+            "run_id": turn.run_id if turn else "",
         }
         return {name: value for name, value in every.items() if value}
 
@@ -54,9 +54,9 @@ def about(subject: Subject) -> Generator[None]:
         _subject.reset(token)
 
 
-def of_flight(flight: Flight) -> Subject:
+def of_turn(turn: TrackedTurn) -> Subject:
     """The present call, and the turn that it works on."""
-    return replace(_subject.get(), flight=flight)
+    return replace(_subject.get(), turn=turn)
 
 
 def conversation_of(arguments: Mapping[str, object]) -> str:

@@ -10,9 +10,9 @@ from time import perf_counter
 from opentelemetry import trace
 from opentelemetry.trace import StatusCode
 
-from letta_conversations_mcp.observability.context import about, current_subject, of_flight
-from letta_conversations_mcp.turns.handle import Flight
+from letta_conversations_mcp.observability.context import about, current_subject, of_turn
 from letta_conversations_mcp.turns.instrumentation import Meter, Outcome
+from letta_conversations_mcp.turns.turn import TrackedTurn
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +34,10 @@ class Instrumentation(Meter):
             each.call(tool, outcome, seconds)
 
     @contextmanager
-    def turn(self, flight: Flight) -> Generator[None]:
+    def turn(self, turn: TrackedTurn) -> Generator[None]:
         with ExitStack() as stack:
             for each in self._meters:
-                stack.enter_context(each.turn(flight))
+                stack.enter_context(each.turn(turn))
             yield
 
     def stream_lost(self) -> None:
@@ -61,32 +61,32 @@ class TurnLog(Meter):
     """Gives every line about a turn its ids, and the turn's end a line."""
 
     @contextmanager
-    def turn(self, flight: Flight) -> Generator[None]:
+    def turn(self, turn: TrackedTurn) -> Generator[None]:
         started = perf_counter()
-        with about(of_flight(flight)):
+        with about(of_turn(turn)):
             try:
                 yield
             finally:
-                facts = {"status": flight.ending, "seconds": round(perf_counter() - started, 3)}
-                logger.info("the turn ended: %s", flight.ending, extra=facts)
+                facts = {"status": turn.ending, "seconds": round(perf_counter() - started, 3)}
+                logger.info("the turn ended: %s", turn.ending, extra=facts)
 
 
 class TurnSpans(Meter):
     """A span for each turn, within that of the call that began it. It costs next to nothing while nobody exports."""
 
     @contextmanager
-    def turn(self, flight: Flight) -> Generator[None]:
+    def turn(self, turn: TrackedTurn) -> Generator[None]:
         with _tracer.start_as_current_span("turn", record_exception=False, set_status_on_exception=False) as span:
             try:
                 yield
             finally:
                 facts = {
-                    "gen_ai.conversation.id": flight.ref.conversation_id,
-                    "gen_ai.agent.id": flight.ref.agent_id,
-                    "letta.run.id": flight.run_id,
-                    "letta.turn.status": flight.ending,
+                    "gen_ai.conversation.id": turn.ref.conversation_id,
+                    "gen_ai.agent.id": turn.ref.agent_id,
+                    "letta.run.id": turn.run_id,
+                    "letta.turn.status": turn.ending,
                     "enduser.id": current_subject().caller,
                 }
                 span.set_attributes({name: value for name, value in facts.items() if value})
-                if flight.ending in ("failed", "refused", "unknown"):
+                if turn.ending in ("failed", "refused", "unknown"):
                     span.set_status(StatusCode.ERROR)

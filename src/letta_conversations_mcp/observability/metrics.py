@@ -23,8 +23,8 @@ from prometheus_client import (
 )
 
 from letta_conversations_mcp import __version__
-from letta_conversations_mcp.turns.handle import Flight
 from letta_conversations_mcp.turns.instrumentation import Meter, Outcome
+from letta_conversations_mcp.turns.turn import TrackedTurn
 
 CALL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 45, 60, 120, 300, 600)
 """From a list out of the cache to the longest waits that clients ask for."""
@@ -41,7 +41,7 @@ class PrometheusMeter(Meter):
         self.registry = CollectorRegistry()
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             self.registry.register(collector)
-        self._flights: set[Flight] = set()
+        self._followed: set[TrackedTurn] = set()
         self._calls = self._counter("tool_calls", "Calls of tools, by how they ended.", "tool", "outcome")
         self._call_seconds = Histogram(
             f"{PREFIX}tool_call_seconds",
@@ -74,10 +74,10 @@ class PrometheusMeter(Meter):
         return Gauge(f"{PREFIX}{name}", meaning, registry=self.registry)
 
     def _count_begun(self) -> float:
-        return sum(each.begun for each in self._flights)
+        return sum(each.is_handed_over for each in self._followed)
 
     def _count_queued(self) -> float:
-        return sum(not each.begun for each in self._flights)
+        return sum(not each.is_handed_over for each in self._followed)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -88,14 +88,14 @@ class PrometheusMeter(Meter):
         self._call_seconds.labels(tool).observe(seconds)
 
     @contextmanager
-    def turn(self, flight: Flight) -> Generator[None]:
-        self._flights.add(flight)
+    def turn(self, turn: TrackedTurn) -> Generator[None]:
+        self._followed.add(turn)
         try:
             with self._turn_seconds.time():
                 yield
         finally:
-            self._flights.discard(flight)
-            self._turns.labels(flight.ending).inc()
+            self._followed.discard(turn)
+            self._turns.labels(turn.ending).inc()
 
     def stream_lost(self) -> None:
         self._lost.inc()

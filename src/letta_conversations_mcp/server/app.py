@@ -45,7 +45,7 @@ from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.base import ConversationTool, Services, ToolContext, ToolSpec, services_of
 from letta_conversations_mcp.tools.mcp_errors import to_mcp_error, to_tool_error
 from letta_conversations_mcp.turns.draining import Drain
-from letta_conversations_mcp.turns.scheduler import TurnLimits, open_sender
+from letta_conversations_mcp.turns.scheduler import TurnLimits, open_scheduler
 from letta_conversations_mcp.turns.timing import Pace
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class ConversationServer(MCPServer[Services]):
 
         @asynccontextmanager
         async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
-            pace = Pace(turn=settings.turn_timeout)
+            pace = Pace(turn=settings.turn_timeout, silence=settings.silence_timeout)
             async with (
                 open_backend(settings, self.instrumentation) as opened,
                 open_pool(settings) as pool,
@@ -109,7 +109,7 @@ class ConversationServer(MCPServer[Services]):
                 async def backend_of(key: str) -> Backend:
                     return AnnouncingBackend(await pool.backend_of(key), bus)
 
-                async with open_sender(
+                async with open_scheduler(
                     backend, pace, limits=limits, meter=self.instrumentation, drain=self.drain
                 ) as sender:
                     self.services = Services(backend, sender, settings, backend_of, poller, background)

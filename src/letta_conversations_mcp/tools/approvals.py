@@ -26,14 +26,17 @@ from letta_conversations_mcp.core.model import Approvals, ConversationRef, ToolC
 from letta_conversations_mcp.tools.base import (
     ConversationArgument,
     DefaultAgentArgument,
+    MessageKeyArgument,
     PersonAsked,
     ToolContext,
     ToolSpec,
     WaitArgument,
     services_of,
 )
+from letta_conversations_mcp.tools.calls import identity_of
 from letta_conversations_mcp.tools.progress import reporter
 from letta_conversations_mcp.tools.results.reply import Reply, ReplyKind
+from letta_conversations_mcp.turns.scheduler import Send
 
 WITHOUT_QUESTIONS = "2026-07-28"
 """The first protocol version without questions in the middle of a call."""
@@ -78,6 +81,7 @@ async def respond_to_approval(
     reason: Annotated[str, Field(description="told to the agent")] = "",
     wait_seconds: WaitArgument = None,
     kinds: Annotated[list[ReplyKind], Field(description="as in send_message")] = [],
+    message_key: MessageKeyArgument = "",
 ) -> Reply:
     """Approve or deny the tool calls that a turn (status needs_approval) waits for, and wait for its end. Approve only
     what your user agreed to: the tools really run."""
@@ -85,11 +89,19 @@ async def respond_to_approval(
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
     if asked := question_of(ctx):
         return Reply.of(await resume(ctx, asked, seconds), asked.ref, kinds, services.settings.max_output_chars)
-    ref = await locate(services.backend, conversation_id, agent)
-    pending = await services.backend.list_approvals(ref)
-    approvals = decide(ref.conversation_id, pending, approve=approve, reason=reason, call_ids=tool_call_ids)
-    turn = await services.sender.send_and_wait(ref, approvals, seconds, reporter(ctx))
-    return Reply.of(await settle(ctx, ref, turn, seconds), ref, kinds, services.settings.max_output_chars)
+    identity = identity_of(
+        ctx, "respond_to_approval", conversation_id, message_key, agent, approve, tool_call_ids, reason
+    )
+
+    async def prepare() -> tuple[ConversationRef, Approvals]:
+        ref = await locate(services.backend, conversation_id, agent)
+        pending = await services.backend.list_approvals(ref)
+        decided = decide(ref.conversation_id, pending, approve=approve, reason=reason, call_ids=tool_call_ids)
+        return ref, decided.model_copy(update={"otid": identity.otid(ref)})
+
+    turn, sent = await services.sender.send_and_wait(Send(prepare, identity), seconds, reporter(ctx))
+    turn = await settle(ctx, sent.ref, turn, seconds)
+    return Reply.of(turn, sent.ref, kinds, services.settings.max_output_chars)
 
 
 async def settle(ctx: ToolContext, ref: ConversationRef, turn: Turn, seconds: float) -> Turn:
@@ -138,8 +150,15 @@ async def resume(ctx: ToolContext, question: Question, seconds: float) -> Turn:
 
 async def _hand_over(ctx: ToolContext, ref: ConversationRef, approvals: Approvals, seconds: float) -> Turn:
     """The rest of the turn after a decision; how it went on without, when somebody else was quicker."""
+
+    async def prepare() -> tuple[ConversationRef, Approvals]:
+        return ref, approvals
+
+    # The same decision, brought once more, has the same otid.
+    identity = identity_of(ctx, "decision", str(ref), "", approvals.otid)
     try:
-        return await services_of(ctx).sender.send_and_wait(ref, approvals, seconds, reporter(ctx))
+        turn, _ = await services_of(ctx).sender.send_and_wait(Send(prepare, identity), seconds, reporter(ctx))
+        return turn
     except NothingPending:
         return await _latest(ctx, ref, seconds)
 

@@ -9,24 +9,25 @@ from typing import Annotated
 import anyio
 from pydantic import Field
 
-from letta_conversations_mcp.conversations.lookup import (
-    locate,
-)
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
 from letta_conversations_mcp.core.model import (
     ConversationRef,
     OutgoingMessage,
 )
 from letta_conversations_mcp.tools.base import (
+    MessageKeyArgument,
     Services,
     ToolContext,
     ToolSpec,
     WaitArgument,
     services_of,
 )
-from letta_conversations_mcp.tools.messages import open_for
+from letta_conversations_mcp.tools.calls import Opening, identity_of
+from letta_conversations_mcp.tools.messages import key_of
 from letta_conversations_mcp.tools.progress import HEARTBEAT_SECONDS, reporter
 from letta_conversations_mcp.tools.results.ask_many import Replies, ReplyRow, Target, collect, row_of
+from letta_conversations_mcp.turns.idempotency import CallIdentity
+from letta_conversations_mcp.turns.scheduler import Send
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ MOST_ASKED = 50
 
 
 AT_ONCE = 16
-"""Turns that one call has in flight: enough for a team of agents, and no flood for a self-hosted server."""
+"""Turns of one call that run at the same time: enough for a team of agents, and no flood for a self-hosted server."""
 
 
 async def ask_many(
@@ -49,6 +50,7 @@ async def ask_many(
         list[str], Field(description="conv-… ids of conversations to continue", max_length=MOST_ASKED)
     ] = [],
     wait_seconds: WaitArgument = None,
+    message_key: MessageKeyArgument = "",
 ) -> Replies:
     """Send one message to many agents or conversations at once and collect the replies. One that is slow or fails does
     not hold up the others: each row has its own status and ids, and running ones are fetched with wait_for_reply."""
@@ -66,7 +68,8 @@ async def ask_many(
 
     async def ask(place: int, target: Target) -> None:
         async with room:
-            rows[place] = await _ask(services, target, message, deadline)
+            identity = identity_of(ctx, "ask_many", target.name, message_key, message, target.opens)
+            rows[place] = await _ask(services, target, message, deadline, identity)
         news.set()
 
     async def tell() -> None:
@@ -101,21 +104,22 @@ def _check(message: str, targets: Sequence[Target]) -> None:
         raise InvalidArgument("conversation_ids", "the same conversation is named twice.")
 
 
-async def _ask(services: Services, target: Target, message: str, deadline: float) -> ReplyRow:
+async def _ask(services: Services, target: Target, message: str, deadline: float, identity: CallIdentity) -> ReplyRow:
     """One of them, to its reply, or to what can be said of it at the deadline."""
-    ref: ConversationRef | None = None
     seconds = deadline - anyio.current_time()
     if seconds < 0:
-        return row_of(target, ref, error="Not asked: the time was over before its place came. Nothing was sent to it.")
+        return row_of(target, None, error="Not asked: the time was over before its place came. Nothing was sent to it.")
+    opening = Opening(services, identity)
+    ref: ConversationRef | None = None
+
+    async def prepare() -> tuple[ConversationRef, OutgoingMessage]:
+        nonlocal ref
+        conversation_id, agent = ("", target.name) if target.opens else (target.name, "")
+        ref = await opening.find(conversation_id, agent)
+        return ref, OutgoingMessage(text=message)
+
     try:
-        outgoing = OutgoingMessage(text=message, opens=target.opens)
-        if target.opens:
-            ref = await open_for(services, target.name, outgoing)
-        else:
-            ref = await locate(services.backend, target.name)
-        turn = await services.sender.send_and_wait(
-            ref, outgoing, max(deadline - anyio.current_time(), 0), _without_report
-        )
+        turn, sent = await services.sender.send_and_wait(Send(prepare, identity), seconds, _without_report)
     except ConversationError as error:
         return row_of(target, ref, error=str(error))
     except Exception:
@@ -123,7 +127,7 @@ async def _ask(services: Services, target: Target, message: str, deadline: float
         logger.exception("asking %s failed unexpectedly", target.name)
         where = f"list_messages({ref.in_call})" if ref else "list_conversations"
         return row_of(target, ref, error=f"This failed inside the MCP server; look with {where} before asking again.")
-    return row_of(target, ref, turn)
+    return row_of(target, sent.ref, turn, message_key=key_of(sent, identity.key))
 
 
 async def _without_report(words: str) -> None:

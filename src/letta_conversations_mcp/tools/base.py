@@ -5,10 +5,12 @@ What a tool answers is in `results`, how an error reaches the client in `mcp_err
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
+import anyio
 import mcp_types
 from anyio.abc import TaskGroup
 from mcp.server.mcpserver import Context
@@ -20,11 +22,11 @@ from pydantic import Field, ValidationError
 
 from letta_conversations_mcp.core.access import Access, Scope
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
+from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, TimedOut
 from letta_conversations_mcp.notifications.poller import Poller
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.mcp_errors import to_tool_error
-from letta_conversations_mcp.turns.scheduler import Sender
+from letta_conversations_mcp.turns.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from letta_conversations_mcp.tools.results.result import Result
@@ -36,7 +38,7 @@ class Services:
     view of that."""
 
     backend: Backend
-    sender: Sender
+    sender: Scheduler
     settings: Settings
     backend_of: Callable[[str], Awaitable[Backend]]
     """Letta as it is with another key; for callers who have one of their own. Raises Overloaded."""
@@ -60,6 +62,28 @@ WaitArgument = Annotated[float | None, Field(ge=0, le=3600, description="seconds
 LimitArgument = Annotated[int, Field(ge=1, le=100, description="rows on a page")]
 
 
+MOST_KEY_CHARS = 200
+MessageKeyArgument = Annotated[
+    str,
+    Field(
+        description="any unique text: a call repeated with the same key is one message",
+        max_length=MOST_KEY_CHARS,
+    ),
+]
+
+CALL_SECONDS = 50.0
+"""The longest that a call takes which waits for no reply: many clients give up after 60 seconds."""
+
+
+@asynccontextmanager
+async def time_limit(what: str, seconds: float) -> AsyncGenerator[None]:
+    """Bounds what is awaited in here. Raises TimedOut."""
+    with anyio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise TimedOut(what, seconds, "The same call can be made again.")
+
+
 class PersonAsked(Exception):
     """The call cannot be answered yet: its client asks the person first, and then calls once more with the answer."""
 
@@ -79,7 +103,7 @@ class ConversationTool(Tool):
         if broken := next((name for name, value in checked.items() if _has_nul(value)), ""):
             raise to_tool_error(InvalidArgument(broken, "it holds a NUL character, which cannot be stored."))
         try:
-            result = await self.fn(**checked, **{cast("str", self.context_kwarg): context})
+            result = await self._call({**checked, cast("str", self.context_kwarg): context})
         except PersonAsked as asked:
             return asked.result
         except ConversationError as error:
@@ -92,6 +116,12 @@ class ConversationTool(Tool):
                 "If the call was to send or change something, look whether it did before repeating it."
             ) from error
         return cast("Result", result).to_mcp()
+
+    async def _call(self, arguments: dict[str, Any]) -> Any:
+        if "wait_seconds" in arguments or self.name == "compact":
+            return await self.fn(**arguments)
+        async with time_limit(f"answer {self.name}", CALL_SECONDS):
+            return await self.fn(**arguments)
 
     def listed(self) -> mcp_types.Tool:
         """The tool as `tools/list` shows it."""

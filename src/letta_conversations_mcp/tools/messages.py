@@ -6,7 +6,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from letta_conversations_mcp.conversations import fork as branching
 from letta_conversations_mcp.conversations.history import DEFAULT_KINDS, read_history
 from letta_conversations_mcp.conversations.images import read_image
 from letta_conversations_mcp.conversations.lookup import (
@@ -21,34 +20,40 @@ from letta_conversations_mcp.conversations.search import (
     search,
 )
 from letta_conversations_mcp.conversations.sender import find_speaker, introduce, next_hop
-from letta_conversations_mcp.core.errors import Busy, ConversationError, InvalidArgument
+from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
 from letta_conversations_mcp.core.model import (
     ConversationRef,
     MessageKind,
     MessageQuery,
     MessageSearch,
-    NewConversation,
     OnBusy,
     Order,
     OutgoingMessage,
     SearchMode,
+    Turn,
 )
 from letta_conversations_mcp.tools.approvals import question_of, resume, settle
 from letta_conversations_mcp.tools.base import (
+    MOST_KEY_CHARS,
     ConversationArgument,
     DefaultAgentArgument,
     LimitArgument,
-    Services,
+    MessageKeyArgument,
     ToolContext,
     ToolSpec,
     WaitArgument,
     services_of,
+    time_limit,
 )
+from letta_conversations_mcp.tools.calls import Opening, identity_of
 from letta_conversations_mcp.tools.progress import heartbeat, reporter
 from letta_conversations_mcp.tools.results.cancellation import Cancellation
 from letta_conversations_mcp.tools.results.found import FoundList
 from letta_conversations_mcp.tools.results.messages import MessageList
 from letta_conversations_mcp.tools.results.reply import Reply, ReplyKind
+from letta_conversations_mcp.turns.idempotency import OTID_PREFIX
+from letta_conversations_mcp.turns.scheduler import Send
+from letta_conversations_mcp.turns.turn import TrackedTurn
 
 
 async def send_message(
@@ -74,6 +79,7 @@ async def send_message(
     sender: Annotated[
         str, Field(description="who speaks, if an agent does: conv-… or agent-… id, or a name", max_length=200)
     ] = "",
+    message_key: MessageKeyArgument = "",
 ) -> Reply:
     """Send one message to a Letta agent and wait for its reply. Continue a conversation by conversation_id; with agent
     alone a new one is opened, whose id comes back. The agent remembers what is said, may run its tools, and may change
@@ -86,47 +92,58 @@ async def send_message(
         return Reply.of(await resume(ctx, asked, seconds), asked.ref, kinds, services.settings.max_output_chars)
     if not message.strip() and not images:
         raise InvalidArgument("message", "a text or an image is needed.")
-    opens = not conversation_id.strip()
-    outgoing = OutgoingMessage(
-        text=message,
-        images=tuple(map(read_image, images)),
-        model=model.strip(),
-        max_steps=max_steps,
-        opens=opens,
+    identity = identity_of(
+        ctx,
+        "send_message",
+        conversation_id or agent,
+        message_key,
+        message,
+        agent,
+        images,
+        model,
+        max_steps,
+        on_busy,
+        sender,
     )
-    speaker, hop, most = None, 0, services.settings.max_depth
-    if sender.strip():
-        speaker = await find_speaker(services.backend, sender)
-        hop = await next_hop(services.backend, services.sender, speaker, message, most)
-    if opens and not agent.strip():
-        raise InvalidArgument(
-            "conversation_id", "give a conversation_id to continue, or an agent to open a new conversation."
-        )
-    ref = await (open_for(services, agent, outgoing) if opens else locate(services.backend, conversation_id, agent))
-    branch_of = ""
+    opening = Opening(services, identity)
+    outgoing = OutgoingMessage(
+        text=message, images=tuple(map(read_image, images)), model=model.strip(), max_steps=max_steps
+    )
+
+    async def prepare() -> tuple[ConversationRef, OutgoingMessage]:
+        speaker, hop, most = None, 0, services.settings.max_depth
+        if sender.strip():
+            speaker = await find_speaker(services.backend, sender)
+            hop = await next_hop(services.backend, services.sender, speaker, message, most)
+        ref = await opening.find(conversation_id, agent)
+        text = introduce(speaker, ref, message, hop, most) if speaker else message
+        return ref, outgoing.model_copy(update={"text": text})
+
     try:
-        if speaker:
-            outgoing = outgoing.model_copy(update={"text": introduce(speaker, ref, message, hop, most)})
-        try:
-            turn = await services.sender.send_and_wait(
-                ref, outgoing, seconds, reporter(ctx), wait_if_busy=on_busy == "wait"
-            )
-        except Busy:
-            if on_busy != "fork":
-                raise
-            branch_of, ref = str(ref), await _branch(services, ref)
-            turn = await services.sender.send_and_wait(ref, outgoing, seconds, reporter(ctx))
+        turn, sent = await services.sender.send_and_wait(
+            Send(prepare, identity, on_busy, opening.fork), seconds, reporter(ctx)
+        )
     except ConversationError as error:
-        if opens or branch_of:
-            error.add(f"The new conversation {ref.conversation_id} is there.")
+        if opening.made:
+            error.add(f"The new conversation {opening.made.conversation_id} is there.")
         raise
-    turn = await settle(ctx, ref, turn, seconds)
-    return Reply.of(turn, ref, kinds, services.settings.max_output_chars, branch_of=branch_of)
+    turn = await settle(ctx, sent.ref, turn, seconds)
+    branch_of = str(sent.branch_of) if sent.branch_of else ""
+    return Reply.of(
+        turn,
+        sent.ref,
+        kinds,
+        services.settings.max_output_chars,
+        branch_of=branch_of,
+        message_key=key_of(sent, message_key),
+    )
 
 
-async def _branch(services: Services, ref: ConversationRef) -> ConversationRef:
-    branch = await branching.fork(services.backend, ref)
-    return ConversationRef(conversation_id=branch.conversation.id, agent_id=ref.agent_id)
+def key_of(sent: TrackedTurn, message_key: str) -> str:
+    """What names a message that has no run yet: its key, or one made of its id."""
+    if message_key or sent.message is None:
+        return message_key
+    return f"{OTID_PREFIX}{sent.message.otid}"
 
 
 async def wait_for_reply(
@@ -134,21 +151,35 @@ async def wait_for_reply(
     conversation_id: ConversationArgument,
     agent: DefaultAgentArgument = "",
     run_id: Annotated[str, Field(description="run-… id from send_message; left out: the latest turn")] = "",
+    message_key: Annotated[str, Field(description="of the message, instead of run_id", max_length=MOST_KEY_CHARS)] = "",
     wait_seconds: WaitArgument = None,
     kinds: Annotated[list[ReplyKind], Field(description="as in send_message")] = [],
 ) -> Reply:
     """Go on waiting for a reply, or fetch it again, without sending anything. Use it after send_message answered
-    running or unknown, a time-out or a lost connection; it works after a restart, and for others' turns. Answers like
-    send_message; `answers`: to which message."""
+    running, not_confirmed or unknown, a time-out or a lost connection; it works after a restart, and for others' turns.
+    Answers like send_message; `answers`: to which message, `at`: when."""
     services = services_of(ctx)
-    ref = await locate(services.backend, conversation_id, agent)
-    flight = await services.sender.find(ref, check_run_id(run_id))
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
-    turn = await services.sender.wait(flight, seconds, reporter(ctx))
-    if isinstance(flight.message, OutgoingMessage):
-        turn = turn.model_copy(update={"message": flight.message.text})
-    return Reply.of(turn, ref, kinds, services.settings.max_output_chars)
+    wanted, key = check_run_id(run_id), message_key.strip()
+    if wanted and key:
+        raise InvalidArgument("message_key", "give it or run_id, not both.")
+    budget = services.settings.max_output_chars
+    async with time_limit("find the turn", max(seconds, LOOK_UP_SECONDS)):
+        ref = await locate(services.backend, conversation_id, agent)
+        if key:
+            found = await services.sender.find_message(ref, identity_of(ctx, "", "", key))
+            if found is None:
+                return Reply.of(Turn(status="not_confirmed"), ref, kinds, budget, message_key=key)
+        else:
+            found = await services.sender.find(ref, wanted)
+    turn = await services.sender.wait(found, seconds, reporter(ctx))
+    if isinstance(found.message, OutgoingMessage):
+        turn = turn.model_copy(update={"message": found.message.text})
+    return Reply.of(turn, ref, kinds, budget, message_key=key)
 
+
+LOOK_UP_SECONDS = 10.0
+"""The least that a call may take to find what it waits for."""
 
 SETTLE_SECONDS = 2.0
 """For the end of a turn that was stopped: until then it is not sure what of it stays in the history."""
@@ -173,7 +204,7 @@ async def cancel(
         if withdrawn:
             error.add(f"Taken back before they were handed over: {withdrawn} message(s).")
         raise
-    await services.sender.tell_stopped(ref, stopped, SETTLE_SECONDS)
+    await services.sender.report_stopped(ref, stopped, SETTLE_SECONDS)
     pending = () if stopped else await services.backend.list_approvals(ref)
     chunks = [chunk for run in stopped for chunk in await services.backend.list_run_chunks(ref, run)]
     return Cancellation.of(ref, stopped, chunks, withdrawn=withdrawn, waits=bool(pending))
@@ -247,16 +278,6 @@ async def _scope(ctx: ToolContext, conversation_id: str, agent: str) -> Conversa
         return await locate(backend, conversation_id, agent)
     owner = (await find_agent(backend, agent)).id if agent.strip() else ""
     return ConversationRef(conversation_id="", agent_id=owner)
-
-
-async def open_for(services: Services, agent: str, message: OutgoingMessage) -> ConversationRef:
-    """Open a conversation with an agent, given by id or name; or give the one that was opened for this message by a
-    call whose client gave up, and now tries again."""
-    owner = await find_agent(services.backend, agent)
-    if earlier := services.sender.opened_before(owner.id, message):
-        return earlier
-    opened = await services.backend.create_conversation(NewConversation(agent_id=owner.id))
-    return ConversationRef(conversation_id=opened.id, agent_id=owner.id)
 
 
 MESSAGE_TOOLS = (

@@ -75,6 +75,7 @@ class TurnBuilder:
         self.last_seq = 0
         """The number of the last chunk of a stream that numbers them, to go on from."""
         self._message = ""
+        self._at = ""
         self._replies: dict[str, list[str]] = {}
         self._reasonings: dict[str, list[str]] = {}
         self._calls: list[_Call] = []
@@ -90,6 +91,7 @@ class TurnBuilder:
         if self._seen(chunk):
             return
         self.run_id = self.run_id or text_field(chunk, "run_id")
+        self._at = text_field(chunk, "date") or self._at
         kind = text_field(chunk, "message_type")
         self._last_kind = kind if kind != "ping" else self._last_kind
         piece = text_field(chunk, "otid") or text_field(chunk, "id")
@@ -139,6 +141,13 @@ class TurnBuilder:
             return f"running tool {', '.join(pending)}"
         return "writing its answer" if self._last_kind == "assistant_message" else "thinking"
 
+    def reply_tail(self, chars: int) -> str:
+        """The end of what the agent has said so far, at most this many characters."""
+        if not self._replies:
+            return ""
+        fragments = next(reversed(self._replies.values()))
+        return "".join(fragments[-chars:])[-chars:]
+
     def build(self) -> Turn:
         """The turn so far. Before its end the status is "running"."""
         reply = _paragraphs(self._replies)
@@ -147,6 +156,7 @@ class TurnBuilder:
             status=self._status(reply, waiting),
             message=self._message,
             reply=reply,
+            at=self._at,
             reasoning=_paragraphs(self._reasonings),
             stop_reason=self.stop_reason,
             run_id=self.run_id,

@@ -1,8 +1,8 @@
-"""One message, delivered once, and its turn followed to the end.
+"""One message, handed over once, and its turn followed to the end.
 
-The message is handed over. When the connection breaks after that, the stream is taken up again where it broke; where
-the server keeps no streams, it is asked for the run and the messages instead. A message that never arrived is handed
-over once more, under the same otid. Only when Letta could not be asked at all is the status "unknown".
+When the connection breaks after the hand-over, the stream is taken up again by its run; without a run, Letta is
+searched for the message first. Only a message of which Letta has no trace is handed over again, under the same otid.
+The status is `unknown` only if Letta cannot be reached at all.
 
 Cancelling a delivery ends the following, not the turn.
 """
@@ -12,42 +12,41 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import anyio
 
 from letta_conversations_mcp.core.backend import Backend, NotResumable, StreamLost
 from letta_conversations_mcp.core.errors import AwaitingApproval, Busy, ConversationError, ServerFault, TimedOut
-from letta_conversations_mcp.core.model import Approvals, Chunk, MessageQuery, Outgoing, Run, Turn
-from letta_conversations_mcp.turns.handle import Flight
+from letta_conversations_mcp.core.model import Approvals, Chunk, Run, Turn
+from letta_conversations_mcp.turns.aggregate import TurnBuilder
 from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
-from letta_conversations_mcp.turns.recovery import RECENT_MESSAGES, RECENT_RUNS, follow, until_ended
+from letta_conversations_mcp.turns.recovery import died, find_run, follow
 from letta_conversations_mcp.turns.timing import Pace
+from letta_conversations_mcp.turns.turn import ASKING, TrackedTurn
 
 logger = logging.getLogger(__name__)
 
 RESUMPTIONS = 3
-"""How often in a row, without any news, a stream is taken up again before the run is asked for instead."""
-
-CLOCK_TOLERANCE = timedelta(seconds=5)
-"""By how much Letta's clock may be behind ours, when a failed run is told from older ones."""
+"""How many times in a row, without any news, a stream is taken up again before the run is asked for instead."""
 
 
 class Delivery:
-    """The way of one message. `run` it once, or `follow`."""
+    """The way of one message. `run` it once; or `follow` the run of a turn that has joined one."""
 
-    def __init__(self, backend: Backend, flight: Flight, message: Outgoing, pace: Pace, meter: Meter = SILENT) -> None:
+    def __init__(self, backend: Backend, turn: TrackedTurn, pace: Pace, meter: Meter = SILENT) -> None:
+        assert turn.message is not None  # noqa: S101
         self._backend = backend
-        self._flight = flight
-        self._message = message
+        self._turn = turn
+        self._ref = turn.ref
+        self._message = turn.message
         self._pace = pace
         self._meter = meter
-        self._begun_at = datetime.now(UTC)
+        self._handed_over_at = datetime.now(UTC)
         self._lost: StreamLost | None = None
-        self._repeated = False
 
     async def run(self) -> Turn:
-        """Deliver, and give the turn when it has ended.
+        """Hand the message over, and give the turn when it has ended.
 
         Raises:
             ConversationError: Letta has not taken the message. The error says why.
@@ -56,157 +55,138 @@ class Delivery:
         return await self._bounded(self._deliver)
 
     async def follow(self) -> Turn:
-        """The turn when it has ended, of the flight's run, which has the message already. Raises as `run` does."""
-        return await self._bounded(self._ask_for_it)
+        """The turn when it has ended, of the run that it has joined. Raises as `run` does."""
+        return await self._bounded(self._follow)
 
-    async def _deliver(self) -> Turn:
-        await self._consume(self._hand_over())
-        return self._turn() if self._ended else await self._recover()
-
-    async def _bounded(self, way: Callable[[], Awaitable[Turn]]) -> Turn:
+    async def _bounded(self, work: Callable[[], Awaitable[Turn]]) -> Turn:
         with anyio.move_on_after(self._pace.turn):
-            return await way()
+            return await work()
         raise TimedOut(
             "finish the turn",
             self._pace.turn,
-            f"The turn may go on: wait_for_reply(conversation_id={self._flight.ref.conversation_id!r}) looks for it, "
+            f"The turn may go on: wait_for_reply(conversation_id={self._ref.conversation_id!r}) looks for it, "
             "and cancel stops it. Do not send the message again before that.",
         )
 
+    async def _deliver(self) -> Turn:
+        lost: StreamLost | None = None
+        for is_again in (False, True):
+            if is_again:
+                self._meter.message_resent()
+            self._handed_over_at = datetime.now(UTC)
+            await self._consume(self._hand_over())
+            if self._builder.ended:
+                return self._finished()
+            lost = self._lost
+            turn = await self._recover()
+            if turn is not None:
+                return turn
+        raise self._never_taken(lost)
+
+    async def _follow(self) -> Turn:
+        return await self._recover() or self._unknown()
+
     def _hand_over(self) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
         if isinstance(self._message, Approvals):
-            return self._backend.respond(self._flight.ref, self._message)
-        return self._backend.send(self._flight.ref, self._message)
+            return self._backend.respond(self._ref, self._message)
+        return self._backend.send(self._ref, self._message)
 
     @property
-    def _ended(self) -> bool:
-        return self._flight.builder.ended
+    def _builder(self) -> TurnBuilder:
+        return self._turn.builder
 
-    def _turn(self) -> Turn:
-        failure = self._flight.builder.failure
+    def _finished(self) -> Turn:
+        failure = self._builder.failure
         if failure is not None and failure.awaits_approval:
-            raise AwaitingApproval(self._flight.ref.conversation_id)
-        return self._flight.builder.build()
+            raise AwaitingApproval(self._ref.conversation_id)
+        return self._builder.build()
 
     def _unknown(self) -> Turn:
-        return self._flight.builder.build().model_copy(update={"status": "unknown"})
+        return self._builder.build().model_copy(update={"status": "unknown"})
 
     async def _consume(self, stream: AbstractAsyncContextManager[AsyncIterator[Chunk]]) -> None:
         """Take what the stream gives, to the turn's end or to where it breaks."""
-        flight = self._flight
+        turn, builder = self._turn, self._builder
+        self._lost = None
         try:
             async with stream as chunks:
                 async for chunk in chunks:
-                    flight.builder.add(chunk)
-                    flight.note()
-                if self._ended:
+                    builder.add(chunk)
+                    turn.news()
+                refused = builder.failure is not None and builder.failure.awaits_approval
+                if builder.ended and not refused:
                     # Before the connection is tidied up, for which nobody has to wait.
-                    flight.land_early()
+                    turn.finish(builder.build())
         except StreamLost as lost:
-            logger.warning("the stream of a turn in conversation %s was lost: %s", flight.ref, lost)
+            logger.warning("the stream of a turn in conversation %s was lost: %s", self._ref, lost)
             self._lost = lost
             self._meter.stream_lost()
-        if not self._ended:
-            flight.note(f"{self._lost or 'the stream ended early'}; asking Letta for the reply")
+        if not builder.ended:
+            turn.news(f"{self._lost or 'the stream ended early'}; asking Letta for the reply")
 
-    async def _recover(self) -> Turn:
-        """What became of a turn whose stream ended before the turn did."""
-        failures = 0
+    async def _recover(self) -> Turn | None:
+        """What became of a turn whose stream ended before the turn did. None when Letta has no trace of the message."""
+        failures = silences = 0
         while failures < RESUMPTIONS:
-            flight = self._flight
-            seen = flight.builder.last_seq
+            seen = self._builder.last_seq
             try:
-                await self._consume(self._backend.resume(flight.ref, self._message, run_id=flight.run_id, after=seen))
+                await self._consume(
+                    self._backend.resume(self._ref, self._message, run_id=self._turn.run_id, after=seen)
+                )
             except NotResumable:
                 break
             except Busy:
-                # The server knows the messages that it has by their otid, so ours has never arrived.
+                # This server knows by their ids the messages that it has: ours never arrived.
                 raise
             except ConversationError as error:
-                logger.warning("the stream of a turn in conversation %s is not to be had: %s", flight.ref, error.label)
-            has_news = self._ended or flight.builder.last_seq > seen
+                logger.warning("the stream of a turn in conversation %s cannot be resumed: %s", self._ref, error.label)
+            has_news = self._builder.ended or self._builder.last_seq > seen
             if has_news:
                 self._meter.stream_resumed()
-            if self._ended:
-                return self._turn()
+            if self._builder.ended:
+                return self._finished()
+            silences = silences + 1 if self._lost and self._lost.silent else 0
+            if silences > 1:
+                # Even an agent that thinks for long sends a sign of life every 20 seconds.
+                return await self._ask(is_silent=True)
             failures = 0 if has_news else failures + 1
             await anyio.sleep(self._pace.poll_first * (failures + 1))
-        return await self._ask_for_it()
+        return await self._ask()
 
-    async def _ask_for_it(self) -> Turn:
-        """Ask for the run that took the message, as long as it takes to get an answer."""
+    async def _ask(self, *, is_silent: bool = False) -> Turn | None:
+        """Ask for the run that took the message, for as long as it takes to get an answer."""
         give_up_at = anyio.current_time() + self._pace.give_up
         pause = self._pace.poll_first
         while True:
             try:
-                run = await self._find_run()
-                if run is not None:
-                    return await follow(self._backend, self._flight.ref, run, self._pace)
-                break
+                run = await self._find()
+                if run is None:
+                    return self._unknown() if self._turn.run_id else None
+                self._turn.builder.run_id = run.id
+                self._turn.news(ASKING)
+                if run.active and is_silent:
+                    return died(self._builder, has_message=False)
+                return await follow(self._backend, self._ref, run, self._pace)
             except ConversationError as error:
                 logger.warning(
-                    "the fate of a turn in conversation %s could not be told: %s", self._flight.ref, error.label
+                    "what became of a turn in conversation %s could not be asked: %s", self._ref, error.label
                 )
                 if anyio.current_time() > give_up_at:
                     return self._unknown()
             await anyio.sleep(pause)
             pause = min(pause * 1.5, self._pace.poll_longest)
-        return await self._hand_over_again()
 
-    async def _hand_over_again(self) -> Turn:
-        """Letta has no trace of the message: it never arrived."""
-        if self._flight.run_id:
-            return self._unknown()
-        if self._repeated:
-            raise self._never_taken()
-        self._repeated = True
-        self._meter.message_resent()
-        self._begun_at = datetime.now(UTC)
-        return await self._deliver()
+    async def _find(self) -> Run | None:
+        if self._turn.run_id:
+            return await self._backend.get_run(self._ref, self._turn.run_id)
+        return await find_run(self._backend, self._ref, self._message, self._handed_over_at, self._pace)
 
-    def _never_taken(self) -> ConversationError:
-        place = f"conversation_id={self._flight.ref.conversation_id!r}"
+    def _never_taken(self, lost: StreamLost | None) -> ConversationError:
+        place = f"conversation_id={self._ref.conversation_id!r}"
         return ServerFault(
             "take the message",
-            self._lost.status if self._lost else 0,
-            str(self._lost or ""),
+            lost.status if lost else 0,
+            str(lost or ""),
             f"It was handed over twice, and Letta has no trace of it: it was not taken, and list_messages({place}) "
             "does not show it. It is safe to send it again later.",
         )
-
-    async def _find_run(self) -> Run | None:
-        """The run that took the message: the one that the stream named, the one that stored a message with its otid, or
-        one that has failed since, for such a run stores nothing. None when there has been none for long enough."""
-        flight = self._flight
-        if flight.run_id:
-            return await self._backend.get_run(flight.ref, flight.run_id)
-        settled_at = anyio.current_time() + self._pace.settle
-        pause = self._pace.poll_first
-        while True:
-            runs = await self._backend.list_runs(flight.ref, limit=RECENT_RUNS)
-            for run in runs:
-                if run.active:
-                    await until_ended(self._backend, flight.ref, run, self._pace)
-            newest = await self._backend.list_messages(flight.ref, MessageQuery(limit=RECENT_MESSAGES))
-            for message in newest.items:
-                if self._message.is_in(message) and message.run_id:
-                    return await self._backend.get_run(flight.ref, message.run_id)
-            taken = {message.run_id for message in newest.items}
-            for run in runs:
-                if run.status == "failed" and run.id not in taken and self._is_since(run):
-                    return run
-            if anyio.current_time() >= settled_at:
-                return None
-            await anyio.sleep(pause)
-            pause = min(pause * 1.5, self._pace.poll_longest)
-
-    def _is_since(self, run: Run) -> bool:
-        """Whether a run was made after the message was handed over. Mistaken for ours, another's failed run does no
-        harm: what the reader is told then, that nothing was stored, holds for this message too."""
-        try:
-            created = datetime.fromisoformat(run.created_at)
-        except ValueError:
-            return False
-        if created.tzinfo is None:
-            created = created.replace(tzinfo=UTC)
-        return created >= self._begun_at - CLOCK_TOLERANCE

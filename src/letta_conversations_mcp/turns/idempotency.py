@@ -1,53 +1,248 @@
-"""Turns that have ended without anybody being told, for a caller who gave up and sends the same message again.
+"""Which calls are the same message: by a key that the caller chose, or by evidence that no answer reached the caller.
 
-A hint and no store: what is forgotten here is still at Letta, and wait_for_reply finds it there.
+With a `message_key` a message has the same otid in every process, so Letta itself knows it. Without one, a call that is
+made again is a retry only if one of these shows it:
+
+(a) the earlier call was cancelled, or its connection ended, before it was answered;
+(b) the same session makes the identical call while the first is unanswered and at least two seconds old;
+(c) a session that has shown by (b) that it gives up silently repeats the call within a minute of the answer.
+
+Over processes, where no call is remembered, the otid of a running turn shows what it is: its last 48 bits hash the
+caller and the call, its first 32 bits that and the request. A verbatim copy of a request, and an identical call to a
+process that was started after the turn began, are the same message.
+
+No evidence, no merging. What is remembered here is a hint and no store: at Letta everything is found without it.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
 
 import anyio
 
-from letta_conversations_mcp.core.model import ConversationRef, Outgoing
-from letta_conversations_mcp.turns.handle import Flight
+from letta_conversations_mcp.core.errors import InvalidArgument
+from letta_conversations_mcp.core.model import ConversationRef
+from letta_conversations_mcp.turns.turn import EndReason, State, TrackedTurn
+
+SILENT_AFTER_SECONDS = 2.0
+"""Programs that fire the same call several times do so at once; clients that give up do so after five seconds or
+more."""
+
+REPEATED_WITHIN_SECONDS = 60.0
+"""How long after an answer a session that gives up silently repeats the call: its model decides to in a few seconds."""
+
+NOTICE_SECONDS = 0.5
+"""How long an identical call waits for the news that the one before it was given up: a client cancels a call, or drops
+its connection, and calls again at once, and over HTTP the second can be read first."""
 
 KEPT_SECONDS = 600.0
-"""A client that tries again does so at once, and a model some calls later. What comes after that is meant anew."""
+"""How long an abandoned call is remembered. A client tries again at once, a model some calls later."""
 
-MOST_KEPT = 200
+MOST_KEPT = 1_000
 
-WORTH_KEEPING = ("completed", "empty", "unknown")
-"""After any other ending the same message has to be sent again, or cannot be."""
+OTID_PREFIX = "otid:"
+"""Begins the key of a message that was sent without one. It is given out when there is no run to ask for."""
+
+WORTH_JOINING = ("completed", "empty", "needs_approval", "unknown")
+"""After any other end the same message has to be sent again."""
 
 
-class Unread:
-    """The last turn of each conversation, as long as nobody was told of it."""
+@dataclass(frozen=True)
+class CallIdentity:
+    """A call as its caller made it, before anything was derived from it.
+
+    `caller` is the name of the token, "" where there are none. `target` is the conversation or agent as the caller
+    named it. `session` is one stdio process or one session of the
+    older protocol, "" where calls have none. `request` is the id of the JSON-RPC request. `call` is a hash of the tool
+    and its arguments as given. `key` is the caller's `message_key`.
+    """
+
+    caller: str = ""
+    session: str = ""
+    request: str = ""
+    target: str = ""
+    call: str = ""
+    key: str = ""
+
+    def otid(self, ref: ConversationRef, attempt: int = 0) -> str:
+        """The id under which Letta gets the message: a UUID of version 4 in form.
+
+        The same for the same key. `attempt` counts the runs of such a message that failed: Letta answers an otid that
+        it knows with the old run, for three hours.
+        """
+        if self.key.startswith(OTID_PREFIX):
+            return self.key.removeprefix(OTID_PREFIX)
+        if self.key:
+            parts = ["key", self.caller, str(ref), self.key, *([str(attempt)] if attempt else [])]
+            return str(uuid.UUID(bytes=_hash(*parts, size=16), version=4))
+        if not self.call:
+            return str(uuid.uuid4())
+        request = _hash("request", self.caller, self.session, self.request, self.call, size=4)
+        return str(uuid.UUID(bytes=request + os.urandom(6) + _hash("call", self.caller, self.call, size=6), version=4))
+
+    def is_same_request(self, otid: str) -> bool:
+        """True if the message of this otid came with a verbatim copy of this request."""
+        return bool(self.request) and self.is_same_call(otid) and _fields(otid)[0] == _fields(self._bare())[0]
+
+    def is_same_call(self, otid: str) -> bool:
+        """True if the message of this otid was sent by the same caller with an identical call."""
+        found = _fields(otid)
+        return bool(self.call) and not self.key and found[1] == _fields(self._bare())[1]
+
+    def _bare(self) -> str:
+        return self.otid(ConversationRef(conversation_id="", agent_id=""))
+
+
+def key_was_used() -> InvalidArgument:
+    """The error for a key that comes again with another message."""
+    return InvalidArgument(
+        "message_key",
+        "it was used for another message to the same target. A new message needs a new key.",
+    )
+
+
+def fingerprint(*parts: object) -> str:
+    """A hash of a call as it was made, to compare it with another."""
+    return _hash(*(repr(each) for each in parts), size=16).hex()
+
+
+def _hash(*parts: str, size: int) -> bytes:
+    return blake2b(
+        "\0".join(f"{len(each)}:{each}" for each in parts).encode("utf-8", "surrogatepass"), digest_size=size
+    ).digest()
+
+
+def _fields(otid: str) -> tuple[int, int]:
+    """The first 32 and the last 48 bits; of what is no UUID something that equals nothing else."""
+    try:
+        read = uuid.UUID(otid)
+    except ValueError:
+        return -1, -1
+    return read.time_low, read.node
+
+
+@dataclass
+class _Call:
+    """What is known of one call. All times are of the event loop's clock, in seconds."""
+
+    identity: CallIdentity
+    turn: TrackedTurn
+    made_at: float = field(default_factory=anyio.current_time)
+    waiting: int = 0
+    """How many requests wait for it now: the first, and those that were recognised as its retries."""
+    abandoned: bool = False
+    """True if a request for it ended without an answer, and none was answered since."""
+    answered_at: float | None = None
+    given_up: anyio.Event = field(default_factory=anyio.Event)
+
+
+class RecentCalls:
+    """The calls of this process that may be made again. Used in one event loop."""
 
     def __init__(self) -> None:
-        self._flights: OrderedDict[ConversationRef, tuple[Flight, float]] = OrderedDict()
+        self._calls: dict[tuple[str, str, str], list[_Call]] = {}
+        self._count = 0
+        self._silent: set[tuple[str, str]] = set()
+        """Sessions that have shown that they give up without saying so."""
 
-    def keep(self, flight: Flight) -> None:
-        """Keep a turn that has landed, if it is worth it."""
-        self.forget(flight.ref)
-        if flight.told or flight.ending not in WORTH_KEEPING:
+    async def find(self, identity: CallIdentity) -> TrackedTurn | None:
+        """The turn of an earlier call that this one repeats; None if there is no evidence of that, and none comes.
+
+        Raises:
+            InvalidArgument: the key was used for another message.
+        """
+        if (found := self._find(identity)) is not None or identity.key:
+            return found
+        unanswered = [each for each in self._calls.get(_name(identity), []) if each.waiting]
+        if unanswered:
+            with anyio.move_on_after(NOTICE_SECONDS):
+                await unanswered[-1].given_up.wait()
+        return self._find(identity)
+
+    def _find(self, identity: CallIdentity) -> TrackedTurn | None:
+        """The turn of an earlier call that this one repeats, as far as is known now.
+
+        Raises:
+            InvalidArgument: the key was used for another message.
+        """
+        now = anyio.current_time()
+        for call in reversed(self._calls.get(_name(identity), [])):
+            if _may_be_joined(call.turn) and self._repeats(identity, call, now):
+                if call.identity.call != identity.call:
+                    raise key_was_used()
+                return call.turn
+        return None
+
+    def _repeats(self, identity: CallIdentity, call: _Call, now: float) -> bool:
+        if identity.key:
+            return True
+        if call.abandoned:
+            return now - call.made_at < KEPT_SECONDS + REPEATED_WITHIN_SECONDS
+        session = identity.caller, identity.session
+        if not identity.session or identity.session != call.identity.session:
+            return False
+        if call.waiting and now - call.made_at >= SILENT_AFTER_SECONDS:
+            self._silent.add(session)
+            return True
+        answered = call.answered_at
+        return answered is not None and session in self._silent and now - answered < REPEATED_WITHIN_SECONDS
+
+    def add(self, identity: CallIdentity, turn: TrackedTurn) -> None:
+        """Remember a call that begins a turn."""
+        if identity.call or identity.key:
+            self._forget_old()
+            self._calls.setdefault(_name(identity), []).append(_Call(identity, turn))
+            self._count += 1
+
+    def waits(self, turn: TrackedTurn, identity: CallIdentity) -> None:
+        """A request waits for the turn of this call from now on."""
+        for call in self._of(turn, identity):
+            call.waiting += 1
+
+    def answered(self, turn: TrackedTurn, identity: CallIdentity) -> None:
+        """A request for the turn of this call is answered."""
+        for call in self._of(turn, identity):
+            call.waiting -= 1
+            call.abandoned = False
+            call.answered_at = anyio.current_time()
+
+    def abandoned(self, turn: TrackedTurn, identity: CallIdentity) -> None:
+        """A request for the turn of this call ended without an answer."""
+        for call in self._of(turn, identity):
+            call.waiting -= 1
+            call.abandoned = not call.waiting
+            if call.abandoned:
+                call.given_up.set()
+                call.given_up = anyio.Event()
+
+    def _of(self, turn: TrackedTurn, identity: CallIdentity) -> Iterator[_Call]:
+        return (each for each in self._calls.get(_name(identity), []) if each.turn is turn)
+
+    def _forget_old(self) -> None:
+        """Keep what may still be repeated, and no more than the newest few."""
+        if self._count < MOST_KEPT:
             return
-        now = anyio.current_time()
-        self._flights[flight.ref] = flight, now + KEPT_SECONDS
-        while len(self._flights) > MOST_KEPT or next(iter(self._flights.values()))[1] < now:
-            self._flights.popitem(last=False)
+        limit = anyio.current_time() - KEPT_SECONDS
+        for name, calls in list(self._calls.items()):
+            kept = [each for each in calls if each.waiting or each.made_at > limit]
+            if self._count - len(calls) + len(kept) >= MOST_KEPT // 2:
+                kept = [each for each in kept if each.waiting]
+            self._count -= len(calls) - len(kept)
+            if kept:
+                self._calls[name] = kept
+            else:
+                del self._calls[name]
 
-    def find(self, ref: ConversationRef, message: Outgoing, caller: str) -> Flight | None:
-        """The turn that has answered this very message of this caller."""
-        flight, until = self._flights.get(ref, (None, 0.0))
-        is_it = flight is not None and anyio.current_time() <= until and flight.is_of(message, caller)
-        return flight if is_it else None
 
-    def all(self) -> list[Flight]:
-        """The turns that are kept."""
-        now = anyio.current_time()
-        return [flight for flight, until in self._flights.values() if now <= until]
+def _name(identity: CallIdentity) -> tuple[str, str, str]:
+    return identity.caller, identity.target, f"key {identity.key}" if identity.key else identity.call
 
-    def forget(self, ref: ConversationRef) -> None:
-        """Somebody was told of the conversation's last turn, or has begun another."""
-        self._flights.pop(ref, None)
+
+def _may_be_joined(turn: TrackedTurn) -> bool:
+    if turn.state is not State.ENDED:
+        return True
+    return turn.end_reason is EndReason.FINISHED and turn.ending in WORTH_JOINING

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
-from letta_conversations_mcp.turns.handle import Flight
+from letta_conversations_mcp.turns.turn import TrackedTurn
 
 Outcome = Literal["ok", "error", "crash", "cancelled"]
 """How a call of a tool ended: with an answer, with an error that the caller was told, with one that is a fault of this
@@ -22,8 +22,8 @@ class Meter:
     def call(self, tool: str, outcome: Outcome, seconds: float) -> None:
         """A tool was called. The name is one of the tools that there are, or "unknown"."""
 
-    def turn(self, flight: Flight) -> AbstractContextManager[object]:
-        """Entered when a message takes its place in a conversation's order, left when its turn has landed."""
+    def turn(self, turn: TrackedTurn) -> AbstractContextManager[object]:
+        """Entered when a message takes its place in a conversation's order, left when its turn has ended."""
         return nullcontext()
 
     def stream_lost(self) -> None:

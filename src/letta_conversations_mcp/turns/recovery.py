@@ -1,27 +1,70 @@
-"""Letta's own record of turns, its runs: asked for where no stream tells of a turn."""
+"""What became of a message, asked of Letta's own records: its runs and messages.
+
+Used where no stream tells: after a broken connection, in another process, after a restart. A message is recognised by
+its otid, which Letta stores on the first message of a turn (0.16.8), so the runs are looked into, and never only the
+end of the history: a turn with many tool calls is longer than any page of it.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import anyio
 
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import Busy, NoReply, NotFound
-from letta_conversations_mcp.core.model import ConversationRef, MessageQuery, Outgoing, OutgoingMessage, Run, Turn
+from letta_conversations_mcp.core.errors import Busy, InvalidArgument, NoReply, NotFound
+from letta_conversations_mcp.core.message_json import read_message
+from letta_conversations_mcp.core.model import (
+    ConversationRef,
+    Message,
+    MessageQuery,
+    Outgoing,
+    OutgoingMessage,
+    Run,
+    Turn,
+    TurnFailure,
+)
 from letta_conversations_mcp.turns.aggregate import TurnBuilder
-from letta_conversations_mcp.turns.message_ids import is_same_message
+from letta_conversations_mcp.turns.idempotency import CallIdentity, key_was_used
 from letta_conversations_mcp.turns.timing import Pace
 
-RECENT_RUNS = 10
-"""How many of a conversation's newest runs are looked at to find a turn again: some of them took no message."""
+RECENT_RUNS = 20
+"""How many of a conversation's newest runs are looked into to find a message that was handed over just now."""
 
-RECENT_MESSAGES = 40
-"""How many of the newest messages are searched for one: more than one turn with its tool calls stores."""
+SEARCHED_MESSAGES = 500
+"""How far back the history is searched for a message with a key: ten turns with all of Letta's 50 steps each would be
+more, a year of plain questions and answers less."""
+
+PAGE = 100
+
+CLOCK_TOLERANCE = timedelta(seconds=5)
+"""By how much Letta's clock may be behind ours."""
+
+DIED = "died"
+"""The stop reason of a run that Letta lists as active, and that nothing works on any more."""
+
+
+ATTEMPTS = 10
+"""How many times the message of one key may fail."""
+
+
+@dataclass(frozen=True)
+class KeySearch:
+    """What a search for a key found: the message with its otid, the run that has it, and whether the whole history was
+    looked through."""
+
+    message: OutgoingMessage
+    run: Run | None
+    is_whole: bool
 
 
 async def newest_run(backend: Backend, ref: ConversationRef, pace: Pace) -> Run:
-    """The active run, or else the newest. Looked for a second time when none is active: Letta shows a run only a moment
-    after its message came in, and who asks after a lost connection asks at once. Where there is none at all it is
-    looked for longer: who is told so sends the message again.
+    """The active run, or else the newest.
+
+    Looks a second time when none is active, because Letta lists a run only a moment after its message came in. Looks
+    for `settle` seconds when there is none at all: a caller that is told "nothing was sent" sends again.
 
     Raises:
         NoReply: no turn has run in this conversation.
@@ -32,9 +75,9 @@ async def newest_run(backend: Backend, ref: ConversationRef, pace: Pace) -> Run:
     while True:
         runs = await backend.list_runs(ref, limit=RECENT_RUNS)
         taken = [each for each in runs if not (each.failure and each.failure.awaits_approval)]
-        if active := next((each for each in taken if each.active), None):
+        if active := next((each for each in taken if each.active and not _is_overtaken(each, taken)), None):
             return active
-        newest = next(iter(taken or runs), newest)
+        newest = next((each for each in taken if not each.active), None) or next(iter(taken or runs), newest)
         if newest is not None and is_second_look:
             return newest
         if newest is None and anyio.current_time() >= settled_at:
@@ -44,50 +87,239 @@ async def newest_run(backend: Backend, ref: ConversationRef, pace: Pace) -> Run:
 
 
 async def follow(backend: Backend, ref: ConversationRef, run: Run, pace: Pace) -> Turn:
-    """Wait for a run's end by asking, and build its turn from what it stored."""
+    """Wait for the end of a run by asking, and build its turn from what it stored. A run that is dead has ended."""
     run = await until_ended(backend, ref, run, pace)
     builder = TurnBuilder()
     builder.run_id = run.id
-    for chunk in await backend.list_run_chunks(ref, run.id):
+    stored = await backend.list_run_chunks(ref, run.id)
+    for chunk in stored:
         builder.add(chunk)
+    if run.active:
+        has_message = any(read_message(each).kind == "user" for each in stored)
+        return died(builder, has_message=has_message)
     builder.failure = run.failure
     ends = {"failed": "error", "cancelled": "cancelled"}
     builder.stop_reason = run.stop_reason or ends.get(run.status, "end_turn")
     return builder.build()
 
 
+def died(builder: TurnBuilder, *, has_message: bool) -> Turn:
+    """The turn of a run that nothing works on any more."""
+    builder.stop_reason = DIED
+    builder.failure = TurnFailure(
+        type=DIED,
+        message="Letta lists the turn as running, but nothing works on it any more: the server was probably restarted",
+        stored=has_message,
+    )
+    return builder.build().model_copy(update={"status": "failed"})
+
+
 async def until_ended(backend: Backend, ref: ConversationRef, run: Run, pace: Pace) -> Run:
-    """The run when it is not active any more."""
+    """The run when it has ended. One that is still `active` is dead: it has stored nothing for `silence` seconds, or a
+    later run of the conversation has ended before it."""
     pause = pace.poll_first
+    stored: int | None = None
+    silent_since = anyio.current_time()
     while run.active:
         await anyio.sleep(pause)
         pause = min(pause * 1.5, pace.poll_longest)
         run = await backend.get_run(ref, run.id)
+        if not run.active or pause < pace.poll_longest:
+            continue
+        if _is_overtaken(run, await backend.list_runs(ref, limit=RECENT_RUNS)):
+            return run
+        if stored is not None and anyio.current_time() - silent_since < pace.silence:
+            continue
+        now_stored = len(await backend.list_run_chunks(ref, run.id))
+        if now_stored == stored:
+            return run
+        stored, silent_since = now_stored, anyio.current_time()
     return run
 
 
+def _is_overtaken(run: Run, runs: Sequence[Run]) -> bool:
+    """True if a later run of the conversation has ended: turns follow each other, so this one is dead."""
+    began = _time(run.created_at)
+    if began is None:
+        return False
+    later = (each for each in runs if not each.active and each.status == "completed" and each.id != run.id)
+    return any((at := _time(each.created_at)) is not None and at > began for each in later)
+
+
 async def until_free(backend: Backend, ref: ConversationRef, busy: Busy, pace: Pace) -> None:
-    """Wait for the end of the turn that holds a conversation."""
+    """Wait for the end of the turn that holds a conversation.
+
+    Raises:
+        Busy: that turn is dead, and holds the conversation until somebody cancels it.
+    """
     try:
         if busy.run_id:
-            await until_ended(backend, ref, await backend.get_run(ref, busy.run_id), pace)
+            runs: Sequence[Run] = [await backend.get_run(ref, busy.run_id)]
         else:
-            for run in await backend.list_runs(ref, limit=RECENT_RUNS):
-                await until_ended(backend, ref, run, pace)
+            runs = await backend.list_runs(ref, limit=RECENT_RUNS)
+        for run in runs:
+            if (await until_ended(backend, ref, run, pace)).active:
+                raise Busy(ref.conversation_id, run.id, dead=True)
     except NotFound:
         # A run that does not say whose it is; the next try shows whether it has ended.
         await anyio.sleep(pace.poll_longest)
-    # The conversation is set free a moment after its run has ended.
+    # Letta sets the conversation free a moment after its run has ended.
     await anyio.sleep(pace.poll_first)
 
 
-async def run_of_same(backend: Backend, ref: ConversationRef, message: Outgoing, busy: Busy) -> Run | None:
-    """The run that holds a conversation, if it is seen to answer the same message: another process took that from the
-    same caller, who gave up there. A server lists a message at once, after the first step, or with the reply."""
-    if not busy.run_id or not isinstance(message, OutgoingMessage):
+async def find_run(
+    backend: Backend, ref: ConversationRef, message: Outgoing, since: datetime, pace: Pace
+) -> Run | None:
+    """The run that took a message which was handed over after `since`; None when there has been none for `settle`
+    seconds.
+
+    It is the run that stored the message's otid. A run that has failed at its first step stores nothing; one that was
+    made since the hand-over, and shows no other message, is taken for this one's.
+    """
+    settled_at = anyio.current_time() + pace.settle
+    pause = pace.poll_first
+    while True:
+        if run_id := await backend.run_of_otid(ref, message.otid):
+            return await backend.get_run(ref, run_id)
+        runs = [each for each in await backend.list_runs(ref, limit=RECENT_RUNS) if _is_since(each, since)]
+        failed: Run | None = None
+        for run in runs:
+            ended, shown = await _until_it_shows(backend, ref, run, message, pace)
+            if any(map(message.is_in, shown)):
+                return ended
+            if ended.status == "failed" and not _asked(shown):
+                failed = failed or ended
+        if failed is not None:
+            return failed
+        if anyio.current_time() >= settled_at:
+            return None
+        await anyio.sleep(pause)
+        pause = min(pause * 1.5, pace.poll_longest)
+
+
+async def find_by_key(
+    backend: Backend, ref: ConversationRef, identity: CallIdentity, message: OutgoingMessage, pace: Pace
+) -> KeySearch:
+    """Where the message with this key was sent before, however long ago.
+
+    Looks at what the server keeps about otids, into the history, at most 500 messages back, and into the runs that are
+    active: a turn is in the history only after its first step. A run that failed is passed over, and the message gets
+    the otid of the next attempt.
+
+    Raises:
+        InvalidArgument: the key was used for another message.
+    """
+    history, is_whole = await _history(backend, ref)
+    for attempt in range(ATTEMPTS):
+        tried = message.model_copy(update={"otid": identity.otid(ref, attempt)})
+        run_id = ""
+        if known := next(filter(tried.is_in, history), None):
+            _check_text(tried, known)
+            run_id = known.run_id
+        run_id = run_id or await backend.run_of_otid(ref, tried.otid)
+        run = await backend.get_run(ref, run_id) if run_id else await _active_run_of(backend, ref, tried, pace)
+        if run is None:
+            return KeySearch(tried, None, is_whole)
+        if run.status not in ("failed", "cancelled") or known is not None:
+            if known is None:
+                stored = map(read_message, await backend.list_run_chunks(ref, run.id))
+                _check_text(tried, next(filter(tried.is_in, stored), None))
+            return KeySearch(tried, run, is_whole)
+    raise InvalidArgument("message_key", f"its message has failed {ATTEMPTS} times. Use a new key to try again.")
+
+
+async def _history(backend: Backend, ref: ConversationRef) -> tuple[list[Message], bool]:
+    """The newest messages of a conversation, and whether these are all."""
+    found: list[Message] = []
+    before = ""
+    while True:
+        page = await backend.list_messages(ref, MessageQuery(limit=PAGE, before=before))
+        found += page.items
+        if not page.more or not page.items or page.items[0].id == before:
+            return found, True
+        if len(found) >= SEARCHED_MESSAGES:
+            return found, False
+        before = page.items[0].id
+
+
+async def _active_run_of(backend: Backend, ref: ConversationRef, message: OutgoingMessage, pace: Pace) -> Run | None:
+    for run in await backend.list_runs(ref, limit=RECENT_RUNS):
+        if run.active:
+            run, shown = await _until_it_shows(backend, ref, run, message, pace)
+            if any(map(message.is_in, shown)):
+                return run
+    return None
+
+
+def _check_text(message: OutgoingMessage, known: Message | None) -> None:
+    """Raises InvalidArgument if a key's message was another one. An introduction may stand before the text."""
+    if known is not None and known.text and message.text.strip() not in known.text:
+        raise key_was_used()
+
+
+async def run_of_same(
+    backend: Backend,
+    ref: ConversationRef,
+    message: Outgoing,
+    busy: Busy,
+    identity: CallIdentity,
+    started_at: datetime,
+) -> Run | None:
+    """The run that holds a conversation, if it answers the same message: sent by another process, or by this one before
+    it lost the connection. `started_at` is when this process was started.
+
+    Letta names no run for about 100 ms after it took a message (0.16.8), so then the newest active one is asked.
+    """
+    if not isinstance(message, OutgoingMessage):
         return None
-    newest = await backend.list_messages(ref, MessageQuery(limit=RECENT_MESSAGES))
-    asked = next((each for each in reversed(newest.items) if each.run_id == busy.run_id and each.kind == "user"), None)
-    if asked is None or not is_same_message(asked.otid, message.otid):
+    run_id = busy.run_id
+    if not run_id:
+        run_id = next((each.id for each in await backend.list_runs(ref, limit=RECENT_RUNS) if each.active), "")
+    if not run_id:
         return None
-    return await backend.get_run(ref, busy.run_id)
+    asked = _asked(list(map(read_message, await backend.list_run_chunks(ref, run_id))))
+    if asked is None:
+        return None
+    run = await backend.get_run(ref, run_id)
+    if message.is_in(asked) or identity.is_same_request(asked.otid):
+        return run
+    began = _time(run.created_at)
+    is_from_before = began is not None and began < started_at
+    return run if is_from_before and identity.is_same_call(asked.otid) else None
+
+
+async def _until_it_shows(
+    backend: Backend, ref: ConversationRef, run: Run, message: Outgoing, pace: Pace
+) -> tuple[Run, list[Message]]:
+    """A run, and what it has stored, as soon as that shows which message it answers, or when it has ended."""
+    pause = pace.poll_first
+    while True:
+        shown = list(map(read_message, await backend.list_run_chunks(ref, run.id)))
+        if not run.active or _asked(shown) is not None or any(map(message.is_in, shown)):
+            return run, shown
+        await anyio.sleep(pause)
+        pause = min(pause * 1.5, pace.poll_longest)
+        run = await backend.get_run(ref, run.id)
+        if (
+            run.active
+            and pause >= pace.poll_longest
+            and _is_overtaken(run, await backend.list_runs(ref, limit=RECENT_RUNS))
+        ):
+            return run, shown
+
+
+def _asked(messages: Sequence[Message]) -> Message | None:
+    return next((each for each in messages if each.kind == "user"), None)
+
+
+def _is_since(run: Run, since: datetime) -> bool:
+    created = _time(run.created_at)
+    return created is None or created >= since - CLOCK_TOLERANCE
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        read = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return read if read.tzinfo else read.replace(tzinfo=UTC)

@@ -1,48 +1,54 @@
-"""Turns in flight: sent, waited for, left to run, found again.
+"""The order of turns: who is next in a conversation, and how many turns run at once.
 
-Owns the task of every turn: it belongs to the server's task group and not to the call that began it, so a call that
-gives up, or is cancelled, leaves the turn running. One turn at a time runs in a conversation; a further message waits
-for its place in the order of arrival, and for a turn that somebody else has begun. A message that comes once more while
-its turn runs, or before anybody was told how it ended, is not sent a second time: its caller had given up, and tries
-again. Nothing else is kept of a turn that has ended: Letta has it, and is asked.
+Owns the task of every turn. The task belongs to the server's task group and not to the call that began the turn, so a
+call that gives up, or is cancelled, leaves the turn running. Messages to one conversation are handed over first come,
+first served, and wait for turns that somebody else began. Leaves to others: what a repeated call is (`idempotency`),
+handing a message over (`delivery`), and finding a turn again (`recovery`). Of a turn that has ended nothing is kept
+that matters: Letta has it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 import anyio
 from anyio.abc import TaskGroup
 
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import (
-    Busy,
-    ConversationError,
-    Overloaded,
-    ServerFault,
-    ShuttingDown,
-)
-from letta_conversations_mcp.core.model import ConversationRef, Outgoing, OutgoingMessage, Run, Turn
+from letta_conversations_mcp.core.errors import Busy, ConversationError, Overloaded, ServerFault, ShuttingDown, TimedOut
+from letta_conversations_mcp.core.model import ConversationRef, OnBusy, Outgoing, OutgoingMessage, Run, Turn
 from letta_conversations_mcp.turns.delivery import Delivery
 from letta_conversations_mcp.turns.draining import Drain
-from letta_conversations_mcp.turns.handle import WITHDRAWN, Flight
-from letta_conversations_mcp.turns.idempotency import Unread
+from letta_conversations_mcp.turns.idempotency import CallIdentity, RecentCalls
 from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
-from letta_conversations_mcp.turns.message_ids import new_otid
-from letta_conversations_mcp.turns.recovery import follow, newest_run, run_of_same, until_free
+from letta_conversations_mcp.turns.recovery import find_by_key, follow, newest_run, run_of_same, until_free
 from letta_conversations_mcp.turns.timing import Pace
+from letta_conversations_mcp.turns.turn import HANDING_OVER, LOOKING_UP, EndReason, State, TrackedTurn
 
 logger = logging.getLogger(__name__)
 
 Report = Callable[[str], Awaitable[None]]
 """Tells the caller in words how a turn is getting on."""
 
+Fork = Callable[[ConversationRef], Awaitable[ConversationRef]]
+"""Makes a branch of a conversation, for a message that does not wait there."""
+
 QUEUED = "waiting for the turn before it in this conversation"
 FULL = "waiting for one of the turns on this server to end"
+
+SEARCHING = "looking for an earlier message with this key"
+ON_THE_WAY = (LOOKING_UP, SEARCHING, HANDING_OVER)
+"""What a QUEUED message does when it waits for nobody: its call lasts a little longer rather than take it back."""
+
+TAIL_CHARS = 160
+"""How much of the growing reply a progress report shows: a line or two."""
+
+NOT_SEARCHED = "The conversation is long: an earlier message with this key was looked for in its newest part only."
 
 
 @dataclass(frozen=True)
@@ -55,16 +61,27 @@ class TurnLimits:
     per_caller: int = 300
 
 
-class _Lane:
-    """One conversation's order: who is next."""
+@dataclass(frozen=True)
+class Send:
+    """A message to be sent. `prepare` finds out where it goes, opens a conversation if need be, and gives the message;
+    what it raises is the outcome. With `on_busy="fork"`, `fork` makes the branch."""
+
+    prepare: Callable[[], Awaitable[tuple[ConversationRef, Outgoing]]]
+    identity: CallIdentity = field(default_factory=CallIdentity)
+    on_busy: OnBusy = "wait"
+    fork: Fork | None = None
+
+
+class _Queue:
+    """The messages to one conversation, in the order of their arrival."""
 
     def __init__(self) -> None:
         self.lock = anyio.Lock()
-        self.flights: list[Flight] = []
+        self.turns: list[TrackedTurn] = []
 
 
-class Sender:
-    """Sends messages and follows their turns. Made by `open_sender`, which gives it the task group it works in."""
+class Scheduler:
+    """Sends messages and follows their turns. Made by `open_scheduler`, which gives it the task group it works in."""
 
     def __init__(
         self, backend: Backend, tasks: TaskGroup, pace: Pace, *, limits: TurnLimits, meter: Meter, drain: Drain
@@ -76,19 +93,21 @@ class Sender:
         self._places = anyio.Semaphore(limits.running)
         self._meter = meter
         self._drain = drain
-        self._lanes: dict[ConversationRef, _Lane] = {}
-        self._unread = Unread()
+        self._turns: set[TrackedTurn] = set()
+        self._queues: dict[ConversationRef, _Queue] = {}
+        self._calls = RecentCalls()
+        self._started_at = datetime.now(UTC)
         self._hands_over = False
         self._caller = ""
 
-    def handing_over(self) -> Sender:
+    def handing_over(self) -> Scheduler:
         """The same turns, for a caller who waits by other means as soon as there is a run to ask for: `wait` ends
         then, though not before a first report would be due."""
         own = copy(self)
         own._hands_over = True
         return own
 
-    def on_behalf_of(self, caller: str, backend: Backend) -> Sender:
+    def on_behalf_of(self, caller: str, backend: Backend) -> Scheduler:
         """The same turns in the same order, as a caller sends and asks for them: through a backend of their own, and
         counted as theirs."""
         own = copy(self)
@@ -96,314 +115,381 @@ class Sender:
         own._caller = caller
         return own
 
-    def send(self, ref: ConversationRef, message: Outgoing, *, wait_if_busy: bool = True) -> Flight:
-        """Start a turn and return at once.
+    @property
+    def caller(self) -> str:
+        """The name of the caller, "" where callers have none."""
+        return self._caller
+
+    # Sending
+
+    async def send_and_wait(self, send: Send, seconds: float, report: Report) -> tuple[Turn, TrackedTurn]:
+        """Send a message and wait up to `seconds` for its turn, or for the turn of an earlier call that this one
+        repeats. Gives the turn as it stands, and what is followed.
+
+        A message that was not handed over by then, or whose callers have gone, is withdrawn: it would be lost with this
+        process.
 
         Raises:
-            Busy: another turn of this process runs in the conversation, and it shall not be waited for.
+            ConversationError: the message was not taken. The error says why, and what is safe.
+        """
+        earlier = await self._calls.find(send.identity)
+        turn = earlier or self.start(send)
+        self._calls.waits(turn, send.identity)
+        answered = False
+        try:
+            result = await self.wait(turn, seconds, report)
+            answered = True
+        except Exception:
+            answered = True
+            raise
+        finally:
+            if answered:
+                self._calls.answered(turn, send.identity)
+            else:
+                self._calls.abandoned(turn, send.identity)
+            not_sent = self._not_sent(turn, seconds) if turn.state is State.QUEUED else None
+            if not_sent is not None and not turn.waiting_calls:
+                turn.withdraw()
+        if not_sent is not None:
+            raise not_sent
+        is_repeated = earlier is not None or turn.joined
+        return result.model_copy(update={"repeated": True}) if is_repeated else result, turn
+
+    def start(self, send: Send) -> TrackedTurn:
+        """Begin to send a message, and return at once.
+
+        Raises:
             Overloaded: there are too many turns.
         """
-        if self.is_busy(ref) and not wait_if_busy:
-            raise Busy(ref.conversation_id, self._lanes[ref].flights[0].run_id)
-        self._check_room()
-        if isinstance(message, OutgoingMessage) and not message.otid:
-            message = message.model_copy(update={"otid": new_otid(message, self._caller)})
-        self._unread.forget(ref)
-        lane = self._lanes.setdefault(ref, _Lane())
-        flight = Flight(ref, message=message, waits_if_busy=wait_if_busy, caller=self._caller)
-        lane.flights.append(flight)
-        self._tasks.start_soon(self._fly, lane, flight, message)
-        return flight
+        if len(self._turns) >= self._limits.running + self._limits.queued:
+            raise Overloaded(f"{len(self._turns)} turns are running or waiting on this server")
+        if self._caller:
+            own = sum(each.caller == self._caller for each in self._turns)
+            if own >= self._limits.per_caller:
+                raise Overloaded(f"{own} of your turns are running or waiting")
+        turn = TrackedTurn(None, caller=self._caller)
+        self._turns.add(turn)
+        self._calls.add(send.identity, turn)
+        self._tasks.start_soon(self._run, turn, send)
+        return turn
 
-    def _check_room(self) -> None:
-        flights = [flight for lane in self._lanes.values() for flight in lane.flights]
-        if len(flights) >= self._limits.running + self._limits.queued:
-            raise Overloaded(f"{len(flights)} turns are running or waiting on this server")
-        own = sum(flight.caller == self._caller for flight in flights)
-        if self._caller and own >= self._limits.per_caller:
-            raise Overloaded(f"{own} of your turns are running or waiting")
+    def _not_sent(self, turn: TrackedTurn, seconds: float) -> ConversationError:
+        """Why a message is still QUEUED at the end of its call. It was taken back."""
+        if self._drain.begun:
+            return ShuttingDown()
+        if turn.obstacle is not None:
+            return turn.obstacle
+        if not turn.is_addressed:
+            return TimedOut("say where the message goes", seconds, "Nothing was sent; the same call can be made again.")
+        running = self.find_here(turn.ref)
+        return Busy(turn.ref.conversation_id, running.run_id if running else "")
 
-    def in_flight(self, ref: ConversationRef, run_id: str = "") -> Flight | None:
-        """The turn that this process runs in a conversation: that of the run, or the one sent last."""
-        lane = self._lanes.get(ref)
-        flights = [each for each in lane.flights if each.begun and run_id in ("", each.run_id)] if lane else []
-        return flights[-1] if flights else None
+    async def _run(self, turn: TrackedTurn, send: Send) -> None:
+        """One turn, from where it goes to its end."""
+        try:
+            with _ending(turn):
+                await self._prepare(turn, send)
+            if turn.state is not State.ENDED:
+                with self._meter.turn(turn), _ending(turn):
+                    while (result := await self._in_order(turn, send)) is None:
+                        # Once forked, a message waits in the branch.
+                        send = replace(send, on_busy="wait")
+                    turn.finish(result)
+        finally:
+            self._turns.discard(turn)
+            turn.drained.set()
+
+    async def _prepare(self, turn: TrackedTurn, send: Send) -> None:
+        with turn.queueing(LOOKING_UP):
+            ref, message = await send.prepare()
+            if isinstance(message, OutgoingMessage) and not message.otid:
+                message = message.model_copy(update={"otid": send.identity.otid(ref)})
+            turn.address(ref, message)
+
+    async def _in_order(self, turn: TrackedTurn, send: Send) -> Turn | None:
+        """Wait for the message's place in its conversation and among all turns, then deliver it. None if the message
+        goes to another conversation now."""
+        ref = turn.ref
+        queue = self._queues.setdefault(ref, _Queue())
+        try:
+            if queue.turns and send.on_busy != "wait":
+                return await self._leave(turn, send, Busy(ref.conversation_id, queue.turns[0].run_id))
+            queue.turns.append(turn)
+            async with AsyncExitStack() as places:
+                with turn.queueing(QUEUED if queue.lock.locked() else HANDING_OVER):
+                    await places.enter_async_context(queue.lock)
+                if turn.state is not State.ENDED and self._places.value == 0:
+                    with turn.queueing(FULL, Overloaded("as many turns are running on this server as may")):
+                        await places.enter_async_context(self._places)
+                elif turn.state is not State.ENDED:
+                    await places.enter_async_context(self._places)
+                return turn.result() if turn.state is State.ENDED else await self._deliver(turn, send)
+        finally:
+            if turn in queue.turns:
+                queue.turns.remove(turn)
+            if not queue.turns:
+                self._queues.pop(ref, None)
+
+    async def _leave(self, turn: TrackedTurn, send: Send, busy: Busy) -> None:
+        """What happens to a message that does not wait for its conversation: it goes to a branch, or is refused."""
+        message = turn.message
+        if send.on_busy == "fail" or send.fork is None or message is None:
+            raise busy
+        with turn.queueing("making a branch of the conversation", busy):
+            turn.address(await send.fork(turn.ref), message)
+
+    async def _deliver(self, turn: TrackedTurn, send: Send) -> Turn | None:
+        """Deliver the message as soon as its conversation is free; once more when Letta could not be reached."""
+        if send.identity.key and isinstance(turn.message, OutgoingMessage):
+            with turn.queueing(SEARCHING):
+                found = await find_by_key(self._backend, turn.ref, send.identity, turn.message, self._pace)
+                turn.address(turn.ref, found.message)
+                if found.run is not None:
+                    turn.join(found.run)
+                turn.note = "" if found.is_whole else NOT_SEARCHED
+            if turn.joined:
+                return await Delivery(self._backend, turn, self._pace, self._meter).follow()
+        patient = True
+        while turn.state is not State.ENDED:
+            turn.move(State.SENDING, waiting_for=HANDING_OVER)
+            try:
+                return await Delivery(self._backend, turn, self._pace, self._meter).run()
+            except Busy as busy:
+                with turn.queueing("waiting for somebody else's turn in this conversation", busy):
+                    if run := await self._run_of_same(turn, send, busy):
+                        turn.join(run)
+                    elif send.on_busy == "wait":
+                        await until_free(self._backend, turn.ref, busy, self._pace)
+                        # It may have been this very message's, from another process that only now shows it.
+                        if run := await self._run_of_same(turn, send, busy):
+                            turn.join(run)
+                if turn.joined:
+                    return await Delivery(self._backend, turn, self._pace, self._meter).follow()
+                if send.on_busy != "wait":
+                    return await self._leave(turn, send, busy)
+            except ConversationError as error:
+                if error.try_again_after is None or not patient:
+                    raise
+                patient = False
+                with turn.queueing("Letta cannot take the message now; trying again soon", error):
+                    await anyio.sleep(error.try_again_after)
+        return turn.result()
+
+    async def _run_of_same(self, turn: TrackedTurn, send: Send, busy: Busy) -> Run | None:
+        assert turn.message is not None  # noqa: S101
+        return await run_of_same(self._backend, turn.ref, turn.message, busy, send.identity, self._started_at)
+
+    # Waiting
+
+    async def wait(self, turn: TrackedTurn, seconds: float, report: Report) -> Turn:
+        """Wait up to `seconds` for the end of a turn, reporting; then give it as it stands. When the server goes down,
+        that is as soon as Letta has the message.
+
+        On timeout, waits up to `confirm` seconds from the start for Letta to acknowledge the message, so that a run
+        that is reported as running can be found elsewhere; and up to `look_up` seconds for where the message goes.
+
+        Cancelling this ends the wait and nothing else.
+        """
+        turn.waiting_calls += 1
+        try:
+            return await self._wait(turn, seconds, report)
+        finally:
+            turn.waiting_calls -= 1
+
+    async def _wait(self, turn: TrackedTurn, seconds: float, report: Report) -> Turn:
+        started = anyio.current_time()
+        reported = turn.doing
+        await report(f"{reported}, 0 s")
+        if turn.run is None:
+            # Most turns of a quick model end before a second report is due: no task for those.
+            with self._drain.patience(min(seconds, self._pace.report_at_most_every)):
+                await turn.ended.wait()
+            if turn.state is State.ENDED:
+                return turn.result()
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(self._keep_reporting, turn, report, started, reported)
+            if turn.run is not None:
+                waiting.start_soon(self._watch, turn, turn.run)
+            elif self._hands_over:
+                waiting.start_soon(self._until_running, turn, waiting.cancel_scope)
+            with self._drain.patience(seconds - (anyio.current_time() - started)):
+                await turn.ended.wait()
+            with self._drain.patience(self._pace.look_up - (anyio.current_time() - started)):
+                while turn.state is State.QUEUED and turn.doing in ON_THE_WAY:
+                    await turn.changed()
+            with self._drain.patience(self._pace.confirm - (anyio.current_time() - started)):
+                await self._until_taken(turn)
+            waiting.cancel_scope.cancel()
+        if self._drain.begun and not await self._is_taken(turn):
+            return turn.result().model_copy(update={"status": "unknown"})
+        if turn.state is State.RUNNING and turn.run is None:
+            await self._check_cancelled(turn)
+        return turn.result()
+
+    async def _check_cancelled(self, turn: TrackedTurn) -> None:
+        """Before a turn is reported as running: its stream stays open for a while after another process has cancelled
+        it (seen on 0.16.8)."""
+        with anyio.move_on_after(self._pace.unseen):
+            try:
+                run = await self._backend.get_run(turn.ref, turn.run_id)
+            except ConversationError:
+                return
+            if run.status == "cancelled":
+                turn.stopped()
+
+    async def settle(self) -> None:
+        """Wait until Letta has every message that is being handed over, or until the server has to go down."""
+        for turn in list(self._turns):
+            await self._is_taken(turn)
+
+    async def _is_taken(self, turn: TrackedTurn) -> bool:
+        """True if the turn goes on without this process, or was not handed over at all."""
+        with anyio.move_on_after(self._drain.seconds_left):
+            await self._until_taken(turn)
+        return turn.state is not State.SENDING
+
+    async def _until_taken(self, turn: TrackedTurn) -> None:
+        while turn.state is State.SENDING:
+            await turn.changed()
+
+    async def _until_running(self, turn: TrackedTurn, waiting: anyio.CancelScope) -> None:
+        while turn.state is not State.RUNNING:
+            await turn.changed()
+        waiting.cancel()
+
+    async def _keep_reporting(self, turn: TrackedTurn, report: Report, started: float, reported: str) -> None:
+        """Report as soon as there is news, but not too often, and now and then without any."""
+        longest = self._pace.report_at_least_every - self._pace.report_at_most_every
+        while True:
+            await anyio.sleep(max(0.0, started + self._pace.report_at_most_every - anyio.current_time()))
+            with anyio.move_on_after(longest):
+                while _progress(turn) == reported:
+                    await turn.changed()
+            reported = _progress(turn)
+            doing, _, tail = reported.partition("\n")
+            await report("\n".join(filter(None, [f"{doing}, {anyio.current_time() - started:.0f} s", tail])))
+            await anyio.sleep(self._pace.report_at_most_every)
+
+    async def _watch(self, turn: TrackedTurn, run: Run) -> None:
+        try:
+            turn.finish(await follow(self._backend, turn.ref, run, self._pace))
+        except ConversationError as error:
+            turn.finish(error)
+
+    # What runs now
 
     def is_busy(self, ref: ConversationRef) -> bool:
-        """Whether this process has a message for a conversation, sent or queued, whose turn has not ended."""
-        return ref in self._lanes
+        """True if this process has a message for a conversation, sent or queued, whose turn has not ended."""
+        return ref in self._queues
 
-    def messages_to(self, agent_id: str, conversation_id: str = "") -> list[str]:
-        """The texts of the messages that an agent is answering now through this process, whichever caller sent them: to
-        be shown only to those who see the agent."""
-        flights = [flight for lane in self._lanes.values() for flight in lane.flights if flight.begun]
-        return [
-            flight.message.text
-            for flight in flights
-            if isinstance(flight.message, OutgoingMessage)
-            and flight.ref.agent_id == agent_id
-            and conversation_id in ("", flight.ref.conversation_id)
-        ]
+    def find_here(self, ref: ConversationRef, run_id: str = "") -> TrackedTurn | None:
+        """The turn that this process follows in a conversation: that of the run, or the one sent last."""
+        queue = self._queues.get(ref)
+        turns = queue.turns if queue else []
+        found = [each for each in turns if each.is_handed_over and run_id in ("", each.run_id)]
+        return found[-1] if found else None
 
-    def withdraw_queued(self, ref: ConversationRef) -> int:
-        """Take back every message that waits for its place in a conversation; how many there were."""
-        lane = self._lanes.get(ref)
-        taken_back = [each for each in lane.flights if each.withdraw()] if lane else []
-        for flight in taken_back:
-            flight.land_stopped(WITHDRAWN)
-        return len(taken_back)
+    async def find_message(self, ref: ConversationRef, identity: CallIdentity) -> TrackedTurn | None:
+        """The turn of the message with this key; None if Letta has no trace of the message, or not yet."""
+        otid = identity.otid(ref)
+        queue = self._queues.get(ref)
+        for turn in queue.turns if queue else ():
+            if isinstance(turn.message, OutgoingMessage) and turn.message.otid == otid:
+                return turn
+        message = OutgoingMessage(text="", otid=otid)
+        found = await find_by_key(self._backend, ref, identity, message, self._pace)
+        return TrackedTurn(ref, run=found.run) if found.run else None
 
-    async def tell_stopped(self, ref: ConversationRef, run_ids: Collection[str], seconds: float) -> None:
-        """Answer those who wait for runs that were stopped, and wait a while for the streams to end: Letta stores what
-        the model was saying when its call ends."""
-        lane = self._lanes.get(ref)
-        stopped = [each for each in lane.flights if each.begun and each.run_id in run_ids] if lane else []
-        for flight in stopped:
-            flight.land_stopped("cancelled")
-        with anyio.move_on_after(seconds):
-            for flight in stopped:
-                await flight.ended.wait()
-
-    async def find(self, ref: ConversationRef, run_id: str = "") -> Flight:
+    async def find(self, ref: ConversationRef, run_id: str = "") -> TrackedTurn:
         """The turn of a run, or the newest turn of a conversation: here, or wherever it was started, running or ended.
 
         Raises:
             NotFound: there is no such run.
             NoReply: no turn has run in this conversation.
         """
-        if flight := self.in_flight(ref, run_id):
-            return flight
-        run = await self._backend.get_run(ref, run_id) if run_id else await newest_run(self._backend, ref, self._pace)
-        return Flight(ref, run=run)
-
-    async def send_and_wait(
-        self,
-        ref: ConversationRef,
-        message: Outgoing,
-        seconds: float,
-        report: Report,
-        *,
-        wait_if_busy: bool = True,
-    ) -> Turn:
-        """Send a message, or decisions, and wait for its turn as `wait` does; or for the turn that the same message of
-        this caller has begun, if nobody was told how that ended.
-
-        A message whose place has not come by then, or whose caller has gone, is withdrawn: it would be lost with this
-        process, and its caller would take the reply before it for its own.
-
-        Raises:
-            Busy, Overloaded: the place did not come, or shall not be waited for; nothing was sent.
-            ShuttingDown: nor will it come any more; nothing was sent.
-        """
-        repeated = self._begun_before(ref, message)
-        flight = repeated or self.send(ref, message, wait_if_busy=wait_if_busy)
-        try:
-            turn = await self.wait(flight, seconds, report)
-        finally:
-            is_queued = not flight.landed.is_set() and not flight.begun
-            if is_queued and not flight.listeners:
-                flight.withdraw()
-        if is_queued:
-            if self._drain.begun:
-                raise ShuttingDown
-            running = self.in_flight(ref)
-            raise flight.obstacle or Busy(ref.conversation_id, running.run_id if running else "")
-        is_repeated = repeated is not None or flight.taken_up
-        return turn.model_copy(update={"repeated": True}) if is_repeated else turn
-
-    def opened_before(self, agent_id: str, message: OutgoingMessage) -> ConversationRef | None:
-        """The conversation that was opened with an agent for the same message, if that caller has gone without a reply:
-        it does not know the conversation, and would open another one."""
-        flights = [*(flight for lane in self._lanes.values() for flight in lane.flights), *self._unread.all()]
-        left = (each for each in flights if each.opened and not each.listeners and each.ref.agent_id == agent_id)
-        return next((each.ref for each in left if each.is_of(message, self._caller)), None)
-
-    def _begun_before(self, ref: ConversationRef, message: Outgoing) -> Flight | None:
-        """The turn of the same message: running or queued, or ended without anybody being told."""
-        flights = self._lanes[ref].flights if self.is_busy(ref) else ()
-        running = next((each for each in flights if each.is_of(message, self._caller)), None)
-        return running or self._unread.find(ref, message, self._caller)
-
-    async def wait(self, flight: Flight, seconds: float, report: Report) -> Turn:
-        """Wait up to `seconds` for the turn's end, reporting; then give it as it stands. When the server goes down,
-        that is as soon as Letta has the message.
-
-        A wait that is over before Letta has the message goes on until then, though not without a bound: what is told to
-        be running is found by every process, and is not lost with this one.
-
-        Cancelling this ends the wait and nothing else.
-        """
-        flight.listeners += 1
-        try:
-            turn = await self._wait(flight, seconds, report)
-            if flight.landed.is_set():
-                flight.told = True
-                self._unread.forget(flight.ref)
+        if turn := self.find_here(ref, run_id):
             return turn
-        finally:
-            flight.listeners -= 1
+        run = await self._backend.get_run(ref, run_id) if run_id else await newest_run(self._backend, ref, self._pace)
+        return TrackedTurn(ref, run=run)
 
-    async def _wait(self, flight: Flight, seconds: float, report: Report) -> Turn:
-        started = anyio.current_time()
-        told = flight.doing
-        await report(f"{told}, 0 s")
-        if flight.run is None:
-            # Most turns of a quick model end before a second report is due: no task for those.
-            with self._drain.patience(min(seconds, self._pace.report_at_most_every)):
-                await flight.landed.wait()
-            if flight.landed.is_set():
-                return flight.result()
-        async with anyio.create_task_group() as waiting:
-            waiting.start_soon(self._keep_reporting, flight, report, started, told)
-            if flight.run is not None:
-                waiting.start_soon(self._watch, flight, flight.run)
-            elif self._hands_over:
-                waiting.start_soon(self._until_known, flight, waiting.cancel_scope)
-            with self._drain.patience(seconds - (anyio.current_time() - started)):
-                await flight.landed.wait()
-            with self._drain.patience(self._pace.confirm - (anyio.current_time() - started)):
-                await self._until_taken(flight)
-            waiting.cancel_scope.cancel()
-        if self._drain.begun and not await self._is_taken(flight):
-            return flight.result().model_copy(update={"status": "unknown"})
-        return flight.result()
+    def messages_to(self, agent_id: str, conversation_id: str = "") -> list[str]:
+        """The texts of the messages that an agent is answering now through this process, whichever caller sent them: to
+        be shown only to those who see the agent."""
+        return [
+            turn.message.text
+            for turn in self._turns
+            if turn.is_handed_over
+            and isinstance(turn.message, OutgoingMessage)
+            and turn.ref.agent_id == agent_id
+            and conversation_id in ("", turn.ref.conversation_id)
+        ]
 
-    async def settle(self) -> None:
-        """Wait until Letta has every message that is being handed over, or until the server has to go down."""
-        for flight in [each for lane in self._lanes.values() for each in lane.flights]:
-            await self._is_taken(flight)
+    # Cancelling
 
-    async def _is_taken(self, flight: Flight) -> bool:
-        """Whether Letta has told of the turn, so that it goes on without this process."""
-        with anyio.move_on_after(self._drain.seconds_left):
-            await self._until_taken(flight)
-        return bool(flight.run_id) or flight.landed.is_set() or not flight.begun
+    def withdraw_queued(self, ref: ConversationRef) -> int:
+        """Take back every message that waits for its place in a conversation; how many there were."""
+        queue = self._queues.get(ref)
+        return sum(each.withdraw() for each in list(queue.turns)) if queue else 0
 
-    async def _until_taken(self, flight: Flight) -> None:
-        """Until Letta has told of the turn. A message that is queued is not waited for: it is taken back."""
-        while flight.begun and not flight.run_id and not flight.landed.is_set():
-            await flight.changed()
-
-    async def _until_known(self, flight: Flight, waiting: anyio.CancelScope) -> None:
-        while not flight.run_id:
-            await flight.changed()
-        waiting.cancel()
-
-    async def _keep_reporting(self, flight: Flight, report: Report, started: float, told: str) -> None:
-        """Report as soon as there is news, but not too often, and now and then without any."""
-        longest = self._pace.report_at_least_every - self._pace.report_at_most_every
-        while True:
-            await anyio.sleep(max(0.0, started + self._pace.report_at_most_every - anyio.current_time()))
-            with anyio.move_on_after(longest):
-                while flight.doing == told:
-                    await flight.changed()
-            told = flight.doing
-            await report(f"{told}, {anyio.current_time() - started:.0f} s")
-            await anyio.sleep(self._pace.report_at_most_every)
-
-    async def _fly(self, lane: _Lane, flight: Flight, message: Outgoing) -> None:
-        with self._meter.turn(flight):
-            await self._take_off(lane, flight, message)
-
-    async def _take_off(self, lane: _Lane, flight: Flight, message: Outgoing) -> None:
-        """One turn from its place in the order to its end. The boundary at which whatever goes wrong becomes its
-        outcome: an exception that left it would end every other turn in the group."""
-        outcome: Turn | ConversationError = _unexplained(flight)
-        try:
-            async with AsyncExitStack() as places:
-                if await self._has_its_turn(lane, flight, places):
-                    outcome = await self._deliver(flight, message)
-        except ConversationError as error:
-            outcome = error
-        except Exception:
-            logger.exception("a turn in conversation %s ended in an unexpected error", flight.ref)
-        except anyio.get_cancelled_exc_class():
-            flight.left = flight.begun
-            raise
-        finally:
-            lane.flights.remove(flight)
-            if not lane.flights:
-                del self._lanes[flight.ref]
-            flight.land(outcome)
-            self._unread.keep(flight)
-            flight.ended.set()
-
-    async def _has_its_turn(self, lane: _Lane, flight: Flight, places: AsyncExitStack) -> bool:
-        """Wait for the message's place in its conversation, and then for one among the turns that may run; False when
-        it was withdrawn before."""
-        with flight.queueing(QUEUED if lane.lock.locked() else flight.waiting_for):
-            await places.enter_async_context(lane.lock)
-        if self._places.value == 0 and not flight.withdrawn:
-            with flight.queueing(FULL, Overloaded("as many turns are running on this server as may")):
-                await places.enter_async_context(self._places)
-        elif not flight.withdrawn:
-            await places.enter_async_context(self._places)
-        return not flight.withdrawn
-
-    async def _deliver(self, flight: Flight, message: Outgoing) -> Turn:
-        """Deliver the message as soon as its conversation is free, and once more when Letta could not be reached."""
-        patient = True
-        while True:
-            flight.begin()
-            try:
-                return await Delivery(self._backend, flight, message, self._pace, self._meter).run()
-            except Busy as busy:
-                if run := await self._settle_busy(flight, message, busy):
-                    flight.take_up(run)
-                    return await Delivery(self._backend, flight, message, self._pace, self._meter).follow()
-            except ConversationError as error:
-                if error.try_again_after is None or not patient:
-                    raise
-                patient = False
-                with flight.queueing("Letta cannot take the message now; trying again soon", error):
-                    await anyio.sleep(error.try_again_after)
-            if flight.withdrawn:
-                return flight.builder.build()
-
-    async def _settle_busy(self, flight: Flight, message: Outgoing, busy: Busy) -> Run | None:
-        """Wait until the conversation is free. Gives the run that held it when that has this very message, from another
-        process; as soon as that shows."""
-        run = await run_of_same(self._backend, flight.ref, message, busy)
-        if run is None:
-            if not flight.waits_if_busy:
-                raise busy
-            with flight.queueing("waiting for somebody else's turn in this conversation", busy):
-                await until_free(self._backend, flight.ref, busy, self._pace)
-                run = await run_of_same(self._backend, flight.ref, message, busy)
-        return None if flight.withdrawn else run
-
-    async def _watch(self, flight: Flight, run: Run) -> None:
-        try:
-            flight.land(await follow(self._backend, flight.ref, run, self._pace))
-        except ConversationError as error:
-            flight.land(error)
+    async def report_stopped(self, ref: ConversationRef, run_ids: Collection[str], seconds: float) -> None:
+        """Answer those who wait for runs that were cancelled, and wait up to `seconds` for their streams to end: Letta
+        stores what the model was saying when its call ends."""
+        queue = self._queues.get(ref)
+        stopped = [each for each in queue.turns if each.run_id in run_ids] if queue else []
+        for turn in stopped:
+            turn.stopped()
+        with anyio.move_on_after(seconds):
+            for turn in stopped:
+                await turn.drained.wait()
 
 
-def _unexplained(flight: Flight) -> ServerFault:
+@contextmanager
+def _ending(turn: TrackedTurn) -> Generator[None]:
+    """The boundary at which whatever goes wrong with a turn becomes its outcome: an exception that left it would end
+    every other turn in the task group."""
+    try:
+        yield
+    except ConversationError as error:
+        turn.finish(error)
+    except Exception:
+        logger.exception("a turn ended in an unexpected error")
+        turn.finish(_unexplained(turn))
+    except anyio.get_cancelled_exc_class():
+        turn.move(State.ENDED, reason=EndReason.LEFT, outcome=_unexplained(turn))
+        raise
+
+
+def _progress(turn: TrackedTurn) -> str:
+    """What is reported of a turn: what it is doing, and the end of the reply so far on a second line."""
+    tail = " ".join(turn.builder.reply_tail(TAIL_CHARS).split())
+    return f"{turn.doing}\n{tail}" if tail else turn.doing
+
+
+def _unexplained(turn: TrackedTurn) -> ServerFault:
     """What a wait gets when the turn's own task failed, or the server is going down."""
+    place = f"conversation_id={turn.ref.conversation_id!r}" if turn.is_addressed else "conversation_id=…"
     return ServerFault(
         "follow this turn",
         500,
         "",
-        f"The turn itself may go on. Call wait_for_reply(conversation_id={flight.ref.conversation_id!r}) to look; "
-        "do not send the message again before that.",
+        f"The turn itself may go on. Call wait_for_reply({place}) to look; do not send the message again before that.",
     )
 
 
 @asynccontextmanager
-async def open_sender(
+async def open_scheduler(
     backend: Backend,
     pace: Pace | None = None,
     *,
     limits: TurnLimits | None = None,
     meter: Meter = SILENT,
     drain: Drain | None = None,
-) -> AsyncGenerator[Sender]:
-    """A sender whose turns live as long as this context. Leaving it ends the waiting for them, not the turns
+) -> AsyncGenerator[Scheduler]:
+    """A scheduler whose turns live as long as this context. Leaving it ends the waiting for them, not the turns
     themselves."""
     async with anyio.create_task_group() as tasks:
         try:
-            yield Sender(
+            yield Scheduler(
                 backend, tasks, pace or Pace(), limits=limits or TurnLimits(), meter=meter, drain=drain or Drain()
             )
         finally:

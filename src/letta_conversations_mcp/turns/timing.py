@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pace:
-    """How often to look and to tell, and how long to try. All in seconds.
+    """How often to look and to report, and how long to try. All in seconds.
 
-    `unseen` is how long a run may be there and not be shown: 0.2 to 0.4 s after the request came in (seen on 0.16.8).
-    `settle` is how long a message without any trace may still turn up, when Letta is busy; `confirm` how long a call
-    lasts at least as long as Letta has not told of the message. `give_up` bounds the asking of a server that does not
-    answer, `turn` the whole of a turn.
+    `unseen` is how long Letta may have a run without listing it: 0.2 to 0.4 s after the request came in (0.16.8).
+    `settle` is how long a message without any trace may still turn up, when Letta is busy. `confirm` is the least that
+    a call waits for Letta to acknowledge its message: below five seconds, after which some clients give up. `look_up`
+    is the least that a call may take to find where its message goes. `silence` is how long a run may be active without
+    storing anything before it counts as dead. `give_up` bounds the asking of a server that does not answer, `turn` the
+    whole of a turn.
     """
 
     report_at_most_every: float = 1.0
@@ -21,6 +23,8 @@ class Pace:
     poll_longest: float = 3.0
     unseen: float = 0.6
     settle: float = 5.0
-    confirm: float = 5.0
+    confirm: float = 4.0
+    look_up: float = 10.0
+    silence: float = 120.0
     give_up: float = 120.0
     turn: float = 3600.0

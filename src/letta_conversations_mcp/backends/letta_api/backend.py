@@ -51,6 +51,10 @@ from letta_conversations_mcp.core.model import (
 RUN_MESSAGES = 1000
 """Messages read of one run, the newest; a turn has two for every step, and 50 steps by Letta's default."""
 
+RUN_PAGE = 100
+RUN_PAGES = 10
+"""How far back the runs of `default` are looked for among those of all the agent's conversations: 1,000 runs."""
+
 RUNS_WITHOUT_STEPS = 5
 """Newest runs looked at for how full the context is: a failed one has no tokens to tell."""
 
@@ -228,17 +232,23 @@ class ApiBackend(ApiConversations, ApiApprovals):
     # Runs
 
     async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:
-        """Runs of `default` carry no conversation id (seen on 0.16.8), so they are picked from the agent's."""
+        """Runs of `default` carry no conversation id (seen on 0.16.8), so they are picked from all runs of the agent,
+        page by page, up to a bound."""
         client = await self._open()
         default = ref.conversation_id == DEFAULT_CONVERSATION
         filters: Json = {"agent_id": ref.agent_id} if default else {"conversation_id": ref.conversation_id}
-        with client.asking.to("look for the running turn", after=AFTER_READING):
-            data = await client.json(
-                client.retrying.runs.with_raw_response.list(
-                    limit=50 if default else limit, order="desc", extra_query=filters
+        size = RUN_PAGE if default else limit
+        runs: list[Run] = []
+        for _ in range(RUN_PAGES if default else 1):
+            with client.asking.to("look for the running turn", after=AFTER_READING):
+                data = await client.json(
+                    client.retrying.runs.with_raw_response.list(limit=size, order="desc", extra_query=filters)
                 )
-            )
-        runs = [read_run(each) for each in objects(data) if not default or not text_field(each, "conversation_id")]
+            page = objects(data)
+            runs += [read_run(each) for each in page if not default or not text_field(each, "conversation_id")]
+            if len(runs) >= limit or len(page) < size:
+                break
+            filters["after"] = text_field(page[-1], "id")
         return runs[:limit]
 
     async def get_context_use(self, ref: ConversationRef) -> ContextUse | None:

@@ -1,8 +1,12 @@
 """Handing a message to a Letta REST server, and taking its stream up again.
 
 A server with Redis keeps the stream of a turn that it was asked to run in the background, numbered, for three hours,
-and knows a message by its otid: it never takes the same one twice. One without Redis does neither, and a message goes
-to it in the foreground (seen on 0.16.8).
+and finds it by the otid of its message. One without Redis does neither, and a message goes to it in the foreground
+(seen on 0.16.8).
+
+A numbered stream is asked for token by token, so that the reply can be shown while it grows. Without numbers a fragment
+that came twice could not be told from two fragments that are alike, so a foreground stream comes in whole steps. So do
+the streams of decisions: 0.16.8 leaves the results of the decided calls out of a token stream.
 """
 
 from __future__ import annotations
@@ -12,21 +16,41 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from letta_conversations_mcp.backends.letta_api.base import ApiBase
 from letta_conversations_mcp.backends.letta_api.client import Client
 from letta_conversations_mcp.backends.letta_api.letta_json import Json, message_body
-from letta_conversations_mcp.core.backend import NotResumable
+from letta_conversations_mcp.core.backend import NotResumable, StreamLost
+from letta_conversations_mcp.core.errors import NotFound, Refused
+from letta_conversations_mcp.core.message_json import text_field
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Chunk, ConversationRef, Outgoing, OutgoingMessage
 
 if TYPE_CHECKING:
     from letta_client._response import AsyncAPIResponse
 
 
+ASK_AGAIN_SECONDS = 60.0
+"""How long "keeps no streams" is believed: a 503 may come from a proxy, or from a Redis that is being restarted."""
+
+
 class ApiMessages(ApiBase):
     """The verbs that begin a turn, or take one up."""
 
-    _keeps_streams: bool | None = None
+    _kept_streams: bool | None = None
     """None until the server was asked."""
+    _asked_at = 0.0
+
+    @property
+    def _keeps_streams(self) -> bool | None:
+        """True, False, or None if the server was not asked lately."""
+        if self._kept_streams is False and anyio.current_time() - self._asked_at > ASK_AGAIN_SECONDS:
+            self._kept_streams = None
+        return self._kept_streams
+
+    @_keeps_streams.setter
+    def _keeps_streams(self, keeps: bool) -> None:
+        self._kept_streams, self._asked_at = keeps, anyio.current_time()
 
     def send(self, ref: ConversationRef, message: OutgoingMessage) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
         return self._hand_over(ref, message)
@@ -54,18 +78,31 @@ class ApiMessages(ApiBase):
     ) -> AsyncGenerator[AsyncIterator[Chunk]]:
         from letta_conversations_mcp.backends.letta_api.stream import KeepsNoStreams
 
-        if self._keeps_streams is False:
+        if self._keeps_streams is False or not run_id:
             raise NotResumable
         client = await self._open()
         try:
-            if run_id:
-                async with self._take_up(client, ref, run_id, after) as chunks:
-                    yield chunks
-            else:
-                async with self._post(client, ref, message, background=True) as chunks:
-                    yield chunks
+            async with self._take_up(client, ref, {"run_id": run_id}, after) as chunks:
+                yield chunks
         except KeepsNoStreams as error:
             raise NotResumable from error
+
+    async def run_of_otid(self, ref: ConversationRef, otid: str) -> str:
+        """Redis maps an otid to its run for three hours, from the moment the message came in (0.16.8)."""
+        from letta_conversations_mcp.backends.letta_api.stream import KeepsNoStreams
+
+        if self._keeps_streams is False:
+            return ""
+        client = await self._open()
+        try:
+            async with self._take_up(client, ref, {"otid": otid}, 0) as chunks:
+                async for chunk in chunks:
+                    if run_id := text_field(chunk, "run_id"):
+                        return run_id
+        except (KeepsNoStreams, NotFound, Refused, StreamLost):
+            # 404 for an otid that is not known (any more), 400 for a conversation in which nothing ever ran.
+            return ""
+        return ""
 
     @asynccontextmanager
     async def _post(
@@ -74,9 +111,7 @@ class ApiMessages(ApiBase):
         body: Json = {
             "messages": [message_body(message)],
             "streaming": True,
-            # Whole steps, not tokens: only these tell an answer that was cut off or empty, and a cancelled one stays in
-            # the history (seen on 0.16.8).
-            "stream_tokens": False,
+            "stream_tokens": background and isinstance(message, OutgoingMessage),
             "include_pings": True,
         }
         if background:
@@ -96,9 +131,9 @@ class ApiMessages(ApiBase):
 
     @asynccontextmanager
     async def _take_up(
-        self, client: Client, ref: ConversationRef, run_id: str, after: int
+        self, client: Client, ref: ConversationRef, which: Json, after: int
     ) -> AsyncGenerator[AsyncIterator[Chunk]]:
-        body: Json = {"run_id": run_id, "starting_after": after, "include_pings": True}
+        body: Json = {**which, "starting_after": after, "include_pings": True}
         if ref.conversation_id == DEFAULT_CONVERSATION:
             body["agent_id"] = ref.agent_id
         request = client.once.conversations.messages.with_streaming_response.stream(

@@ -6,6 +6,7 @@ left this machine is `StreamLost`, because the turn may be running.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
@@ -28,6 +29,8 @@ END_OF_STREAM = "[DONE]"
 
 DRAIN_SECONDS = 1.0
 """For the end of a response after its last event: it is there already, or the connection is not worth waiting for."""
+
+_NUMBERED = re.compile(r'"seq_id": ?[0-9]')
 
 _FOREGROUND = "not created in background mode"
 """How Letta refuses the stream of a run that it does not keep one of."""
@@ -124,13 +127,13 @@ async def read_chunks(events: AsyncIterator[httpx_sse.ServerSentEvent], silence_
         async for event in events:
             if event.data == END_OF_STREAM:
                 return
-            # Whole steps are asked for, so two events that are alike are one that came twice; without Redis they have
-            # no numbers that would tell.
-            if event.data != before:
+            # Numbered events are told apart by their numbers. Without Redis there are none, but whole steps: two of
+            # these that are alike are one that came twice.
+            if event.data != before or _NUMBERED.search(event.data):
                 yield _read_event(event.data)
             before = event.data
     except httpx.ReadTimeout as error:
-        raise StreamLost(f"no sign of life for {silence_seconds:g} s") from error
+        raise StreamLost(f"no sign of life for {silence_seconds:g} s", silent=True) from error
     except (httpx.HTTPError, httpx.StreamError, httpx_sse.SSEError) as error:
         raise StreamLost(f"the connection broke ({type(error).__name__})") from error
 

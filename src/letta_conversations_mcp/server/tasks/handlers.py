@@ -30,7 +30,7 @@ from letta_conversations_mcp.tools.results.ask_many import ReplyRow, Target, col
 from letta_conversations_mcp.tools.results.conversations import Compacted
 from letta_conversations_mcp.tools.results.reply import Reply
 from letta_conversations_mcp.tools.results.result import Result
-from letta_conversations_mcp.turns.handle import Flight
+from letta_conversations_mcp.turns.turn import TrackedTurn
 
 Trace = dict[str, Any]
 """What leads back to a call's work, as JSON: for the id of a task."""
@@ -253,14 +253,14 @@ async def _locate(services: Services, trace: Mapping[str, str]) -> ConversationR
 
 async def _turn(services: Services, ref: ConversationRef, run_id: str) -> Turn | str:
     """The turn of a run, or what it is doing."""
-    flight = await services.sender.find(ref, run_id)
+    tracked = await services.sender.find(ref, run_id)
     # Letta is asked about a turn of this process too: the stream of one that another process stopped stays open until
     # the model's call ends.
-    run = flight.run or await services.backend.get_run(ref, run_id)
+    run = tracked.run or await services.backend.get_run(ref, run_id)
     if run.active:
-        return flight.doing
-    turn = await services.sender.wait(Flight(ref, run=run), FETCH_SECONDS, _without_report)
-    return flight.doing if turn.status == "running" else turn
+        return tracked.doing
+    turn = await services.sender.wait(TrackedTurn(ref, run=run), FETCH_SECONDS, _without_report)
+    return tracked.doing if turn.status == "running" else turn
 
 
 async def _without_report(words: str) -> None:

@@ -16,7 +16,7 @@ from letta_conversations_mcp.core.model import (
     Turn,
     TurnStatus,
 )
-from letta_conversations_mcp.tools.results.reply import REPEATED, describe_failure
+from letta_conversations_mcp.tools.results.reply import REPEATED, UNCONFIRMED, describe_failure
 from letta_conversations_mcp.tools.results.result import Result
 
 ROW_CHARS = 300
@@ -37,12 +37,15 @@ class ReplyRow(Result):
     conversation_id: str = ""
     agent_id: str = ""
     run_id: str = ""
+    message_key: str = ""
     reply: str = ""
     error: str = ""
     note: str = ""
 
     def to_text(self) -> str:
-        ids = " · ".join(filter(None, [self.status, self.conversation_id, self.agent_id, self.run_id]))
+        ids = " · ".join(
+            filter(None, [self.status, self.conversation_id, self.agent_id, self.run_id, self.message_key])
+        )
         return "\n".join(filter(None, [f"## {self.to} [{ids}]", self.reply, self.error, self.note]))
 
 
@@ -58,14 +61,17 @@ class Replies(Result):
         return "\n\n".join(filter(None, [head, *(row.to_text() for row in self.replies), self.note, self.next]))
 
 
-def row_of(target: Target, ref: ConversationRef | None, turn: Turn | None = None, *, error: str = "") -> ReplyRow:
-    """What is told of one of them."""
+def row_of(
+    target: Target, ref: ConversationRef | None, turn: Turn | None = None, *, error: str = "", message_key: str = ""
+) -> ReplyRow:
+    """The row of one of them. `message_key` names a message that has no run yet."""
     return ReplyRow(
         to=target.name,
         status=turn.status if turn else "error",
         conversation_id=ref.conversation_id if ref else "",
         agent_id=ref.agent_id if ref else "",
         run_id=turn.run_id if turn else "",
+        message_key=message_key if turn and turn.status in UNCONFIRMED and not turn.run_id else "",
         reply=turn.reply if turn else "",
         error=error or (describe_failure(turn) if turn else ""),
         note=REPEATED if turn and turn.repeated else "",
@@ -78,14 +84,15 @@ def collect(rows: Sequence[ReplyRow], budget: int) -> Replies:
     share = fair_share([length(text) for text in texts], budget - ROW_CHARS * (len(rows) + 1))
     shown = [row.model_copy(update={"reply": cut(row.reply, share), "error": cut(row.error, share)}) for row in rows]
     answered = sum(row.status in ("completed", "empty") for row in rows)
-    open_ones = [row for row in rows if row.status in ("running", "unknown", "needs_approval")]
+    open_ones = [row for row in rows if row.status in ("running", "not_confirmed", "unknown", "needs_approval")]
     is_cut = any(length(text) > share for text in texts)
     return Replies(
         answered=answered,
         asked=len(rows),
         replies=tuple(shown),
         note="Cut to fit; list_messages(conversation_id=…, limit=5) shows a reply in full." if is_cut else "",
-        next="Not finished: wait_for_reply with each one's conversation_id; do not send the message to those again."
+        next="Not finished: call wait_for_reply with the conversation_id and the run_id or message_key of each; do not "
+        "send the message to those again."
         if open_ones
         else "",
     )

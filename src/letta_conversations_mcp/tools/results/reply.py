@@ -11,14 +11,18 @@ from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, cut
 from letta_conversations_mcp.core.errors import quote
 from letta_conversations_mcp.core.model import ConversationRef, ToolCall, Turn, TurnStatus, Usage
 from letta_conversations_mcp.tools.results.result import Result
-from letta_conversations_mcp.turns.handle import WITHDRAWN
+from letta_conversations_mcp.turns.recovery import DIED
+from letta_conversations_mcp.turns.turn import WITHDRAWN
 
 ReplyKind = Literal["reasoning", "tool"]
 
 ANSWERS_CHARS = 120
 """Of the message that a reply answers: enough to know it again."""
 
-REPEATED = "The same message had been sent before; this is its turn, and it was not sent again."
+REPEATED = "This call repeats an earlier one; this is the turn of its message, which was not sent again."
+
+UNCONFIRMED = ("running", "not_confirmed", "unknown")
+"""The statuses of a turn whose reply may still grow."""
 
 NOTES_CHARS = 500
 """Characters for the notes and the next step of a reply."""
@@ -80,9 +84,12 @@ class Reply(Result):
     agent_id: str
     answers: str = ""
     reply: str = ""
+    reply_so_far: str = ""
+    at: str = ""
     reasoning: str = ""
     stop_reason: str = ""
     run_id: str = ""
+    message_key: str = ""
     tool_calls: tuple[CallRow, ...] = ()
     approvals: tuple[ApprovalRow, ...] = ()
     usage: UsageRow | None = None
@@ -91,7 +98,14 @@ class Reply(Result):
 
     @classmethod
     def of(
-        cls, turn: Turn, ref: ConversationRef, kinds: Collection[ReplyKind], budget: int, *, branch_of: str = ""
+        cls,
+        turn: Turn,
+        ref: ConversationRef,
+        kinds: Collection[ReplyKind],
+        budget: int,
+        *,
+        branch_of: str = "",
+        message_key: str = "",
     ) -> Reply:
         """The turn within `budget` characters. Its tool calls are named always, and shown in full when wanted. With
         `branch_of`, that conversation was busy and this branch of it answered."""
@@ -110,10 +124,13 @@ class Reply(Result):
             conversation_id=ref.conversation_id,
             agent_id=ref.agent_id,
             answers=cut(" ".join(turn.message.split()), ANSWERS_CHARS),
-            reply=reply,
+            reply="" if turn.status in UNCONFIRMED else reply,
+            reply_so_far=reply if turn.status in UNCONFIRMED else "",
+            at=turn.at,
             reasoning=reasoning,
             stop_reason=turn.stop_reason,
             run_id=turn.run_id,
+            message_key=message_key if turn.status in UNCONFIRMED and not turn.run_id else "",
             tool_calls=tuple(_shortened(row, share) for row in calls),
             approvals=tuple(row.model_copy(update={"arguments": cut(row.arguments, share)}) for row in approvals),
             usage=UsageRow.of(turn.usage) if turn.usage else None,
@@ -123,16 +140,17 @@ class Reply(Result):
                     *_notes(turn, ref, is_cut=any(length(text) > share for text in texts), left_out=left_out),
                 ]
             ),
-            next=_next_step(turn, ref),
+            next=_next_step(turn, ref, message_key),
         )
 
     def to_text(self) -> str:
-        head = [self.status, self.conversation_id, self.agent_id, self.run_id, self.stop_reason]
+        head = [self.status, self.conversation_id, self.agent_id, self.run_id or self.message_key, self.stop_reason]
         parts = [
             f"[{' · '.join(filter(None, head))}]",
             f"(to: {self.answers})" if self.answers else "",
             f"(thinking: {self.reasoning})" if self.reasoning else "",
             self.reply,
+            f"(so far: {self.reply_so_far})" if self.reply_so_far else "",
             "\n".join(f"Tool {call.to_text()}" for call in self.tool_calls),
             "\n".join(f"Waits for a decision: {approval.to_text()}" for approval in self.approvals),
             f"({self.usage.to_text()})" if self.usage else "",
@@ -174,6 +192,8 @@ def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool, left_out: int) -> 
     if turn.repeated:
         anew = "" if turn.status == "running" else " To send it anew, make the call once more."
         notes.append(f"{REPEATED}{anew}")
+    if turn.note:
+        notes.append(turn.note)
     if is_cut:
         notes.append(
             f"Cut to fit; list_messages({place}, limit=5) shows it, with skip_chars the rest of a long message."
@@ -197,12 +217,20 @@ def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool, left_out: int) -> 
     return notes
 
 
-def _next_step(turn: Turn, ref: ConversationRef) -> str:
+def _next_step(turn: Turn, ref: ConversationRef, message_key: str) -> str:
     place = ref.in_call
     match turn.status:
         case "running":
-            run = f", run_id={turn.run_id!r}" if turn.run_id else ""
+            run = (
+                f", run_id={turn.run_id!r}" if turn.run_id else f", message_key={message_key!r}" if message_key else ""
+            )
             return f"Still running. Call wait_for_reply({place}{run}). Do not send the message again."
+        case "not_confirmed":
+            key = f", message_key={message_key!r}" if message_key else ""
+            return (
+                "Letta has not confirmed the message: it was handed over, or is still being handed over, and Letta has "
+                f"named no run. Do not send it again; call wait_for_reply({place}{key}) to learn whether it arrived."
+            )
         case "needs_approval":
             return (
                 "The agent waits for a decision about this, and takes no message before it. Ask your user, then call "
@@ -212,6 +240,11 @@ def _next_step(turn: Turn, ref: ConversationRef) -> str:
             return (
                 "The connection broke after the message was handed over, and Letta could not tell whether it took it. "
                 f"Look with list_messages({place}) before sending it again."
+            )
+        case "failed" if turn.stop_reason == DIED:
+            stored = "is stored" if turn.failure and turn.failure.stored else "is not stored"
+            return f"The message {stored}. cancel({place}) frees the conversation; then " + (
+                "send a short message such as 'Please answer.'" if stored == "is stored" else "send it again."
             )
         case "failed" if turn.failure and turn.failure.stored:
             return (

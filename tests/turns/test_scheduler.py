@@ -1,4 +1,4 @@
-"""Turns in flight: their order, their waiting, and what is left when something breaks."""
+"""Turns in turn: their order, their waiting, and what is left when something breaks."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from tests.rig.place import (
     message,
     result,
     says,
-    sender_at,
+    scheduler_at,
+    send,
+    sending,
     silent,
+    start,
     until_gone,
     when_opened,
 )
@@ -35,13 +38,13 @@ async def test_messages_to_one_conversation_wait_for_each_other_and_others_do_no
         "second": at_once(says("2")),
         "elsewhere": at_once(says("3")),
     }
-    async with sender_at(place) as sender:
-        first, second = (sender.send(HERE, message(text)) for text in ("first", "second"))
-        elsewhere = await result(sender, THERE, "elsewhere")
+    async with scheduler_at(place) as scheduler:
+        first, second = (start(scheduler, HERE, text) for text in ("first", "second"))
+        elsewhere = await result(scheduler, THERE, "elsewhere")
         begun_before = list(place.begun)
         waiting = second.doing
         gate.set()
-        replies = [(await sender.wait(each, 10, silent)).reply for each in (first, second)]
+        replies = [(await scheduler.wait(each, 10, silent)).reply for each in (first, second)]
 
     assert elsewhere.reply == "3"
     assert begun_before == ["first", "elsewhere"]
@@ -63,12 +66,12 @@ async def test_a_wait_that_is_over_lasts_until_letta_has_the_message() -> None:
     place.turns = {"think": think}
     answers: list[Turn] = []
     answered_before: list[Turn] = []
-    async with sender_at(place, replace(QUICK, confirm=10)) as sender, anyio.create_task_group() as tasks:
+    async with scheduler_at(place, replace(QUICK, confirm=10)) as scheduler, anyio.create_task_group() as tasks:
 
-        async def send() -> None:
-            answers.append(await sender.send_and_wait(HERE, message("think"), 0, silent))
+        async def call() -> None:
+            answers.append(await send(scheduler, HERE, "think", 0))
 
-        tasks.start_soon(send)
+        tasks.start_soon(call)
         await anyio.wait_all_tasks_blocked()
         answered_before += answers
         arrives.set()
@@ -84,12 +87,12 @@ async def test_a_wait_that_is_over_lasts_until_letta_has_the_message() -> None:
 async def test_a_wait_for_letta_to_take_the_message_has_a_bound() -> None:
     place, arrives = Place(), anyio.Event()
     place.turns = {"think": when_opened(arrives, [{}, *says("done", "run-7")])}
-    async with sender_at(place) as sender:
+    async with scheduler_at(place) as scheduler:
         with anyio.fail_after(HANG_SECONDS):
-            answer = await sender.send_and_wait(HERE, message("think"), 0, silent)
+            answer = await send(scheduler, HERE, "think", 0)
         arrives.set()
 
-    assert (answer.status, answer.run_id) == ("running", "")
+    assert (answer.status, answer.run_id) == ("not_confirmed", "")
 
 
 async def test_a_turn_that_letta_is_slow_to_show_is_found() -> None:
@@ -100,8 +103,8 @@ async def test_a_turn_that_letta_is_slow_to_show_is_found() -> None:
             self.looks += 1
             return [Run(id="run-7", status="running")] if self.looks > 5 else []
 
-    async with sender_at(SlowToShow(), replace(QUICK, settle=10)) as sender:
-        found = await sender.find(HERE)
+    async with scheduler_at(SlowToShow(), replace(QUICK, settle=10)) as scheduler:
+        found = await scheduler.find(HERE)
 
     assert found.run_id == "run-7"
 
@@ -109,16 +112,16 @@ async def test_a_turn_that_letta_is_slow_to_show_is_found() -> None:
 async def test_a_wait_that_ends_early_shows_what_has_come_and_leaves_the_turn() -> None:
     place, gate = Place(), anyio.Event()
     place.turns = {"slow": when_opened(gate, says("done", "run-7"))}
-    async with sender_at(place) as sender:
-        flight = sender.send(HERE, message("slow"))
-        early = await sender.wait(flight, 0.05, silent)
-        found = sender.in_flight(HERE, "run-7")
+    async with scheduler_at(place) as scheduler:
+        turn = start(scheduler, HERE, "slow")
+        early = await scheduler.wait(turn, 0.05, silent)
+        found = scheduler.find_here(HERE, "run-7")
         gate.set()
-        late = await sender.wait(flight, 10, silent)
-        afterwards = sender.in_flight(HERE)
+        late = await scheduler.wait(turn, 10, silent)
+        afterwards = scheduler.find_here(HERE)
 
     assert (early.status, early.run_id) == ("running", "run-7")
-    assert found is flight
+    assert found is turn
     assert (late.status, late.reply) == ("completed", "done")
     assert afterwards is None
 
@@ -126,12 +129,12 @@ async def test_a_wait_that_ends_early_shows_what_has_come_and_leaves_the_turn() 
 async def test_a_cancelled_wait_leaves_the_turn_running() -> None:
     place, gate = Place(), anyio.Event()
     place.turns = {"slow": when_opened(gate, says("done"))}
-    async with sender_at(place) as sender:
-        flight = sender.send(HERE, message("slow"))
+    async with scheduler_at(place) as scheduler:
+        turn = start(scheduler, HERE, "slow")
         with anyio.move_on_after(0.05):
-            await sender.wait(flight, 1000, silent)
+            await scheduler.wait(turn, 1000, silent)
         gate.set()
-        turn = await sender.wait(flight, 10, silent)
+        turn = await scheduler.wait(turn, 10, silent)
 
     assert turn.reply == "done"
 
@@ -139,12 +142,12 @@ async def test_a_cancelled_wait_leaves_the_turn_running() -> None:
 async def test_a_message_whose_place_does_not_come_is_withdrawn() -> None:
     place, gate = Place(), anyio.Event()
     place.turns = {"slow": when_opened(gate, says("done", "run-7")), "late": at_once(says("never"))}
-    async with sender_at(place) as sender:
-        flight = sender.send(HERE, message("slow"))
+    async with scheduler_at(place) as scheduler:
+        turn = start(scheduler, HERE, "slow")
         with pytest.raises(Busy, match="run-7"):
-            await sender.send_and_wait(HERE, message("late"), 0.05, silent)
+            await send(scheduler, HERE, "late", 0.05)
         gate.set()
-        await sender.wait(flight, 10, silent)
+        await scheduler.wait(turn, 10, silent)
 
     assert place.begun == ["slow"]
 
@@ -152,13 +155,13 @@ async def test_a_message_whose_place_does_not_come_is_withdrawn() -> None:
 async def test_a_message_whose_caller_has_gone_before_its_place_came_is_withdrawn() -> None:
     place, gate = Place(), anyio.Event()
     place.turns = {"slow": when_opened(gate, says("done")), "left": at_once(says("never")), "next": at_once(says("n"))}
-    async with sender_at(place) as sender:
-        flight = sender.send(HERE, message("slow"))
+    async with scheduler_at(place) as scheduler:
+        turn = start(scheduler, HERE, "slow")
         with anyio.move_on_after(0.05):
-            await sender.send_and_wait(HERE, message("left"), 1000, silent)
+            await send(scheduler, HERE, "left", 1000)
         gate.set()
-        await sender.wait(flight, 10, silent)
-        following = await sender.send_and_wait(HERE, message("next"), 10, silent)
+        await scheduler.wait(turn, 10, silent)
+        following = await send(scheduler, HERE, "next", 10)
 
     assert place.begun == ["slow", "next"]
     assert following.reply == "n"
@@ -171,13 +174,13 @@ async def test_an_unexpected_failure_ends_its_own_turn_only() -> None:
         "good": when_opened(gate, says("fine")),
         "next": at_once(says("still served")),
     }
-    async with sender_at(place) as sender:
-        good = sender.send(THERE, message("good"))
+    async with scheduler_at(place) as scheduler:
+        good = start(scheduler, THERE, "good")
         with pytest.raises(ServerFault, match="wait_for_reply") as raised:
-            await result(sender, HERE, "bad")
+            await result(scheduler, HERE, "bad")
         gate.set()
-        fine = await sender.wait(good, 10, silent)
-        following = await result(sender, HERE, "next")
+        fine = await scheduler.wait(good, 10, silent)
+        following = await result(scheduler, HERE, "next")
 
     assert "a bug" not in str(raised.value)
     assert (fine.reply, following.reply) == ("fine", "still served")
@@ -186,11 +189,11 @@ async def test_an_unexpected_failure_ends_its_own_turn_only() -> None:
 async def test_a_turn_that_the_end_of_the_process_leaves_running_was_not_refused() -> None:
     place = Place()
     place.turns = {"slow": when_opened(anyio.Event(), says("done", "run-7"))}
-    async with sender_at(place) as sender:
-        flight = sender.send(HERE, message("slow"))
-        await sender.wait(flight, 0.05, silent)
+    async with scheduler_at(place) as scheduler:
+        turn = start(scheduler, HERE, "slow")
+        await scheduler.wait(turn, 0.05, silent)
 
-    assert flight.ending == "left"
+    assert turn.ending == "left"
 
 
 async def test_a_refused_message_does_not_hold_up_the_next() -> None:
@@ -199,13 +202,13 @@ async def test_a_refused_message_does_not_hold_up_the_next() -> None:
         "refused": at_once([], then=Refused("take the message", "no")),
         "next": at_once(says("yes")),
     }
-    async with sender_at(place) as sender:
-        refused = sender.send(HERE, message("refused"))
-        following = sender.send(HERE, message("next"))
+    async with scheduler_at(place) as scheduler:
+        refused = start(scheduler, HERE, "refused")
+        following = start(scheduler, HERE, "next")
         with pytest.raises(Refused):
-            await sender.wait(refused, 10, silent)
+            await scheduler.wait(refused, 10, silent)
 
-        assert (await sender.wait(following, 10, silent)).reply == "yes"
+        assert (await scheduler.wait(following, 10, silent)).reply == "yes"
 
 
 async def test_a_conversation_that_is_busy_elsewhere_is_waited_for() -> None:
@@ -213,8 +216,8 @@ async def test_a_conversation_that_is_busy_elsewhere_is_waited_for() -> None:
     busy = at_once([], then=Busy(HERE.conversation_id, "run-else"))
     place.turns = {"hello": [busy, busy, at_once(says("my turn"))]}
     place.runs = {"run-else": [Run(id="run-else", status="running"), Run(id="run-else", status="completed")]}
-    async with sender_at(place) as sender:
-        turn = await sender.send_and_wait(HERE, message("hello"), 10, silent)
+    async with scheduler_at(place) as scheduler:
+        turn = await send(scheduler, HERE, "hello", 10)
 
     assert turn.reply == "my turn"
 
@@ -224,10 +227,10 @@ async def test_a_message_to_a_conversation_that_stays_busy_is_withdrawn(run_id: 
     place = Place()
     place.turns = {"hello": at_once([], then=Busy(HERE.conversation_id, run_id))}
     place.runs = {"run-else": [Run(id="run-else", status="running")]}
-    async with sender_at(place) as sender:
+    async with scheduler_at(place) as scheduler:
         with pytest.raises(Busy, match="Nothing was sent"):
-            await sender.send_and_wait(HERE, message("hello"), 0.05, silent)
-        await until_gone(sender)
+            await send(scheduler, HERE, "hello", 0.05)
+        await until_gone(scheduler)
 
     assert place.begun == ["hello"]
 
@@ -238,15 +241,15 @@ async def test_who_does_not_want_to_wait_is_told_at_once_that_it_is_busy() -> No
         "slow": when_opened(gate, says("1", "run-7")),
         "elsewhere": at_once([], then=Busy(THERE.conversation_id, "run-8")),
     }
-    async with sender_at(place) as sender:
-        slow = sender.send(HERE, message("slow"))
-        await sender.wait(slow, 0.02, silent)
+    async with scheduler_at(place) as scheduler:
+        slow = start(scheduler, HERE, "slow")
+        await scheduler.wait(slow, 0.02, silent)
         with pytest.raises(Busy, match="run-7"):
-            await sender.send_and_wait(HERE, message("quick"), 10, silent, wait_if_busy=False)
+            await scheduler.send_and_wait(sending(HERE, message("quick"), "fail"), 10, silent)
         with pytest.raises(Busy, match="run-8"):
-            await sender.send_and_wait(THERE, message("elsewhere"), 10, silent, wait_if_busy=False)
+            await scheduler.send_and_wait(sending(THERE, message("elsewhere"), "fail"), 10, silent)
         gate.set()
-        await sender.wait(slow, 10, silent)
+        await scheduler.wait(slow, 10, silent)
 
     assert place.begun == ["slow", "elsewhere"]
 
@@ -255,10 +258,10 @@ async def test_a_server_that_wants_a_pause_gets_it_once() -> None:
     place = Place()
     refusal = TooManyRequests("take the message", 0.01)
     place.turns = {"patient": [at_once([], then=refusal), at_once(says("ok"))], "in vain": at_once([], then=refusal)}
-    async with sender_at(place) as sender:
-        assert (await result(sender, HERE, "patient")).reply == "ok"
+    async with scheduler_at(place) as scheduler:
+        assert (await result(scheduler, HERE, "patient")).reply == "ok"
         with pytest.raises(TooManyRequests):
-            await result(sender, HERE, "in vain")
+            await result(scheduler, HERE, "in vain")
 
     assert place.begun == ["patient", "patient", "in vain", "in vain"]
 
@@ -266,10 +269,10 @@ async def test_a_server_that_wants_a_pause_gets_it_once() -> None:
 async def test_a_pause_longer_than_the_wait_is_told_instead() -> None:
     place = Place()
     place.turns = {"hello": at_once([], then=TooManyRequests("take the message", 30))}
-    async with sender_at(place) as sender:
+    async with scheduler_at(place) as scheduler:
         with pytest.raises(TooManyRequests, match="Wait 30 seconds"):
-            await sender.send_and_wait(HERE, message("hello"), 0.05, silent)
-        await until_gone(sender)
+            await send(scheduler, HERE, "hello", 0.05)
+        await until_gone(scheduler)
 
     assert place.begun == ["hello"]
 
@@ -280,8 +283,8 @@ async def test_the_active_run_is_found_before_newer_ones_that_ended() -> None:
         "run-new": [Run(id="run-new", status="completed")],
         "run-active": [Run(id="run-active", status="running"), Run(id="run-active", status="completed")],
     }
-    async with sender_at(place) as sender:
-        assert (await sender.find(HERE)).run_id == "run-active"
+    async with scheduler_at(place) as scheduler:
+        assert (await scheduler.find(HERE)).run_id == "run-active"
 
 
 async def test_reports_come_at_once_and_then_in_a_steady_pace_with_useful_words() -> None:
@@ -297,9 +300,9 @@ async def test_reports_come_at_once_and_then_in_a_steady_pace_with_useful_words(
         if len(words) == 4:
             enough.set()
 
-    async with sender_at(place) as sender, anyio.create_task_group() as tasks:
-        flight = sender.send(HERE, message("slow"))
-        tasks.start_soon(sender.wait, flight, 30, report)
+    async with scheduler_at(place) as scheduler, anyio.create_task_group() as tasks:
+        turn = start(scheduler, HERE, "slow")
+        tasks.start_soon(scheduler.wait, turn, 30, report)
         with anyio.fail_after(HANG_SECONDS):
             await enough.wait()
         gate.set()
@@ -312,9 +315,9 @@ async def test_leaving_the_sender_ends_the_waiting_at_once() -> None:
     place = Place()
     place.turns = {"for ever": when_opened(anyio.Event(), says("never"))}
     with anyio.fail_after(HANG_SECONDS):
-        async with sender_at(place) as sender:
-            flight = sender.send(HERE, message("for ever"))
-            await sender.wait(flight, 0.01, silent)
+        async with scheduler_at(place) as scheduler:
+            turn = start(scheduler, HERE, "for ever")
+            await scheduler.wait(turn, 0.01, silent)
 
     with pytest.raises(ServerFault):
-        flight.result()
+        turn.result()

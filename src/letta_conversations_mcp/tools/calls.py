@@ -1,0 +1,81 @@
+"""A call that sends something, as its caller made it: who calls, what is asked, and where it goes.
+
+Owns the identity of a call (taken before anything is derived from it) and the opening of a conversation for a message.
+"""
+
+from __future__ import annotations
+
+from letta_conversations_mcp.conversations import fork, keys
+from letta_conversations_mcp.conversations.lookup import find_agent, locate
+from letta_conversations_mcp.core.errors import InvalidArgument
+from letta_conversations_mcp.core.model import ConversationRef, NewConversation
+from letta_conversations_mcp.tools.base import Services, ToolContext, services_of
+from letta_conversations_mcp.turns.idempotency import CallIdentity, fingerprint
+
+STDIO = "stdio"
+"""The session of a process that serves one client over stdio."""
+
+
+def identity_of(ctx: ToolContext, tool: str, target: str, message_key: str, *arguments: object) -> CallIdentity:
+    """The identity of a call of `tool` with these arguments, as they were given."""
+    headers = ctx.headers
+    return CallIdentity(
+        caller=services_of(ctx).sender.caller,
+        session=STDIO if headers is None else headers.get("mcp-session-id", ""),
+        request=str(ctx.request_id),
+        target=target.strip(),
+        call=fingerprint(tool, target.strip(), *arguments),
+        key=message_key.strip(),
+    )
+
+
+class Opening:
+    """Where a message goes: the conversation that was named, or a new one of the agent.
+
+    With a `message_key` the conversation that was opened for the message is found again, and so is the branch that was
+    made for it: both carry a key of their own.
+    """
+
+    def __init__(self, services: Services, identity: CallIdentity) -> None:
+        self._services = services
+        key = fingerprint(identity.caller, identity.key)[:20] if identity.key else ""
+        self._opened_key = f"message:{key}" if key else ""
+        self._branch_key = f"branch:{key}" if key else ""
+        self.made: ConversationRef | None = None
+        """The conversation that was made for the message."""
+
+    async def find(self, conversation_id: str, agent: str) -> ConversationRef:
+        """The conversation that a call names, or a new one for it.
+
+        Raises:
+            InvalidArgument: neither a conversation nor an agent is named.
+        """
+        backend = self._services.backend
+        if conversation_id.strip():
+            ref = await locate(backend, conversation_id, agent)
+            return await self._earlier_branch(ref) or ref
+        if not agent.strip():
+            raise InvalidArgument(
+                "conversation_id", "give a conversation_id to continue, or an agent to open a new conversation."
+            )
+        owner = await find_agent(backend, agent)
+        new = NewConversation(agent_id=owner.id)
+        if self._opened_key:
+            opened, _ = await keys.open_with_key(backend, new, self._opened_key)
+        else:
+            opened = await backend.create_conversation(new)
+        self.made = ConversationRef(conversation_id=opened.id, agent_id=owner.id)
+        return self.made
+
+    async def fork(self, ref: ConversationRef) -> ConversationRef:
+        """A branch of a conversation that is busy."""
+        summary = keys.mark("", self._branch_key) if self._branch_key else ""
+        branch = await fork.fork(self._services.backend, ref, summary=summary)
+        self.made = ConversationRef(conversation_id=branch.conversation.id, agent_id=ref.agent_id)
+        return self.made
+
+    async def _earlier_branch(self, ref: ConversationRef) -> ConversationRef | None:
+        if not self._branch_key:
+            return None
+        found = await keys.find_with_key(self._services.backend, ref.agent_id, self._branch_key)
+        return ConversationRef(conversation_id=found.id, agent_id=ref.agent_id) if found else None
