@@ -1,4 +1,4 @@
-"""A backend for every further Letta key, for callers who have a key of their own. Opened when first used."""
+"""Backends for callers with a Letta key of their own, one for each key. Opened at first use."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from letta_conversations_mcp.core.errors import Overloaded
 from letta_conversations_mcp.settings import BackendSettings
 
 MOST = 200
-"""Backends that are open at the same time. One takes a few MB when it has been used."""
+"""Backends that are open at the same time. Each takes a few MB once it is used."""
 
 GRACE_SECONDS = 600
-"""How much longer than a turn can last a backend must have been out of use before it is closed for another one."""
+"""A backend is closed to make room only when it has been idle for the longest turn plus this."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class BackendPool:
         self._open: OrderedDict[str, _Open] = OrderedDict()
 
     async def backend_of(self, key: str) -> Backend:
-        """Raises Overloaded when there is no place for another one."""
+        """Raises Overloaded if too many backends are open and in use."""
         async with self._opening:
             if key not in self._open:
                 await self._make_room()
@@ -73,8 +73,8 @@ class BackendPool:
 async def open_pool(
     settings: BackendSettings, most: int = MOST, idle_seconds: float | None = None
 ) -> AsyncGenerator[BackendPool]:
-    """Backends that are like the server's own but for the key, until the end of the context. One that was out of use
-    for longer than a turn can last makes room for another."""
+    """A pool of backends that differ from the server's own only in the key; all are closed at the end of the
+    context."""
 
     def open_with(key: str) -> AbstractAsyncContextManager[Backend]:
         return open_backend(settings.model_copy(update={"api_key": SecretStr(key)}))

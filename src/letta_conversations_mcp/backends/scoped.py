@@ -1,7 +1,8 @@
-"""A backend as somebody sees it for whom only some agents exist.
+"""A backend restricted to an allow-list of agents.
 
-An agent outside of the list, its conversations and their runs are answered as if they were not there, in the same
-words. Every verb of the protocol has a method here that asks for itself: nothing is passed on by default.
+Agents outside the list, their conversations and their runs do not exist for the caller: the errors are the same as for
+something that Letta does not have. Every operation is spelled out and checks for itself; nothing is forwarded by
+default, so an operation that is new in the protocol is missing here until somebody has decided about it.
 """
 
 from __future__ import annotations
@@ -45,22 +46,22 @@ from letta_conversations_mcp.core.model import (
 )
 
 AGENTS_PAGE = 100
-"""Agents asked for at a time when a list is searched for those that exist here."""
+"""Agents per request while a list is filtered."""
 
 AT_A_TIME = 8
-"""Agents whose conversations are asked for at the same time."""
+"""Agents whose conversations are requested concurrently."""
 
 T = TypeVar("T")
 
 
 class ScopedBackend:
-    """What is there of a backend when only these agents are."""
+    """Only these agents of a backend, with their conversations."""
 
     def __init__(self, backend: Backend, agents: frozenset[str]) -> None:
         self._backend = backend
         self._agents = agents
         self._seen: set[tuple[ConversationRef, str]] = set()
-        """Messages that were listed here, and where: they may be named."""
+        """Messages that were listed to this caller: known to be in their conversation."""
         self.name = backend.name
         self.deletion: Deletion = backend.deletion
         self.without_models = backend.without_models
@@ -114,8 +115,8 @@ class ScopedBackend:
         return await self._backend.isolated_labels(conversation)
 
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
-        """Of all agents: a page of every one of them, merged, because a list that holds everybody's conversations
-        may have none of these on a thousand pages. A cursor is a place in the order, whosever conversation it is."""
+        """Without an agent: a page of each agent, merged, because a list of all conversations may have none of theirs
+        on a thousand pages. A cursor is a position in the order, so it may be another agent's conversation."""
         if query.after:
             await self.owner_of(query.after)
         if query.agent_id:
@@ -154,7 +155,7 @@ class ScopedBackend:
         return page
 
     async def search_messages(self, search: MessageSearch) -> Sequence[FoundMessage]:
-        """Everywhere: in every agent, and from each the best first."""
+        """Without an agent: search each agent, and interleave the results, the best of each first."""
         if search.conversation_id:
             await self._check(ConversationRef(conversation_id=search.conversation_id, agent_id=search.agent_id))
         elif search.agent_id:
@@ -230,12 +231,12 @@ class ScopedBackend:
 
     async def list_run_chunks(self, ref: ConversationRef, run_id: str) -> Sequence[Chunk]:
         await self._check(ref)
-        # A run is asked for by its id alone, so that it is one of this conversation has to be found out.
+        # Chunks are requested by the id of the run alone, so first make sure that it belongs to this conversation.
         await self._backend.get_run(ref, run_id)
         return await self._backend.list_run_chunks(ref, run_id)
 
     async def _of_each(self, asking: Callable[[str], Awaitable[T]]) -> list[T]:
-        """What is answered for every agent. Raises what one of them raises."""
+        """The results of `asking` for all agents. Raises the first error."""
         answers: dict[str, T] = {}
         errors: list[Exception] = []
         places = anyio.CapacityLimiter(AT_A_TIME)
@@ -261,7 +262,7 @@ class ScopedBackend:
             raise NotFound.agent(agent_id)
 
     async def _check(self, ref: ConversationRef) -> None:
-        """Raises NotFound unless the place is one of an agent that exists here."""
+        """Raises NotFound unless the conversation belongs to one of the agents."""
         if ref.conversation_id == DEFAULT_CONVERSATION:
             self._check_agent(ref.agent_id)
         elif await self.owner_of(ref.conversation_id) != ref.agent_id:

@@ -29,7 +29,7 @@ MEND = "Mend what failed or differs and apply the file again: what is as declare
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one declared conversation."""
+    """The outcome for one declared conversation."""
 
     agent: str
     summary: str
@@ -91,7 +91,7 @@ def _all_failed(declared: DeclaredAgent, error: ConversationError) -> Iterator[O
 async def _ensure(
     backend: Backend, owner: Agent, name: str, declared: DeclaredConversation, *, dry_run: bool
 ) -> Outcome:
-    """Look for the conversation, and create it when it is not there. `name` is what the file calls the agent."""
+    """Find the conversation, or create it. `name` is the agent's name in the file."""
 
     def outcome(status: Status, conversation_id: str = "", detail: str = "") -> Outcome:
         return Outcome(name, declared.summary, status, conversation_id, detail)

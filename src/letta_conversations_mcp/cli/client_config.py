@@ -1,4 +1,4 @@
-"""What a client's configuration has to say so that it starts this server as it is set up here. Without its secrets."""
+"""The client configuration that starts this server with the current settings, without secrets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def client_configuration(settings: BackendSettings) -> dict[str, object]:
 
 
 def command() -> list[str]:
-    """What starts this installation, by absolute paths: clients start servers with a PATH of their own."""
+    """The command that starts this installation, with absolute paths: clients use a PATH of their own."""
     beside = shutil.which(PROGRAM, path=str(Path(sys.executable).parent))
     return [str(Path(beside).absolute())] if beside else [sys.executable, "-m", "letta_conversations_mcp"]
 

@@ -1,6 +1,6 @@
-"""`doctor`: what the settings lead to, looked at one thing after the other, each within a bound; and what to mend.
+"""`doctor`: checks the configuration step by step, each within a time limit, and says what to fix.
 
-Sends no message and changes nothing. No secret is in what it says.
+Sends no message and changes nothing. Its output has no secrets.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from letta_conversations_mcp.core.model import ConversationQuery, Health, Server
 from letta_conversations_mcp.settings import BackendSettings, unknown_variables
 
 CHECK_SECONDS = 15
-"""For one check; a Letta server that is well needs less than one second."""
+"""Time limit for one check; a healthy Letta server needs less than a second."""
 
 START_SECONDS = 75
-"""For the App Server of this machine to start: it takes two seconds, and is given up after 60."""
+"""Time limit for starting the App Server of this machine: it takes two seconds, and its own limit is 60."""
 
 SHOWN = 5
 """How many agents or models are named."""
@@ -53,7 +53,7 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: what was found, and what a person should do about it."""
+    """One check: what was found, and what a person should do about it."""
 
     check: str
     status: Status
@@ -247,7 +247,7 @@ def _some(names: Sequence[str], *, more: bool = False) -> str:
 
 
 class _Secrets:
-    """What must not be said: the keys, and passwords in addresses."""
+    """The keys, and passwords in addresses, which must not be printed."""
 
     def __init__(self, settings: BackendSettings) -> None:
         secrets = [settings.api_key.get_secret_value(), settings.app_server_token.get_secret_value()]

@@ -1,7 +1,7 @@
-"""What an exported conversation looks like as a file, and how an export that was interrupted is gone on with.
+"""The file format of an exported conversation, and how to resume an interrupted export.
 
-Where to go on is told by the file itself: every message in it begins with a line that has its id. The last message may
-be incomplete, so it is always written again.
+The file itself says where to resume: every message begins with a line that has its id. The last message may be
+incomplete, so it is always written again.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _ESCAPED = re.compile("[\u0085\u2028\u2029\ud800-\udfff]")
 
 
 class NotAnExport(Exception):
-    """The file holds something else. Its text says what, for a person."""
+    """The file is not an export of this conversation. The text says what it is, for a person."""
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """How far a file is good: up to the byte `size`, which ends the message `after` ("" for none). The message
-    `expected` came next, and is written again."""
+    """The complete part of a file: `size` bytes, which end with the message `after` ("" for none). The message
+    `expected` follows and is written again."""
 
     size: int
     after: str = ""

@@ -1,10 +1,10 @@
-"""How a command ends when it cannot do its work."""
+"""The error that ends a command."""
 
 from __future__ import annotations
 
 
 class CommandFailed(Exception):
-    """Its text is for the person at the terminal; `status` is what the process exits with."""
+    """A command failed. The text is for the person at the terminal, `status` is the exit status."""
 
     def __init__(self, message: str, *, status: int = 2) -> None:
         self.status = status

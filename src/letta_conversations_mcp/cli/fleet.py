@@ -1,7 +1,7 @@
-"""A fleet file, as lettactl reads it: which agents should have which conversations. Read strictly and within bounds.
+"""A fleet file in lettactl's format: which agents should have which conversations. Read strictly and within limits.
 
-Only `agents[].name` and `agents[].conversations[].summary` and `.isolated_blocks` mean something here; all other keys
-are somebody else's. What is wrong is named with its place, before anything is done.
+Only `agents[].name` and `agents[].conversations[].summary` and `.isolated_blocks` are used; all other keys are
+lettactl's. Errors name their place in the file, and are reported before anything is done.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from letta_conversations_mcp.cli.failure import CommandFailed
 from letta_conversations_mcp.core.errors import quote
 
 LARGEST_BYTES = 5 * 1024 * 1024
-"""A thousand agents with their prompts need less; reading this much takes some seconds."""
+"""A thousand agents with their prompts need less; reading this much takes a few seconds."""
 
 MOST_NODES = 200_000
 """Values in the file, those behind an alias counted at every use: a few lines of aliases can stand for billions."""

@@ -1,4 +1,4 @@
-"""Running a command's work with the backend that its settings ask for."""
+"""Runs a command with the backend that its settings select."""
 
 from __future__ import annotations
 

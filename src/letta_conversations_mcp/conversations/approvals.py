@@ -1,6 +1,6 @@
-"""Tool calls that wait for a person's decision: which they are, and what one answer decides about them.
+"""Tool calls that wait for a person's decision, and turning one answer into decisions about all of them.
 
-Pure. A decision is never made up: what nobody approved is denied, or not decided at all.
+Pure. Nothing is approved by default: a call that nobody approved is denied, or stays undecided.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ NOT_NAMED = "It was not among the calls that were approved."
 
 
 def pending_calls(messages: Sequence[Message]) -> tuple[ToolCall, ...]:
-    """The calls that wait, from a conversation's newest messages, oldest first.
+    """The waiting calls, given a conversation's newest messages, oldest first.
 
-    A pending request is the last message but for the summary of a compaction (seen on 0.16.8). The run does not tell:
-    it can be cancelled while the request goes on to wait.
+    A pending request is the last message, apart from the summary of a compaction (0.16.8). The state of the run does
+    not show it: a run can be cancelled while its request goes on waiting.
     """
     for message in reversed(messages):
         if message.type == "approval_request_message":
@@ -38,10 +38,9 @@ def decide(
     call_ids: Collection[str] = (),
     otid: str = "",
 ) -> Approvals:
-    """One answer to all pending calls, because a server takes none for some of them only (seen on 0.16.8).
+    """One answer to all pending calls: a server does not accept one for some of them (0.16.8).
 
-    With `call_ids` an approval is for these, and the others are denied. Decisions that may be handed over twice need an
-    `otid` of their own.
+    With `call_ids`, these are approved and the others denied. Give an `otid` if the answer can be handed over twice.
 
     Raises:
         NothingPending: no call waits, or not one that was named.
@@ -77,8 +76,8 @@ def decide(
 
 
 def check_pending(conversation_id: str, pending: Sequence[ToolCall], approvals: Approvals) -> None:
-    """Raises NothingPending unless exactly these calls wait. Asked as late as can be: to an answer that comes too late
-    Letta runs a turn about nothing (seen on 0.16.8). Ids alone do not tell: some models give every call the same."""
+    """Raises NothingPending unless exactly these calls wait. Check as late as possible: Letta runs an empty turn for an
+    answer that comes too late (0.16.8). Ids are not enough, because some models give every call the same one."""
     if set(map(_identity, pending)) != set(map(_identity, approvals.calls)):
         raise NothingPending(conversation_id, [each.id for each in pending])
 
@@ -88,6 +87,6 @@ def _identity(call: ToolCall) -> tuple[str, ...]:
 
 
 def calls_chunk(calls: Sequence[ToolCall]) -> Chunk:
-    """The decided calls as the beginning of the turn's second half, which else tells results without their calls."""
+    """The decided calls as a chunk, for the rest of their turn: its stream has their results without the calls."""
     listed = [{"tool_call_id": each.id, "name": each.name, "arguments": each.arguments} for each in calls]
     return {"message_type": "tool_call_message", "otid": "decided", "tool_calls": listed}

@@ -1,6 +1,6 @@
-"""One conversation in full, gathered from what the server tells in several places.
+"""Everything about one conversation, gathered from several requests.
 
-What is not told is left out, and a question that failed does not lose the answers to the others.
+What the server does not report is left out. A request that fails costs only its own part of the answer.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from letta_conversations_mcp.core.model import (
 )
 
 COUNTED = 500
-"""Messages that are counted, in one request; of more is said that there are at least so many."""
+"""Messages that are counted, in one request. If there are more, the count is a lower bound."""
 
 T = TypeVar("T")
 
 
 @dataclass
 class Description:
-    """`conversation` is None for an agent's default one. `unknown` names what could not be asked."""
+    """`conversation` is None for an agent's default one. `unknown` names what could not be read."""
 
     ref: ConversationRef
     agent: Agent | None = None
@@ -64,7 +64,7 @@ class Description:
 
     @property
     def context_limit(self) -> int | None:
-        """In tokens: the conversation's own, or what the newest turn had, or the agent's."""
+        """In tokens: the conversation's own, otherwise that of its latest turn, otherwise the agent's."""
         own = self.conversation.context_window_limit if self.conversation else None
         used = self.context.limit if self.context else None
         return own or used or (self.agent.context_window if self.agent else None)

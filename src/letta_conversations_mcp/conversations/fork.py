@@ -1,4 +1,4 @@
-"""Forking a conversation, and telling what the server made of it: 0.16.8 ignores where to fork, and whether to hide."""
+"""Forking a conversation, and reporting what the server ignored: 0.16.8 ignores `at_message` and `hidden`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from letta_conversations_mcp.core.model import (
 
 @dataclass(frozen=True)
 class Branch:
-    """A forked conversation. `shared` counts the messages that it begins with, None when the server did not tell;
-    `notes` are sentences about what is not as it was asked for."""
+    """A forked conversation. `shared` counts the messages that it begins with, None if the server did not report it.
+    `notes` are sentences about what differs from the request."""
 
     conversation: Conversation
     shared: int | None
@@ -56,7 +56,7 @@ async def fork(
 
 
 async def _context(backend: Backend, ref: ConversationRef) -> tuple[tuple[str, ...] | None, bool]:
-    """The messages in context, and whether blocks are isolated."""
+    """The ids of the messages in context, and True if the source has isolated blocks."""
     if ref.conversation_id == DEFAULT_CONVERSATION:
         return (await backend.get_agent(ref.agent_id)).in_context, False
     source = await backend.get_conversation(ref.conversation_id)
@@ -64,7 +64,8 @@ async def _context(backend: Backend, ref: ConversationRef) -> tuple[tuple[str, .
 
 
 def _where(at_message: str, context: tuple[str, ...] | None, shared: int | None) -> str:
-    """Whether the branch ends at the message. By counting: a server may copy messages under new ids."""
+    """A sentence if the branch does not end at the message. Counts, because a server may copy messages under new
+    ids."""
     if context is None or shared is None:
         return "This server does not tell where the branch ends: look at its newest messages with list_messages."
     newer = shared - context.index(at_message) - 1

@@ -1,4 +1,4 @@
-"""Images as a caller gives them: a URL that the Letta server fetches, or the data itself."""
+"""Images in a message: a URL that the Letta server fetches, or the data itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from letta_conversations_mcp.core.errors import InvalidArgument
 from letta_conversations_mcp.core.model import Image
 
 IMAGE_BYTES = 5_000_000
-"""The largest image taken as data: the largest that Letta's model providers take."""
+"""Largest image that is accepted as data: the limit of Letta's model providers."""
 
 _DATA_URL = re.compile(r"data:(image/(?:png|jpeg|gif|webp));base64,(.*)", re.DOTALL)
 
@@ -19,8 +19,8 @@ def read_image(given: str) -> Image:
     """An image from `https://…` or `data:image/png;base64,…`.
 
     Raises:
-        InvalidArgument: it is neither, of another type, no base64, or too large. 0.16.8 would take anything and let the
-            model stumble over it.
+        InvalidArgument: it is neither, of another type, no base64, or too large. 0.16.8 would accept
+            anything, and the model would fail.
     """
     text = given.strip()
     if text.startswith(("https://", "http://")):

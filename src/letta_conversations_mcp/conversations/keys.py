@@ -1,8 +1,8 @@
-"""One conversation per key: a user, a ticket, a channel of another program, which asks for it by a name of its own.
+"""One conversation per key: the caller's own name for a user, a ticket or a channel.
 
-Letta has no field for such a name, so it is a mark, `[key: …]`, at the end of the summary and of the description. Both,
-because none alone lasts everywhere: 0.16 servers and Letta Code drop descriptions, and programs and people write
-summaries anew. A change by our own `update` keeps the mark. When several have it, the oldest counts, for everybody.
+Letta has no field for a key, so it is stored as a mark, `[key: …]`, at the end of both summary and description: 0.16
+servers and Letta Code drop descriptions, and programs and people overwrite summaries. Our own `update` keeps the mark.
+If several conversations have the same key, everybody uses the oldest.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ PAGE = 100
 """Conversations asked for at a time."""
 
 MOST_PAGES = 50
-"""Pages looked through for a key that is only in a description, the newest: a server searches summaries only."""
+"""Pages, newest first, scanned for a key that is only in a description: servers search summaries only."""
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+/-]{0,99}")
 _MARK = re.compile(rf"\[key: ({_KEY.pattern})\]\s*$")
 
-# Kept for as long as somebody opens: the calls of this process for one key wait for each other.
+# A lock lives as long as a call holds it: calls of this process for the same key run one after the other.
 _opening: WeakValueDictionary[tuple[str, str], anyio.Lock] = WeakValueDictionary()
 
 
 def check_key(key: str) -> str:
-    """Raises InvalidArgument for what could not be told apart within a text."""
+    """The key, trimmed. Raises InvalidArgument for one that could not be recognised within a text."""
     wanted = key.strip()
     if not _KEY.fullmatch(wanted):
         raise InvalidArgument("key", "1 to 100 letters, digits and any of . _ : @ + / - are needed, as in 'user:4711'.")
@@ -39,7 +39,7 @@ def check_key(key: str) -> str:
 
 
 def one_at_a_time(agent_id: str, key: str) -> anyio.Lock:
-    """What the calls that look for something and else make it have to hold."""
+    """The lock for calls that look for a conversation and create it if there is none."""
     return _opening.setdefault((agent_id, key), anyio.Lock())
 
 
@@ -54,11 +54,11 @@ def key_of(conversation: Conversation) -> str:
 
 
 async def open_with_key(backend: Backend, new: NewConversation, key: str) -> tuple[Conversation, bool]:
-    """The agent's conversation of this key, and whether it was there before.
+    """The agent's conversation with this key, and True if it existed before.
 
-    Two processes that both find none both make one, look again, and agree on the oldest; the other is deleted by its
-    maker, who alone knows it. (Where a server takes longer to store a conversation than the other process to make one
-    and look, they may give two once; from then on it is the oldest.)
+    Two processes that both find none both create one, look again, and agree on the oldest. Each deletes its own if it
+    is not the oldest. (If a server stores a conversation more slowly than the other process creates one and looks, the
+    two may return different ones once; from then on the oldest is used.)
     """
     async with one_at_a_time(new.agent_id, key):
         if found := await find_with_key(backend, new.agent_id, key):
@@ -68,7 +68,7 @@ async def open_with_key(backend: Backend, new: NewConversation, key: str) -> tup
         try:
             first = _oldest([made, *await _keyed(backend, new.agent_id, key, search=f"[key: {key}]")])
         except ConversationError:
-            # Made it is, and the next call for the key finds it.
+            # It was created, and the next call with this key finds it.
             return made, False
         if first.id == made.id:
             return made, False
@@ -104,7 +104,7 @@ def _oldest(conversations: Iterable[Conversation]) -> Conversation:
 
 
 async def _withdraw(backend: Backend, conversation_id: str) -> None:
-    """Delete one that was made in vain, unless somebody talks in it already. It does no harm when that fails."""
+    """Delete a conversation that is not needed after all, unless it has messages already. A failure does no harm."""
     try:
         if not (await backend.get_conversation(conversation_id)).last_message_at:
             await backend.delete_conversation(conversation_id)

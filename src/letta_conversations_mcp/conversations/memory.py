@@ -1,7 +1,7 @@
-"""The frozen copy of an agent's memory in a conversation's system prompt: how old it is, and what a new one changes.
+"""The copy of an agent's memory in a conversation's system prompt: its age, and what refreshing it changes.
 
-Pure, but for `recompile`. The prompt is made when a conversation is opened and does not follow the memory; it is
-compiled anew on request (seen on 0.16.8).
+Pure, except for `recompile`. Letta compiles the prompt when a conversation is opened. It does not follow the memory
+after that, until it is recompiled on request (0.16.8).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Block, Conv
 _COMPILED_AT = re.compile(r"System prompt last recompiled: ([0-9-]{10} [0-9:]{5,8}(?: [AP]M)?)")
 _BLOCKS = ("<memory_blocks>\n", "\n</memory_blocks>")
 _LABEL = re.compile(r"<(\w[\w./-]*)>")
-# What is different in every prompt and says nothing about the memory.
+# Lines that differ in every prompt and are not about the memory.
 _VOLATILE = re.compile(
     r"- (?:System prompt last recompiled|CONVERSATION_ID|AGENT_ID):|- \d+ previous messages between|- chars_current="
 )
@@ -26,8 +26,8 @@ _VOLATILE = re.compile(
 
 @dataclass(frozen=True)
 class Recompilation:
-    """`changes` tells what is different in the new prompt, "" when nothing is, and None when the old one is unknown.
-    `shared` names the isolated blocks of which the new prompt holds the agent's value."""
+    """`changes` is the difference to the old prompt, "" if there is none, None if the old prompt is unknown. `shared`
+    names the isolated blocks for which the new prompt has the agent's value instead."""
 
     prompt: str
     changes: str | None
@@ -35,7 +35,7 @@ class Recompilation:
 
 
 async def recompile(backend: Backend, ref: ConversationRef, *, dry_run: bool) -> Recompilation:
-    """Refresh the copy, or only see what that would change. Raises NotFound."""
+    """Refresh the copy, or with `dry_run` only report what that would change. Raises NotFound."""
     isolated: Sequence[Block] = ()
     if ref.conversation_id != DEFAULT_CONVERSATION:
         isolated = await backend.list_isolated_blocks(await backend.get_conversation(ref.conversation_id))
@@ -49,14 +49,14 @@ async def recompile(backend: Backend, ref: ConversationRef, *, dry_run: bool) ->
 
 
 def compiled_at(prompt: str) -> str:
-    """When a prompt was compiled, in the server's words and in the agent's time zone; "" when it does not say."""
+    """When a prompt was compiled, as the server wrote it, in the agent's time zone; "" if it does not say."""
     found = _COMPILED_AT.search(prompt)
     return found[1] if found else ""
 
 
 def memory_changes(before: str, after: str) -> str:
-    """What is different, line by line: `-` gone, `+` new, under the label of the block that it is in. Block by block,
-    because their order changes with every edit (seen on 0.16.8)."""
+    """A line diff (`-` removed, `+` added) under the label of each block. Blocks are compared one by one, because their
+    order changes with every edit (0.16.8)."""
     old, new = _sections(before), _sections(after)
     parts: list[str] = []
     for label in sorted(old | new):

@@ -1,7 +1,7 @@
-"""Finding messages: by the server's own search, or, where it has none, by looking for the words in what it lists.
+"""Searching messages: with the server's own search or, if it has none, by scanning the messages that it lists.
 
-Looking is bounded in requests and in time, and begins with the newest; what was not looked through is told, with a
-cursor to go on. Words are compared without regard to case and to how Unicode writes them.
+A scan starts with the newest messages and is limited in requests and time; the result reports what was not scanned,
+with a cursor to continue. Words are compared after case folding and Unicode normalisation.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ PAGE = 100
 """Messages asked for at a time."""
 
 MOST_REQUESTS = 40
-"""Pages of messages that one search looks through; about two seconds on a server nearby."""
+"""Pages of messages that one search scans; about two seconds with a server nearby."""
 
 MOST_PAGES = 5
-"""Pages of one conversation, when several are looked through: the newest of each count more than the oldest of one."""
+"""Pages per conversation if several are scanned: the newest of each matter more than the oldest of one."""
 
 MOST_CONVERSATIONS = 30
-"""Conversations that one search looks through, those with the newest messages first."""
+"""Conversations that one search scans, those with the newest messages first."""
 
 MOST_SECONDS = 20.0
 """How long a search looks, in seconds, a request that hangs included: it ends before its client gives up."""
 
 ASKED_TIMES = 3
-"""How many more results than wanted are asked of a server that cannot leave out kinds of messages; 100 at most."""
+"""Factor by which more results are requested, up to 100, because a server cannot filter by kind."""
 
 SNIPPET_CHARS = 240
-"""Of a message that was found, around the first hit."""
+"""Length of the excerpt around the first hit."""
 
 T = TypeVar("T")
 
@@ -165,7 +165,7 @@ class _Scan:
             page = await self._in_time(self._backend.list_conversations(query))
             for each in page.items:
                 if not each.last_message_at:
-                    # They are listed last, and as cursors begin the list anew (seen on 0.16.8).
+                    # They come last, and used as a cursor they restart the list (0.16.8).
                     self._result.left_out = True
                     return
                 if not _is_before(each.last_message_at, self._wanted.since):

@@ -29,7 +29,7 @@ from letta_conversations_mcp.core.model import (
 from letta_conversations_mcp.turns.scheduler import Scheduler
 
 NEWEST = 20
-"""Messages looked at to find the newest that somebody sent: tool calls and replies may follow it."""
+"""Messages read to find the newest one that was sent to the agent: tool calls and replies may follow it."""
 
 GIVEN_CHARS = 400
 """The longest `sender` argument that is looked at: a name or an id, and the hop."""
@@ -55,7 +55,7 @@ class Speaker:
 
 
 def hop_of(text: str) -> int:
-    """Which message of a chain a text is: 0 for a person's, at least 1 when an agent is introduced."""
+    """The position of a message in a chain of agents: 0 for a person's message, at least 1 for an agent's."""
     found = _INTRODUCED.match(text)
     return int(found[1] or 1) if found else 0
 
@@ -88,8 +88,8 @@ async def next_hop(backend: Backend, sender: Scheduler, speaker: Speaker, text: 
 
 
 def introduce(speaker: Speaker, ref: ConversationRef, text: str, hop: int, most: int) -> str:
-    """The text with its introduction. Raises InvalidArgument when an agent would send to the very conversation that it
-    speaks from."""
+    """The text with its introduction. Raises InvalidArgument if an agent sends to the conversation that it speaks
+    from."""
     if speaker.conversation_id and speaker.conversation_id == ref.conversation_id:
         raise InvalidArgument("sender", "that is the conversation that the message goes to; just answer there.")
     onward = ref.agent_id if ref.conversation_id == DEFAULT_CONVERSATION else ref.conversation_id

@@ -1,4 +1,4 @@
-"""Changing a conversation, and telling what the server took over: 0.16.8 drops in silence what it does not know."""
+"""Changing a conversation, and reporting what the server ignored: 0.16.8 silently drops fields it does not know."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from letta_conversations_mcp.core.errors import NAME_CHARS, InvalidArgument, Ref
 from letta_conversations_mcp.core.model import Conversation, ConversationChanges
 
 MODELS_NAMED = 5
-"""Models that an error names: those most like the one that is not there, or the first."""
+"""Models that an error suggests: the most similar ones, or the first."""
 
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """A changed conversation: the names of what was changed, and of what the server ignored."""
+    """The conversation after the update, with the names of the fields that changed and of those that were ignored."""
 
     conversation: Conversation
     changed: tuple[str, ...]
@@ -63,8 +63,8 @@ def check_text(argument: str, text: str) -> None:
 
 
 async def check_model(backend: Backend, model: str) -> None:
-    """Raises InvalidArgument for a model that is not there: servers take any, and fail at the next message (seen on
-    0.16.8 and with Letta Code 0.34.12)."""
+    """Raises InvalidArgument for an unknown model: servers accept any, and fail at the next message (0.16.8, Letta Code
+    0.34.12)."""
     models = await backend.list_models()
     if model in models:
         return
@@ -74,7 +74,7 @@ async def check_model(backend: Backend, model: str) -> None:
 
 
 def _is_taken(wanted: object, got: object) -> bool:
-    """Whether the server has what was asked for: of settings, which it completes, all that were given."""
+    """True if the server has the wanted value. It adds defaults to settings, so only the given ones are compared."""
     if not isinstance(wanted, Mapping):
         return wanted == got
     given = cast("Mapping[str, object]", wanted)

@@ -1,1 +1,1 @@
-"""Conversations themselves: the nouns, the verbs, turns, transcripts and errors. Knows neither MCP nor any server."""
+"""The data types, the backend protocol and the errors. Knows neither MCP nor any kind of server."""

@@ -1,6 +1,6 @@
-"""Who calls, and what that caller may do: scopes, and the agents that exist for them.
+"""A caller's rights: scopes, and the agents that the caller can see.
 
-Over stdio there is one caller, who may do everything; over HTTP the caller is known by a token.
+Over stdio there is one caller, who may do everything. Over HTTP a token identifies the caller.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 @dataclass(frozen=True)
 class Access:
-    """A caller. `agents` are the ids of the only agents that exist for them, None for all. `letta_key` is the key that
-    Letta is asked with on their behalf, "" for the server's own."""
+    """A caller. `agents` are the ids of the only agents that they can see, None for all. `letta_key` is the key for
+    Letta that is used for their calls, "" for the server's own."""
 
     name: str
     scopes: frozenset[Scope]
@@ -29,4 +29,4 @@ class Access:
 
 
 EVERYTHING = Access(name="", scopes=frozenset(SCOPES))
-"""The one caller of a server that asks for no token."""
+"""The caller of a server without tokens."""

@@ -1,8 +1,7 @@
-"""The verbs of a conversation: what the product asks of a place where conversations live.
+"""The protocol of a backend: the operations that every kind of server implements.
 
-Implemented once for each kind of server. Every verb raises `ConversationError`s only, ends within the bounds that the
-implementation was given, and may be called from many tasks at once. Cancelling a verb abandons the wait; whether the
-server had begun is told by asking it.
+An operation raises only `ConversationError`s, ends within the timeouts of the settings, and can be called from many
+tasks at once. Cancelling it ends the wait, not what the server may have begun.
 """
 
 from __future__ import annotations
@@ -54,11 +53,11 @@ class StreamLost(Exception):
 
 
 class NotResumable(Exception):
-    """The server keeps no streams to go on with: its runs and messages tell what became of a turn."""
+    """The server keeps no streams to resume. Its runs and messages show what became of a turn."""
 
 
 class NoSearch(Exception):
-    """The server has no search for messages. No error for the reader but a signal: look through the messages."""
+    """The server cannot search messages. Never shown to a caller: the messages are then scanned instead."""
 
 
 class Backend(Protocol):
@@ -68,10 +67,10 @@ class Backend(Protocol):
     deletion: Deletion
     """What delete_conversation does here."""
     without_models: str
-    """What a person can do when there are no models, in a sentence or two."""
+    """What a person can do if there are no models, in a sentence or two."""
 
     async def check(self) -> Health:
-        """What answers, asked without a message and without a change. A key that is refused is no error here.
+        """Find out what answers, without sending or changing anything. A rejected key is no error here.
 
         Raises:
             Unreachable, TimedOut: nothing answers.
@@ -95,7 +94,7 @@ class Backend(Protocol):
         ...
 
     async def create_conversation(self, new: NewConversation) -> Conversation:
-        """Not idempotent and never repeated. What the server ignored is missing in what comes back."""
+        """Not idempotent, never retried. Whatever the server ignored is missing in the result."""
         ...
 
     async def get_conversation(self, conversation_id: str) -> Conversation:
@@ -103,8 +102,8 @@ class Backend(Protocol):
         ...
 
     async def owner_of(self, conversation_id: str) -> str:
-        """The id of the conversation's agent, which never changes and may therefore be remembered. Raises NotFound when
-        it is not known yet and there is no such conversation."""
+        """The id of the conversation's agent. It never changes, so it may be cached: NotFound is raised only for a
+        conversation that is not in the cache."""
         ...
 
     async def isolated_labels(self, conversation: Conversation) -> Sequence[str]:
@@ -114,8 +113,7 @@ class Backend(Protocol):
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]: ...
 
     async def update_conversation(self, conversation_id: str, changes: ConversationChanges) -> Conversation:
-        """Change what is given, nothing else. What the server ignored is unchanged in what comes back. Raises
-        NotFound."""
+        """Change only what is given. Whatever the server ignored is unchanged in the result. Raises NotFound."""
         ...
 
     async def fork(self, ref: ConversationRef, *, at_message: str = "", hidden: bool = False) -> Conversation:
@@ -187,12 +185,12 @@ class Backend(Protocol):
         ...
 
     async def recompile(self, ref: ConversationRef, *, dry_run: bool = False) -> str:
-        """Compile the system prompt anew, from the memory as it is now, and have the conversation use it unless it is a
-        `dry_run`. Gives the prompt. Raises NotFound."""
+        """Compile the system prompt from the memory as it is now, and use it in the conversation unless `dry_run`.
+        Returns the prompt. Raises NotFound."""
         ...
 
     async def get_prompt(self, ref: ConversationRef) -> str:
-        """The system prompt that the conversation uses, "" where the server does not tell."""
+        """The system prompt that the conversation uses, "" if the server does not report it."""
         ...
 
     async def list_isolated_blocks(self, conversation: Conversation) -> Sequence[Block]:
@@ -200,7 +198,7 @@ class Backend(Protocol):
         ...
 
     async def get_context_use(self, ref: ConversationRef) -> ContextUse | None:
-        """None where the server does not tell, and before the first turn."""
+        """None if the server does not report it, and before the first turn."""
         ...
 
     async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:

@@ -1,4 +1,4 @@
-"""Reading Letta's JSON of messages: the same for a stream's chunks and a listed history, on every server.
+"""Reading Letta's message JSON, which is the same in streams and in lists, on every server.
 
 Nothing here raises on odd input: a field of a wrong type reads as absent, an unknown kind as "other". A server newer
 than this code may send anything.
@@ -39,7 +39,7 @@ def mapping_field(data: Mapping[str, object], name: str) -> Mapping[str, object]
 
 
 def mappings(value: object) -> list[Mapping[str, object]]:
-    """The objects in a list; none for anything else."""
+    """The objects in a list; empty for anything else."""
     items = cast("list[object]", value) if isinstance(value, list) else []
     return [cast("Mapping[str, object]", item) for item in items if isinstance(item, Mapping)]
 
@@ -129,7 +129,7 @@ def read_failure(data: Mapping[str, object]) -> TurnFailure:
 
 
 def read_message(chunk: Chunk) -> Message:
-    """A listed message, as the reader gets it."""
+    """A listed message as our own type."""
     message_type = text_field(chunk, "message_type")
     kind = KIND_OF_TYPE.get(message_type, "other")
     text, calls = "", tuple[ToolCall, ...]()

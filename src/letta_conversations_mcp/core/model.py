@@ -1,7 +1,7 @@
-"""The nouns: Agent, Conversation, Message, Turn, Run, Page, and what is asked of them.
+"""The data types: Agent, Conversation, Message, Turn, Run, Page, and the queries and changes that go with them.
 
-Shapes only. Times are ISO 8601 strings in UTC, as Letta gives them; ids are Letta's own. Optional texts are "" when
-absent, so that a reader needs to know one kind of nothing; numbers and flags that a server may not tell are None.
+Shapes only. Times are ISO 8601 strings in UTC, as Letta writes them; ids are Letta's own. An absent text is "", never
+None. Numbers and flags that a server may not report are None if it did not.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ ServerKind = Literal["cloud", "self_hosted", "local", "app_server", "other"]
 
 
 class Frozen(BaseModel):
-    """Base of the nouns: immutable. Built when first used, because a server that starts needs few of them."""
+    """Base of the data types: immutable. Schemas are built at first use, because a server that starts needs few."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class Agent(Frozen):
     """`block_labels` names its memory blocks; `in_context` as in Conversation, for its default one; `context_window` in
-    tokens. None when the server did not tell."""
+    tokens. None if the server did not report it."""
 
     id: str
     name: str
@@ -61,7 +61,7 @@ class Agent(Frozen):
 
 class Conversation(Frozen):
     """`in_context`: the ids of the messages that the agent sees, oldest first, without the system prompt; None when the
-    server did not tell."""
+    server did not report them."""
 
     id: str
     agent_id: str
@@ -111,9 +111,9 @@ class ToolCall(Frozen):
     status: Literal["pending", "success", "error"] = "pending"
     result: str = ""
     client_side: bool = False
-    """Whether only the client that offered this tool can run it; known of calls that wait for a decision."""
+    """True if only the client that offered this tool can run it. Set only on calls that wait for a decision."""
     asked_by: str = ""
-    """What asks for the decision that the call waits for, by its id: a later call can look the same."""
+    """The id of the approval request that the call belongs to: a later call can look the same."""
 
 
 class Message(Frozen):
@@ -146,11 +146,11 @@ class TurnFailure(Frozen):
     message: str = ""
     detail: str = ""
     stored: bool = False
-    """Whether the user's message is kept nevertheless, and the agent sees it from then on."""
+    """True if Letta stored the user's message all the same, so that the agent sees it from now on."""
 
     @property
     def awaits_approval(self) -> bool:
-        """Whether the message was not taken because of a pending approval; streams tell it so (seen on 0.16.8)."""
+        """True if the message was not taken because an approval is pending; a stream reports it like this (0.16.8)."""
         return "waiting for approval" in self.message + self.detail
 
 
@@ -203,17 +203,17 @@ class Block(Frozen):
 
 
 class ContextUse(Frozen):
-    """How full the context was at the end of the newest turn, in tokens; `limit` is None when the server did not
-    tell."""
+    """How full the context was at the end of the latest turn, in tokens. `limit` is None if the server did not report
+    it."""
 
     tokens: int
     limit: int | None = None
 
 
 class CompactionSettings(Frozen):
-    """How to summarise, in Letta's names; what is left out is the server's to choose. `model` and `model_settings` are
-    of the writer of the summary, `clip_chars` is its longest; `sliding_window_percentage` is the share of the context
-    that a sliding window keeps, between 0 and 1."""
+    """How to summarise, in Letta's terms; the server chooses what is left out. `model` with `model_settings` writes the
+    summary, of at most `clip_chars` characters. `sliding_window_percentage` is the share of the context that a sliding
+    window keeps, between 0 and 1."""
 
     mode: CompactionMode | None = None
     model: str = ""
@@ -224,7 +224,8 @@ class CompactionSettings(Frozen):
 
 
 class Compaction(Frozen):
-    """`before` and `after` count the messages in context; `older_listed`: list_messages still has the others."""
+    """`before` and `after` count the messages in context. `older_listed`: list_messages still returns the older
+    ones."""
 
     before: int
     after: int
@@ -236,7 +237,7 @@ T = TypeVar("T")
 
 
 class Page(Frozen, Generic[T]):
-    """One page of a list. `more` says that the server has, or may have, more beyond it."""
+    """One page of a list. `more`: the server has, or may have, further items."""
 
     items: tuple[T, ...]
     more: bool = False
@@ -263,8 +264,8 @@ class NewConversation(Frozen):
 
 
 class ConversationChanges(Frozen):
-    """What to change of a conversation; None leaves a thing as it is, and "" clears a text. Without a `model` of its
-    own a conversation has the agent's."""
+    """Changes to a conversation. None leaves a field as it is, "" clears a text. A conversation without a `model` uses
+    its agent's."""
 
     summary: str | None = None
     description: str | None = None
@@ -287,8 +288,8 @@ class ConversationQuery(Frozen):
 
 
 class MessageQuery(Frozen):
-    """Which messages to list. `before` and `after` are message ids and mean earlier and later in time, whatever the
-    order; `order` says from which end the page is taken. A page is always in the order of time."""
+    """Which messages to list. `before` and `after` are message ids: earlier and later in time, whatever the order.
+    `order` says from which end the page is taken; the page itself is always oldest first."""
 
     before: str = ""
     after: str = ""
@@ -297,8 +298,7 @@ class MessageQuery(Frozen):
 
 
 class MessageSearch(Frozen):
-    """What to look for: in a conversation, an agent, or everywhere. `since` and `until` bound the time, and include
-    it."""
+    """What to search for: in a conversation, in an agent, or everywhere. `since` and `until` are inclusive."""
 
     query: str
     conversation_id: str = ""
@@ -310,7 +310,7 @@ class MessageSearch(Frozen):
 
 
 class FoundMessage(Frozen):
-    """A message that a search found, and where it is."""
+    """A message that a search found, and the conversation that it is in."""
 
     conversation_id: str
     message: Message
@@ -322,10 +322,10 @@ class FoundMessage(Frozen):
 
 
 class Health(Frozen):
-    """What answers where conversations should live. `app_server` and `other` are no place for them, as addressed.
+    """What answers at the configured address. The kinds `app_server` and `other` cannot be used like that.
 
-    `background`: whether the server keeps streams and locks conversations, which a self-hosted one does only with
-    Redis; None when it cannot be told, or makes no difference. `remarks` are sentences about what a person should mend.
+    `background`: True if the server keeps streams and locks conversations; a self-hosted one does so only with Redis.
+    None if that is unknown or makes no difference. `remarks` are sentences about what a person should fix.
     """
 
     kind: ServerKind
@@ -358,7 +358,7 @@ class OutgoingMessage(Frozen):
 
 
 class Decision(Frozen):
-    """What is decided about one tool call. The agent is told the reason."""
+    """The decision about one tool call. The agent gets the reason."""
 
     tool_call_id: str
     approve: bool

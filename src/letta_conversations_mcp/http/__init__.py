@@ -1,4 +1,4 @@
-"""Serving over HTTP: who may call (`gate`, `tokens`, `oidc`), how much at a time (`limits`), and the application."""
+"""Serving over HTTP: the application, authentication (`auth`), and limits."""
 
 from letta_conversations_mcp.http.app import KEEP_ALIVE_SECONDS, MCP_PATH, STOP_SECONDS, CannotServe, build_app, listen
 

@@ -1,4 +1,4 @@
-"""The ASGI application of `serve --http`: MCP at /mcp behind the gate and its limits, and what an operator asks in
+"""The ASGI application of `serve --http`: MCP at /mcp behind authentication and limits, and the operators' endpoints in
 front of them.
 
 Only this machine may call unless callers have tokens. The Host and Origin headers of every MCP request are checked,
@@ -40,13 +40,13 @@ TOKEN_CHARS = 20
 """The shortest LETTA_MCP_TOKEN that other machines may try to guess."""
 
 BODIES = 8
-"""How many requests of the largest size are received and worked on at a time."""
+"""How many requests of the largest size are processed at a time."""
 
 SESSIONS = 2_000
 """Sessions of clients of the older protocol, which are kept in memory: a caller has a few."""
 
 SESSION_IDLE_SECONDS = 1800
-"""How long one is kept that nobody uses."""
+"""How long an unused session is kept."""
 
 KEEP_ALIVE_SECONDS = 620
 """How long an idle connection is kept: longer than balancers keep theirs (nginx and AWS 60 s, Google 600 s), or they
@@ -57,7 +57,7 @@ STOP_SECONDS = 2
 
 
 class CannotServe(Exception):
-    """The settings do not make a server that is safe to start. Its text is for the person who starts it."""
+    """The settings would not make a safe server. The text is for the person who starts it."""
 
 
 def open_verifier(settings: Settings) -> TokenVerifier | None:
@@ -234,7 +234,7 @@ def _is_address(host: str) -> bool:
 
 
 def ip_is_unspecified(host: str) -> bool:
-    """Whether the host means every address of the machine, which no client names in its Host header."""
+    """True if the host stands for every address of the machine, which no client sends as its Host header."""
     try:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:

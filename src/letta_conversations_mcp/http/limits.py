@@ -79,7 +79,7 @@ class _Refused(Exception):
 
 
 class Limits:
-    """The middleware, behind the gate. Only requests to `path` are counted."""
+    """The middleware, after authentication. Only requests to `path` are counted."""
 
     def __init__(self, app: ASGIApp, path: str, bounds: Bounds) -> None:
         self._app = app

@@ -1,6 +1,6 @@
-"""What a line in the log or a span belongs to: the request, its caller, the tool, the conversation and the run.
+"""The subject of a log line or span: request, caller, tool, conversation and run.
 
-Bound in the context of a call, and so known to everything that the call starts, turns in the background too.
+A context variable that is set for a call, and so inherited by everything that the call starts, background turns too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from letta_conversations_mcp.turns.turn import TrackedTurn
 
 @dataclass(frozen=True)
 class Subject:
-    """What is being worked on. "" for what there is none of."""
+    """What is being worked on. Fields that do not apply are ""."""
 
     request_id: str = ""
     caller: str = ""
@@ -46,7 +46,7 @@ def current_subject() -> Subject:
 
 @contextmanager
 def about(subject: Subject) -> Generator[None]:
-    """What is logged in here is about this."""
+    """Everything that is logged in this context is about `subject`."""
     token = _subject.set(subject)
     try:
         yield
@@ -60,6 +60,6 @@ def of_turn(turn: TrackedTurn) -> Subject:
 
 
 def conversation_of(arguments: Mapping[str, object]) -> str:
-    """The conversation that a tool's arguments name, when it is one; "" for anything else that stands there."""
+    """The conversation id in a tool's arguments; "" if there is no valid one."""
     given = arguments.get("conversation_id")
     return given.strip() if isinstance(given, str) and CONVERSATION_ID.fullmatch(given.strip()) else ""

@@ -1,4 +1,4 @@
-"""What an operator asks the server over HTTP, in front of everything else: /healthz, /readyz and /metrics.
+"""The endpoints for operators, in front of everything else: /healthz, /readyz and /metrics.
 
 The first two are for anybody: they tell nothing but whether it is so. Metrics tell how much a team works with its
 agents, so they need a token of their own wherever calls need one: the one for calls is worth as much as the key for
@@ -35,7 +35,7 @@ READY_PATH = "/readyz"
 METRICS_PATH = "/metrics"
 
 PEEKED_BYTES = 65_536
-"""How much of a request is looked at to tell what it is: those that are let through are short."""
+"""How much of a request is read to find out what it is: those that are let through are short."""
 
 
 class Endpoints:
@@ -121,7 +121,7 @@ class Endpoints:
 
 
 async def _peek(receive: Receive) -> tuple[object, Receive]:
-    """The JSON of a request's body, and a `receive` that gives the body once more."""
+    """The JSON of a request's body, and a `receive` that returns the body again."""
     messages: list[Message] = []
     size = 0
     while size <= PEEKED_BYTES:

@@ -1,4 +1,4 @@
-"""Everybody who is told what happens in this process: the log, the spans, and whoever counts."""
+"""Passes what happens in this process on to the log, to spans and, if there are any, to metrics."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _tracer = trace.get_tracer("letta-conversations-mcp")
 
 
 class Instrumentation(Meter):
-    """Tells each of several meters, in their order; what the first binds for a turn is there for those after it."""
+    """Calls several meters in order. The first one binds the context of a turn, which the others use."""
 
     def __init__(self) -> None:
         self._meters: list[Meter] = [TurnLog(), TurnSpans()]
 
     def add(self, meter: Meter) -> None:
-        """Tell this one too, from now on."""
+        """Call this meter too from now on."""
         self._meters.append(meter)
 
     def call(self, tool: str, outcome: Outcome, seconds: float) -> None:
@@ -58,7 +58,7 @@ class Instrumentation(Meter):
 
 
 class TurnLog(Meter):
-    """Gives every line about a turn its ids, and the turn's end a line."""
+    """Adds the ids of a turn to every log line about it, and logs its end."""
 
     @contextmanager
     def turn(self, turn: TrackedTurn) -> Generator[None]:
@@ -72,7 +72,7 @@ class TurnLog(Meter):
 
 
 class TurnSpans(Meter):
-    """A span for each turn, within that of the call that began it. It costs next to nothing while nobody exports."""
+    """A span for each turn, as a child of the call that began it. Costs next to nothing if nothing is exported."""
 
     @contextmanager
     def turn(self, turn: TrackedTurn) -> Generator[None]:

@@ -1,4 +1,4 @@
-"""The log on stderr: one line an event, as text or as JSON, with the ids of what it is about.
+"""The log on stderr: one line per event, as text or JSON, with the ids of what it is about.
 
 No text of a message gets in unless it is asked for. So libraries, which log whole requests, are heard only from
 WARNING on, and of an exception only its kind and place are told. Secrets never get in: nothing logs
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 OWN = "letta_conversations_mcp"
 
 SPEAKING = (OWN, "uvicorn")
-"""Whose events below WARNING have no text of messages in them."""
+"""Loggers whose events below WARNING contain no text of messages."""
 
 SHORTEST_SECRET = 4
-"""A shorter one would be found everywhere."""
+"""A shorter secret would match everywhere."""
 
 _PLAIN = re.compile(r"[\w.:@+/-]{1,300}", re.ASCII)
 

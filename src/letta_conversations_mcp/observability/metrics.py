@@ -1,8 +1,8 @@
-"""Counts and durations for Prometheus.
+"""Counters and histograms for Prometheus.
 
-The labels are names of tools, outcomes and statuses: a handful of values each, known beforehand. No id, no name of an
-agent and no text is ever a label, however many agents and callers there are. Gauges are taken when they are asked for,
-so that they cannot drift.
+Labels are tools, outcomes and statuses: few values, known in advance. Ids, names of agents and texts are never labels,
+so the number of series does not grow with agents and callers. Gauges are computed when they are scraped, so they cannot
+drift.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from letta_conversations_mcp.turns.instrumentation import Meter, Outcome
 from letta_conversations_mcp.turns.turn import TrackedTurn
 
 CALL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 45, 60, 120, 300, 600)
-"""From a list out of the cache to the longest waits that clients ask for."""
+"""From a cached list to the longest waits that clients request."""
 
 TURN_SECONDS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)
 
@@ -35,7 +35,7 @@ PREFIX = "letta_mcp_"
 
 
 class PrometheusMeter(Meter):
-    """Counts for one server, in a registry of its own."""
+    """The metrics of one server, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

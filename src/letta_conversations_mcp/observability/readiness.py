@@ -1,4 +1,4 @@
-"""Whether the server can do its work: Letta answers, and takes the key. Asked seldom, however often it is looked at."""
+"""Readiness: Letta answers and accepts the key. Checked rarely, however often it is requested."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError, TimedOut, Unauthorized, Unreachable
 
 KEPT_SECONDS = 5.0
-"""How long an answer counts: a balancer asks once in a few seconds, and each of several of them does."""
+"""How long an answer is reused: several load balancers may each ask every few seconds."""
 
 LONGEST_SECONDS = 4.0
-"""For Letta's answer: those who ask for health give up after five seconds or so."""
+"""Timeout for Letta's answer: health checks commonly give up after five seconds."""
 
 
 class Readiness:
@@ -25,7 +25,7 @@ class Readiness:
         self._reason = ""
 
     async def reason(self, backend: Backend) -> str:
-        """Those who ask at the same time share one question."""
+        """Concurrent callers share one check."""
         async with self._asking:
             if anyio.current_time() - self._asked_at > KEPT_SECONDS:
                 self._reason = await self._ask(backend)

@@ -1,4 +1,4 @@
-"""The id of an HTTP request: that of the proxy in front, or one of our own; in the log, and in the answer's headers."""
+"""The id of an HTTP request, for the log and the response headers: from the proxy in front, or a new one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEY = "letta_conversations_mcp.request_id"
 
 
 def name_request(scope: Scope, send: Send) -> Send:
-    """Give a request its id; returns the `send` that puts it into the answer."""
+    """Give a request its id. Returns a `send` that adds it to the response."""
     given = Headers(scope=scope).get(HEADER, "")
     request_id = given if _FIT.fullmatch(given) else uuid.uuid4().hex
     scope[_KEY] = request_id
@@ -32,5 +32,5 @@ def name_request(scope: Scope, send: Send) -> Send:
 
 
 def request_id_of(request: object) -> str:
-    """The id of the request that a call came in; "" when it came another way."""
+    """The id of the HTTP request of a call; "" for another transport."""
     return str(request.scope.get(_KEY, "")) if isinstance(request, HTTPConnection) else ""

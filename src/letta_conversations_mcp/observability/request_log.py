@@ -1,7 +1,7 @@
-"""Every request of a client, seen from around it: what it belongs to, how it ended, how long it took.
+"""A log line for every request of a client: what it was about, how it ended, how long it took.
 
-A middleware of the MCP server. It also ends what would keep the server from going down: those who listen at once, and
-calls that are still at work when the time is nearly up.
+A middleware of the MCP server. It also ends requests that would delay a shutdown: listening streams at once, calls that
+still run shortly before the deadline.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from letta_conversations_mcp.turns.instrumentation import Meter, Outcome
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
-"""Stands for every tool that there is not, which a client may call by any name."""
+"""The label for all tools that do not exist: a client can call any name."""
 
 LISTEN = "subscriptions/listen"
 
@@ -41,7 +41,7 @@ INTERRUPTED = (
 
 
 class RequestLog:
-    """`is_tool` says whether there is a tool of a name. `with_texts`: the log has what was said, too."""
+    """`is_tool` is True for the names of tools. `with_texts`: log arguments and answers too."""
 
     def __init__(self, is_tool: Callable[[str], bool], drain: Drain, *, with_texts: bool) -> None:
         self._is_tool = is_tool
@@ -114,7 +114,7 @@ class RequestLog:
 
 @contextmanager
 def counted(meter: Meter, tool: str) -> Generator[None]:
-    """Tell the meter how a call of a tool ends, whose errors are still exceptions here."""
+    """Report to the meter how a tool call ends. Its errors are still exceptions here."""
     started = perf_counter()
     outcome: Outcome = "ok"
     try:
@@ -137,5 +137,5 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 
 def _as_sent(result: HandlerResult) -> Mapping[str, object]:
-    """A result as it goes over the wire, which it may or may not be already."""
+    """A result as JSON, whether it is a model or JSON already."""
     return result.model_dump(by_alias=True, mode="json") if isinstance(result, BaseModel) else _mapping(result)

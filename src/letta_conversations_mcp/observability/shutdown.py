@@ -1,5 +1,5 @@
-"""Going down in order: on SIGTERM or SIGINT nothing new begins, running calls are answered with what to call next, and
-then the process ends with status 0. A second signal ends at once what is still at work.
+"""Graceful shutdown: on SIGTERM or SIGINT nothing new begins, running calls are answered with what to call next, and
+then the process ends with status 0. A second signal ends running calls at once.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from letta_conversations_mcp.turns.draining import Drain
 logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 1.0
-"""Of the time there is, what is kept for the answers of calls that had to be ended."""
+"""The part of the drain time that is kept for answering calls that had to be ended."""
 
 
 LINGER_SECONDS = 0.5
-"""After the last answer: its client may have to look something up before it takes the answer."""
+"""Wait after the last answer: its client may have to request something before it accepts the answer."""
 
 
 async def drain_server(drain: Drain, settle: Callable[[], Awaitable[None]], seconds: float) -> None:
-    """Let running calls end, within so many seconds. `settle` waits until Letta has all messages."""
+    """Let running calls end, within `seconds`. `settle` returns once Letta has all messages."""
     answers_something = drain.requests > 0
     drain.begin(seconds)
     with anyio.move_on_after(max(seconds - ANSWER_SECONDS, seconds / 2)), drain.last_moment():
@@ -40,7 +40,7 @@ async def drain_server(drain: Drain, settle: Callable[[], Awaitable[None]], seco
 
 
 class DrainingServer(uvicorn.Server):
-    """Still accepts connections while it drains, so that those who ask hear that it is going down."""
+    """Still accepts connections while it drains, so that clients learn that it is shutting down."""
 
     def __init__(
         self, config: uvicorn.Config, drain: Drain, settle: Callable[[], Awaitable[None]], seconds: float

@@ -1,7 +1,7 @@
 """OpenTelemetry traces: a span for each request, which the MCP SDK makes, and one for each turn within it.
 
-Where they go is said by OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, …). Whatever the
-SDK writes into a span, no text of a message or an error leaves: the exporter passes on ids, names and statuses only.
+OpenTelemetry's own variables say where they go (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, …). Texts of messages
+and errors are not exported, whatever the SDK writes into a span: only ids, names and statuses are.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from letta_conversations_mcp import __version__
 SERVICE = "letta-conversations-mcp"
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-"""What a tool or a prompt is called. The SDK names a span after what a client asks for, which may be anything."""
+"""A name of a tool or prompt. The SDK names spans after what a client requests, which can be anything."""
 
 _NAMES = ("gen_ai.tool.name", "gen_ai.prompt.name")
 
 
 class WithoutTexts(SpanExporter):
-    """Passes spans on to another exporter without what may quote a message: the words of errors, and their stacks."""
+    """Passes spans on to another exporter without anything that may quote a message: error texts and stack traces."""
 
     def __init__(self, inner: SpanExporter) -> None:
         self._inner = inner
@@ -71,7 +71,7 @@ def otlp_exporter() -> SpanExporter:
 
 @contextmanager
 def tracing(exporter: SpanExporter) -> Generator[None]:
-    """Export the spans of this process, from now on; what is not sent yet is sent at the end."""
+    """Export the spans of this process while the context lasts; the rest is flushed at its end."""
     resource = Resource.create({SERVICE_VERSION: __version__})
     # What is given here would win over OTEL_SERVICE_NAME.
     if str(resource.attributes.get(SERVICE_NAME)).startswith("unknown_service"):

@@ -1,4 +1,4 @@
-"""The one place where the parts are put together: settings in, MCP server out."""
+"""Assembly: settings in, MCP server out."""
 
 from __future__ import annotations
 
@@ -77,11 +77,13 @@ ICON = Icon(
 
 
 class ConversationServer(MCPServer[Services]):
-    """An MCP server with our tools and prompts, loaded and built when they are first asked for: that takes longer than
-    everything else of ours at a start, and a client asks for them a moment after its first answer.
+    """An MCP server with our tools and prompts.
 
-    `services` are there while it runs. `watch` is told what happens, `drain` when the server goes down. `access` tells
-    what the present caller may do: everything, until `know_callers`.
+    These are imported and built at the first request for them: that takes longer than the rest of a start, and a client
+    needs its first answer before it lists them.
+
+    `services` is set while the server runs. `drain` is begun when it shuts down. `access` returns the rights of the
+    current caller: everything, until `know_callers`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -156,7 +158,7 @@ class ConversationServer(MCPServer[Services]):
         add_request_handler(self, "resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
 
     def know_callers(self, callers: Callers) -> None:
-        """From now on, answer only those, and each with what is there for them."""
+        """From now on answer only callers with a token, each within their rights."""
         self.access = callers.access
         self.middleware.insert(self.middleware.index(self._request_log), callers)
 
@@ -187,7 +189,7 @@ class ConversationServer(MCPServer[Services]):
         return {name: spec.build(self._options) for name, spec in self.specs.items()}
 
     def scope_of(self, tool: str) -> Scope | None:
-        """What a caller needs to use a tool; None when there is no such tool."""
+        """The scope that a tool needs; None for an unknown tool."""
         spec = self.specs.get(tool)
         return spec.scope if spec else None
 
@@ -203,7 +205,7 @@ class ConversationServer(MCPServer[Services]):
         return [prompt.listed() for prompt in self._usable_prompts()]
 
     async def _cancel(self, ctx: ServerRequestContext[Services, Any], arguments: Mapping[str, str]) -> None:
-        """What the tool `cancel` does, for the caller of another request."""
+        """Call the tool `cancel` on behalf of the caller of `ctx`."""
         if "cancel" not in self.tools:
             return
         try:
@@ -250,5 +252,5 @@ def _shared_bus(settings: Settings) -> RedisSubscriptionBus | None:
 
 
 def build_server(settings: Settings) -> ConversationServer:
-    """A server for these settings; it serves over any transport of the SDK, and opens its backend when that starts."""
+    """A server for any transport of the SDK. It opens its backend when the transport starts."""
     return ConversationServer(settings)

@@ -1,7 +1,7 @@
-"""Who calls, and what of the server that caller sees.
+"""The server as one caller sees it.
 
-The gate of the HTTP server verifies the token and leaves the caller in the context of the request. Here is the one
-place where a call gets its caller's view of the services: a backend with their agents and their key, and their turns.
+`http/auth/middleware.py` verifies the token and stores the caller in the context of the request. Here each request gets
+its caller's view of the services: a backend with their agents and their key, and their turns.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _NOTHING_TO_READ: Mapping[str, HandlerResult] = {
     "prompts/list": ListPromptsResult(prompts=[]),
     "completion/complete": CompleteResult(completion=Completion(values=[])),
 }
-"""What is listed for a caller who may not read."""
+"""The answers to a caller without the scope read."""
 
 _READING = ("resources/", "prompts/", "completion/", "subscriptions/")
 """Requests that need the scope read. Tools have scopes of their own."""
 
 
 class CallerToken(AccessToken):
-    """A verified token, without the token itself: nobody behind the gate needs it."""
+    """The facts of a verified token, without the token itself, which is not needed any more."""
 
     token: str = ""
     access: SkipValidation[Access]
@@ -55,16 +55,16 @@ class CallerToken(AccessToken):
 
 
 def current_access() -> Access | None:
-    """Who has sent the request that is being answered; None when no token was asked for."""
+    """The caller of the current request; None if the server asks for no token."""
     token = get_access_token()
     return token.access if isinstance(token, CallerToken) else None
 
 
 class Callers:
-    """A middleware of the MCP server. A request that has not come through the gate is not answered."""
+    """A middleware of the MCP server. A request without a verified caller is not answered."""
 
     def access(self) -> Access:
-        """What the present caller may do."""
+        """The rights of the current caller."""
         access = current_access()
         if access is None:
             raise MCPError(code=INVALID_REQUEST, message="This server answers only callers that it knows.")

@@ -1,4 +1,4 @@
-"""What can stand for an argument of a resource or a prompt, from what a person has typed of it so far."""
+"""Completion of arguments of resources and prompts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from letta_conversations_mcp.core.model import ConversationQuery
 from letta_conversations_mcp.tools.base import Services
 
 COMPLETIONS = 100
-"""The most that MCP lets a completion hold."""
+"""The most values that MCP allows in a completion."""
 
 CONVERSATION_ARGUMENTS = ("conversation_id", "conversation")
 AGENT_ARGUMENT = "agent"
-"""The arguments of our resources and prompts are called the same everywhere."""
+"""All resources and prompts use these names."""
 
 
 async def complete_argument(services: Services, params: Mapping[str, Any]) -> Completion:
-    """The values for the argument that a `completion/complete` request is about; none for one that is not ours."""
+    """The values for a `completion/complete` request with these parameters; empty for an unknown argument."""
     uri = str(params["ref"].get("uri", "letta:"))
     if not uri.startswith("letta:"):
         return Completion(values=[])
@@ -37,8 +37,8 @@ async def complete_argument(services: Services, params: Mapping[str, Any]) -> Co
 
 
 async def _conversations(services: Services, typed: str, agent: str) -> Completion:
-    """The recent conversations, of an agent that was chosen before, whose id begins with what was typed, or whose
-    summary contains it."""
+    """Ids of recent conversations, of the chosen agent if there is one: the id starts with `typed`, or the summary
+    contains it."""
     try:
         owner = (await find_agent(services.backend, agent)).id if agent else ""
     except (NotFound, Ambiguous):
@@ -52,8 +52,8 @@ async def _conversations(services: Services, typed: str, agent: str) -> Completi
 
 
 async def _agents(services: Services, typed: str) -> Completion:
-    """The agents with what was typed in their name, by name, those that begin with it first. Those that share their
-    name with another one are told by their id."""
+    """Names of agents that contain `typed`, those that start with it first; the id instead of a name that is not
+    unique."""
     page = await services.backend.list_agents(search=typed, limit=COMPLETIONS)
     count = Counter(each.name for each in page.items)
     agents = sorted(page.items, key=lambda each: not each.name.lower().startswith(typed.lower()))

@@ -1,7 +1,7 @@
-"""The prompts that a person can choose in a client: they tell the model which of our tools to use, and for what.
+"""The prompts that a person can choose in a client: each tells the model which of our tools to use, and for what.
 
-Ours instead of the SDK's, because its prompts answer a wrong argument with an internal error and a traceback in the
-log. What an agent or a user wrote stands between marks, as material and not as instruction.
+Not the SDK's prompts, because these answer a wrong argument with an internal error and a traceback in the log. What an
+agent or a user wrote stands between marks, as material and not as instruction.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from letta_conversations_mcp.tools.mcp_errors import raising_mcp_errors
 from letta_conversations_mcp.tools.results.conversations import ConversationRow
 
 MESSAGES = 50
-"""The newest messages that a prompt brings along."""
+"""The newest messages that a prompt includes."""
 
 CONVERSATIONS = 20
-"""The conversations of an agent that a prompt brings along, those with the latest messages."""
+"""The conversations of an agent that a prompt includes, those with the latest messages."""
 
 INSTRUCTION_CHARS = 500
 """Characters for a prompt's own text."""
@@ -48,7 +48,7 @@ WHAT = PromptArgument(name="what", description="what the agent is to take over, 
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """A prompt: what a person sees of it, and the text that the model gets. `writes` when it needs tools that change
+    """A prompt: what a person sees, and the text that the model gets. `writes`: it needs tools that change
     something."""
 
     name: str
@@ -135,7 +135,7 @@ async def _agent_activity(services: Services, arguments: Arguments) -> str:
 
 
 async def _transcript(services: Services, ref: ConversationRef) -> str:
-    """The newest messages, within the budget of an answer, and how to read what is not there."""
+    """The newest messages, within the budget of an answer, and how to read the rest."""
     page = await read_history(services.backend, ref, MessageQuery(limit=MESSAGES))
     bodies = [body(each) for each in page.messages]
     texts = shorten(

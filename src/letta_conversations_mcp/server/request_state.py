@@ -1,7 +1,7 @@
-"""What a client carries from one round of a call to the next.
+"""Explains the SDK's refusal of a request state.
 
-The SDK seals it, and refuses what is not of this call and this caller, or too old; here is what that means for whoever
-reads the refusal.
+A client carries the state from one round of a call to the next. The SDK encrypts it, and rejects a state of another
+call or caller, or one that is too old.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Conversations as MCP resources: what one is (JSON), what was said in it (Markdown or JSON), and the recent ones in
-the list that a client shows to a person. Read-only, and each within the budget of an answer.
+"""Conversations as MCP resources: their facts (JSON), their transcript (Markdown or JSON), and the list of recent ones
+for a person to choose from. Read-only, and within the budget of an answer.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ TRANSCRIPT_URI = "letta://conversations/{conversation_id}/transcript{?before,lim
 TRANSCRIPT_JSON_URI = "letta://conversations/{conversation_id}/transcript.json{?before,limit}"
 
 RECENT = 50
-"""Conversations on one page of the list: a person chooses from it in a menu."""
+"""Conversations per page of the list, which clients show as a menu."""
 
 TRANSCRIPT_LIMIT = 50
-"""Messages on one page of a transcript, unless the URI says."""
+"""Messages per page of a transcript, unless the URI has a limit."""
 
 
 def add_resources(server: MCPServer[Services]) -> None:
@@ -60,7 +60,7 @@ def add_resources(server: MCPServer[Services]) -> None:
     ) -> Completion | None:
         """Announces the capability; `ask_letta` answers, because the SDK's handler cannot reach the backend."""
 
-    # Once, and not before they are asked for: deriving their schemas takes a part of the time to start.
+    # Once, at the first request for them: deriving their schemas would slow down the start.
     add_templates = cache(partial(_add_templates, server))
 
     async def have_templates(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
@@ -176,7 +176,7 @@ def _as_resource(conversation: Conversation) -> Resource:
 
 
 async def _recent(services: Services, cursor: object) -> ListResourcesResult:
-    """A page of conversations, newest first; the cursor is the id of the last one."""
+    """A page of conversations, newest first. The cursor is the id of the last one."""
     after = cursor if isinstance(cursor, str) else ""
     if after and not CONVERSATION_ID.fullmatch(after):
         raise InvalidArgument("cursor", "it is not one that this server gave; list again without it.")

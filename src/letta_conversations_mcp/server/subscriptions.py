@@ -1,8 +1,8 @@
-"""Telling clients that a conversation, or the list of them, is not what it was.
+"""Subscriptions: clients are notified when a conversation, or the list of them, has changed.
 
-In the protocol of 2026-07-28 a client opens a stream for that (`subscriptions/listen`), which the SDK serves; before
-that it subscribes to one resource after the other on its connection, which is served here. Both hear the same events.
-What is announced and acknowledged is what will be told: changes of resources, never of tools or prompts.
+In the protocol of 2026-07-28 a client opens a stream (`subscriptions/listen`), which the SDK serves. In older versions
+it subscribes to single resources on its connection, which is served here. Both get the same events. Capabilities and
+acknowledgements promise only what is sent: changes of resources, never of tools or prompts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from letta_conversations_mcp.tools.base import Services
 from letta_conversations_mcp.tools.mcp_errors import raising_mcp_errors, to_mcp_error
 
 MOST_OF_ONE = 50
-"""Resources that one connection or stream can subscribe to."""
+"""Subscriptions per connection or stream."""
 
 _SUBSCRIBABLE = re.compile(rf"letta://conversations/({CONVERSATION_ID.pattern})(?:/transcript(?:\.json)?(?:\?.*)?)?")
 
@@ -47,8 +47,8 @@ Context = ServerRequestContext[Services, Any]
 
 
 class _Outbox:
-    """What a connection of the older protocol is still to be told. A task of its own writes it, for a client that does
-    not read must hold up nobody; what is told twice before it is read is told once."""
+    """Events that a connection of the older protocol has not been sent yet. A separate task writes them, so a client
+    that does not read blocks nobody; an event that comes again before it is written is sent once."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -85,7 +85,7 @@ class _Outbox:
 
 
 class Subscriptions:
-    """What clients of either era ask and are told about changes. Its call is a middleware of the MCP server."""
+    """Serves subscriptions of both protocol generations. Calling it is a middleware of the MCP server."""
 
     def __init__(self, events: SubscriptionBus) -> None:
         self._events = events
@@ -140,8 +140,8 @@ class Subscriptions:
         return outbox
 
     async def _listen(self, ctx: Context, call_next: CallNext) -> HandlerResult:
-        """Watches what a stream asks for as long as it is open. What cannot be told of is left out of the request, and
-        so of the SDK's acknowledgement."""
+        """Watch the requested URIs while the stream is open. Those that cannot be watched are removed from the request,
+        and so are missing in the SDK's acknowledgement."""
         wanted = (ctx.params or {}).get("notifications")
         if not isinstance(wanted, Mapping):
             return await call_next(ctx)
@@ -176,8 +176,8 @@ async def _watch(ctx: Context, uri: str) -> Callable[[], None]:
 
 
 def _can_be_told(ctx: Context) -> bool:
-    """Whether there is a way to this client but the answer to its request: not over HTTP without sessions, for a client
-    of the older protocol. One of the newer opens a stream."""
+    """True if notifications can reach this client. Over HTTP without sessions a client of the older protocol gets only
+    the answers to its requests; one of the newer protocol opens a stream."""
     return (
         ctx.request is None
         or connection_of(ctx).session_id is not None
@@ -186,8 +186,8 @@ def _can_be_told(ctx: Context) -> bool:
 
 
 def _announced(result: HandlerResult, *, subscribe: bool) -> HandlerResult:
-    """The answer to a client that asks what there is, with what will be told of changes. The SDK says of the newer era
-    that all lists are told of, and of the older that none is."""
+    """The server's capabilities, corrected: the SDK promises notifications for all lists in the newer protocol, and for
+    none in the older."""
     capabilities = result.get("capabilities") if isinstance(result, dict) else None
     if isinstance(capabilities, dict):
         if "resources" in capabilities:

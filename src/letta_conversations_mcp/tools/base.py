@@ -34,24 +34,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Services:
-    """What the tools and resources work with: the server's, for as long as it runs, and for each call its caller's
-    view of that."""
+    """What tools and resources work with. The server has one while it runs; each call gets its caller's view of it."""
 
     backend: Backend
     sender: Scheduler
     settings: Settings
     backend_of: Callable[[str], Awaitable[Backend]]
-    """Letta as it is with another key; for callers who have one of their own. Raises Overloaded."""
+    """The backend for a caller's own Letta key. Raises Overloaded."""
     poller: Poller
     background: TaskGroup
-    """For what goes on when its call has been answered. What is started in it raises nothing."""
+    """For work that outlasts its call. Tasks started in it must not raise."""
 
 
 ToolContext = Context[Services, Any]
 
 
 def services_of(ctx: ToolContext) -> Services:
-    """What this call works with: the view of its caller, which `callers.see_as_caller` has put there."""
+    """The services as the caller of `ctx` sees them (`server/caller_view.py`)."""
     return ctx.request_context.lifespan_context
 
 
@@ -85,7 +84,7 @@ async def time_limit(what: str, seconds: float) -> AsyncGenerator[None]:
 
 
 class PersonAsked(Exception):
-    """The call cannot be answered yet: its client asks the person first, and then calls once more with the answer."""
+    """The call cannot be answered yet: its client asks the person, and calls again with the answer."""
 
     def __init__(self, result: InputRequiredResult) -> None:
         self.result = result
@@ -93,7 +92,7 @@ class PersonAsked(Exception):
 
 
 class ConversationTool(Tool):
-    """A tool whose arguments are checked strictly, and whose errors are sentences for the model."""
+    """A tool with strictly checked arguments and errors that a model can act on."""
 
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
         try:
@@ -150,7 +149,8 @@ class ConversationTool(Tool):
 
 @dataclass(frozen=True)
 class ToolSpec:
-    """A function that is a tool: its name, its docstring as the description, its parameters as the arguments."""
+    """A function as a tool: its name is the tool's name, its docstring the description, its parameters the
+    arguments."""
 
     fn: Callable[..., Awaitable[Result]]
     title: str
@@ -167,19 +167,19 @@ class ToolSpec:
 
     @property
     def scope(self) -> Scope:
-        """What a caller needs to use it."""
+        """The scope that a caller needs."""
         if self.read_only:
             return "read"
         return "delete" if self.deletes else "write"
 
     def is_offered(self, settings: Settings) -> bool:
-        """Whether a server with these settings has it."""
+        """True if a server with these settings offers the tool."""
         if self.makes_agents and not (settings.uses_local or settings.create_agents):
             return False
         return self.read_only or not settings.read_only
 
     def may_be_used(self, access: Access) -> bool:
-        # Whoever has a list of agents would not see the one that they made.
+        # A caller with an agent list could not see the agent that they created.
         return access.may(self.scope) and not (self.makes_agents and access.agents is not None)
 
     def build(self, settings: Settings) -> ConversationTool:

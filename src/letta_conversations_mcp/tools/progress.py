@@ -1,4 +1,4 @@
-"""Progress reports of a call, as MCP wants them: numbers that only grow, words for a person."""
+"""Progress notifications of a call: an increasing number and words for a person."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from letta_conversations_mcp.tools.base import ToolContext
 from letta_conversations_mcp.turns.scheduler import Report
 
 HEARTBEAT_SECONDS = 10.0
-"""Clients that watch for progress give up after a minute or more without any."""
+"""Clients that time out by progress give up after a minute or more without any."""
 
 
 def reporter(ctx: ToolContext) -> Report:
-    """Sends the words as progress of this call; does nothing when the client asked for none."""
+    """A function that reports progress of this call; it does nothing if the client did not ask for progress."""
     count = 0
 
     async def report(words: str) -> None:

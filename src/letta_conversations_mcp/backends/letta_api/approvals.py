@@ -22,11 +22,11 @@ from letta_conversations_mcp.core.model import (
 )
 
 NEWEST = 6
-"""Messages looked at: a request that waits is the last one, but for summaries of compactions."""
+"""Messages read: a pending request is the last one, apart from summaries of compactions."""
 
 
 class ApiApprovals(ApiMessages):
-    """The verbs of decisions."""
+    """Operations on pending tool calls."""
 
     @abstractmethod
     async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]: ...

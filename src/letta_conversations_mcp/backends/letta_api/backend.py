@@ -1,7 +1,7 @@
-"""The verbs of a conversation, spoken to a Letta REST server through letta-client.
+"""The backend for Letta REST servers, through letta-client.
 
-Every method asks for the SDK's raw response and reads the JSON itself (see `reading`). Nothing that changes something
-is ever retried by the SDK.
+Every method uses the SDK's raw response and reads the JSON itself (see `letta_json`). The SDK never retries a request
+that changes something.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ RUN_PAGES = 10
 """How far back the runs of `default` are looked for among those of all the agent's conversations: 1,000 runs."""
 
 RUNS_WITHOUT_STEPS = 5
-"""Newest runs looked at for how full the context is: a failed one has no tokens to tell."""
+"""Newest runs searched for the size of the context: a failed run reports no tokens."""
 
 
 class ApiBackend(ApiConversations, ApiApprovals):
@@ -77,7 +77,7 @@ class ApiBackend(ApiConversations, ApiApprovals):
     async def list_agents(self, *, name: str = "", search: str = "", after: str = "", limit: int = 20) -> Page[Agent]:
         client = await self._open()
         if after:
-            # The server takes an unknown cursor for none, and would begin again.
+            # The server ignores an unknown cursor, and would start from the beginning.
             await self.get_agent(after)
         filters: Json = {"name": name, "query_text": search, "after": after}
         with client.asking.to("list the agents", after=AFTER_READING):
@@ -124,7 +124,7 @@ class ApiBackend(ApiConversations, ApiApprovals):
         items = await self._list_of_agent(ref, query)
         cursor = query.before or query.after
         if not items and not cursor and ref.conversation_id != DEFAULT_CONVERSATION:
-            # The list of a conversation that is gone is empty too; this one tells.
+            # The list of a deleted conversation is empty too; this request shows the difference.
             await self.get_conversation(ref.conversation_id)
         more = _stored(items) >= query.limit
         begins = not items or text_field(items[0], "message_type") == "system_message"

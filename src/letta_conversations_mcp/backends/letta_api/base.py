@@ -1,4 +1,4 @@
-"""What every verb of the API backend works with: the client, made at the first call, and a memory of conversations.
+"""The base of the API backend: the client, created at the first call, and a cache of facts about conversations.
 
 Owns the HTTP connections; they are bound to the event loop in which the backend was opened.
 """
@@ -18,7 +18,7 @@ from letta_conversations_mcp.settings import BackendSettings
 from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
 
 REMEMBERED = 10_000
-"""Conversations of which is remembered what never changes, to save requests; about 3 MB when full."""
+"""Conversations in the cache of facts that never change; about 3 MB when it is full."""
 
 TOO_LITTLE_WORDS = "there is too little in its context to compact this way"
 """Why a compaction was refused."""
@@ -28,7 +28,7 @@ AFTER_READING = "Nothing was changed; the same call can be made again."
 
 @dataclass
 class Known:
-    """What never changes about a conversation; `is_fork` is None until somebody asked."""
+    """Facts about a conversation that never change. `is_fork` is None until it was needed."""
 
     agent_id: str
     is_fork: bool | None = None

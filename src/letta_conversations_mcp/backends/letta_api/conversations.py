@@ -1,4 +1,4 @@
-"""The verbs that are about conversations as a whole, spoken to a Letta REST server."""
+"""Operations on whole conversations of a Letta REST server."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What answers at the address: Letta Cloud, a Letta server of somebody's own, an App Server, or something else.
+"""Finds out what answers at an address: Letta Cloud, a self-hosted Letta server, an App Server, or something else.
 
-Asks only what changes nothing. Seen on 0.16.8, with and without Redis, and on Letta Code 0.34.12.
+Sends only requests that change nothing. Tested with 0.16.8, with and without Redis, and Letta Code 0.34.12.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ async def _has_letta_routes(client: Client) -> bool:
 
 
 async def _has_background(client: Client) -> bool | None:
-    """Asks to follow a turn that there is not: a server without Redis says that it cannot, before it looks for the
-    conversation, and one with Redis that nothing runs (seen on 0.16.8). None for any other answer."""
+    """Requests the stream of a turn that does not exist. A server without Redis refuses streams before it looks for the
+    conversation, one with Redis says that nothing runs (0.16.8). None for any other answer."""
     with client.asking.to("tell whether it has Redis", after=""):
         answer = await _answer(client.once.post(f"/v1/conversations/{NOBODY}/stream", cast_to=httpx.Response, body={}))
     if answer.status_code == 503 and "Redis" in answer.text:

@@ -1,4 +1,4 @@
-"""The HTTP client of the SDK, which tells the meter how each request was answered. Importing it imports the SDK."""
+"""The SDK's HTTP client, which reports the status of each response to the meter. Importing this imports the SDK."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from letta_conversations_mcp.turns.instrumentation import Meter
 
 
 class CountingClient(letta_client.DefaultAsyncHttpxClient):
-    """Counts an attempt, not what it was for: one that is repeated counts twice."""
+    """Counts attempts: a request that is retried counts twice."""
 
     def __init__(self, meter: Meter, **options: Any) -> None:
         super().__init__(**options)

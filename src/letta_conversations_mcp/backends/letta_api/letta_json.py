@@ -1,4 +1,4 @@
-"""From the REST API's JSON to our nouns, leniently: a field that is absent or of a wrong type reads as absent.
+"""From the REST API's JSON to our types, leniently: a field that is absent or of a wrong type reads as absent.
 
 Letta's own typed objects are not used: they are not validated, turn kinds that they do not know into system messages,
 and cost seven to ten times as much (measured with letta-client 1.12.1).
@@ -94,7 +94,7 @@ def _flag(data: Mapping[str, object], name: str) -> bool | None:
 
 
 def read_run(data: Mapping[str, object]) -> Run:
-    """A failed run keeps its whole error in `metadata.error` (seen on 0.16.8)."""
+    """A failed run has its whole error in `metadata.error` (0.16.8)."""
     error = mapping_field(mapping_field(data, "metadata"), "error")
     return Run(
         id=text_field(data, "id"),

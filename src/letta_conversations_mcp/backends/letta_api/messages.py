@@ -1,4 +1,4 @@
-"""Handing a message to a Letta REST server, and taking its stream up again.
+"""Sending a message to a Letta REST server, and resuming its stream.
 
 A server with Redis keeps the stream of a turn that it was asked to run in the background, numbered, for three hours,
 and finds it by the otid of its message. One without Redis does neither, and a message goes to it in the foreground
@@ -35,7 +35,7 @@ ASK_AGAIN_SECONDS = 60.0
 
 
 class ApiMessages(ApiBase):
-    """The verbs that begin a turn, or take one up."""
+    """The operations that begin or resume a turn."""
 
     _kept_streams: bool | None = None
     """None until the server was asked."""

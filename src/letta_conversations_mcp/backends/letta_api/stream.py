@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 END_OF_STREAM = "[DONE]"
 
 DRAIN_SECONDS = 1.0
-"""For the end of a response after its last event: it is there already, or the connection is not worth waiting for."""
+"""For the end of a response after its last event. A connection that takes longer is not worth keeping."""
 
 _NUMBERED = re.compile(r'"seq_id": ?[0-9]')
 
@@ -37,7 +37,7 @@ _FOREGROUND = "not created in background mode"
 
 
 class KeepsNoStreams(Exception):
-    """The server has no Redis, or not the stream of this run. Nothing was sent."""
+    """The server has no Redis, or no stream of this run. Nothing was sent."""
 
 
 def means_no_streams(error: letta_client.APIStatusError) -> bool:

@@ -1,6 +1,6 @@
-"""From the SDK's and httpx's exceptions to ours: the one place where they are caught.
+"""Translates the exceptions of the SDK and httpx to ours. They are caught nowhere else.
 
-What Letta's answers mean was seen on a 0.16.8 server. Importing this module imports `letta_client`.
+The meaning of Letta's answers was observed on a 0.16.8 server. Importing this module imports `letta_client`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _VALIDATION_MESSAGE = re.compile(r"'msg': ([\"'])(.*?)\1")
 
 
 class Asking:
-    """Who is asked, for the errors: the address, and whether a key was given."""
+    """Facts about the server for error texts: its address, and whether there is a key."""
 
     def __init__(self, base_url: str, *, key_given: bool) -> None:
         self.base_url = base_url
@@ -157,7 +157,7 @@ def _validation_words(detail: str) -> str:
 
 
 def waited_seconds(error: letta_client.APIConnectionError) -> float:
-    """How long an answer was waited for."""
+    """The timeout that ran out, in seconds."""
     timeout = error.request.extensions.get("timeout")
     seconds = cast("Mapping[str, object]", timeout).get("read") if isinstance(timeout, Mapping) else None
     return float(seconds) if isinstance(seconds, int | float) else 0.0

@@ -1,4 +1,4 @@
-"""Calls of our tools as somebody watches them: the call, how it is getting on, its answer.
+"""Shows calls of our tools: the call, its progress, its answer.
 
 On a terminal the progress is a line that changes; anywhere else it is a line for each report.
 """
@@ -18,7 +18,7 @@ from rich.text import Text
 from letta_conversations_mcp.cli.failure import CommandFailed
 
 CALL_SECONDS = 400
-"""Longer than the server's own bound for any call: only a server that is broken gets there."""
+"""Longer than the server's own limit for any call, so only a broken server takes this long."""
 
 TURN_SECONDS = 300
 """For one reply, over as many calls as that takes."""

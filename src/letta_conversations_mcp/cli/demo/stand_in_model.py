@@ -25,7 +25,7 @@ NAME = "scripted-stand-in"
 FIRST_WORDS = "I am a scripted stand-in for a language model."
 
 WORD_SECONDS = 0.06
-"""Between two words of an answer: as fast as a quick model, and slow enough to be seen."""
+"""Pause between two words of an answer: as fast as a quick model, slow enough to be seen."""
 
 _TOLD = re.compile(r"(invoice \d+) is due on (\w+)", re.IGNORECASE)
 _WHEN = re.compile(r"When is (invoice \d+) due\?", re.IGNORECASE)

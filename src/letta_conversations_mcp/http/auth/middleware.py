@@ -1,8 +1,7 @@
-"""The gate: no request passes without a token, but those for the open paths.
+"""Authentication: every request needs a token, except those for the open paths.
 
-What it refuses, it refuses before anything of the request's body is read. Where an OpenID provider gives the tokens,
-the answers carry what the MCP specification asks for, so that a client can go and get one: the address of the metadata
-(RFC 9728), and the scopes that are missing (RFC 6750).
+A request is refused before its body is read. If tokens come from an OpenID provider, the refusal has what the MCP
+specification requires for a client to get one: the URL of the metadata (RFC 9728) and the missing scopes (RFC 6750).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from letta_conversations_mcp.server.caller_view import CallerToken
 
 
 class EitherVerifier:
-    """Accepts a token that the file knows or, if it does not, one that the provider has signed."""
+    """Accepts the tokens of the file and those of the provider."""
 
     def __init__(self, own: TokenVerifier, provider: TokenVerifier) -> None:
         self._own = own
@@ -37,10 +36,9 @@ class EitherVerifier:
 
 
 class AuthMiddleware:
-    """Lets through requests whose token the verifier knows, and leaves their caller in the request's context.
+    """Passes requests with a valid token on, with their caller in the request's context.
 
-    `metadata_url` is "" where no provider gives the tokens. `scope_of` tells what a tool needs, None for an unknown
-    one.
+    `metadata_url` is "" without a provider. `scope_of` returns the scope that a tool needs, None for an unknown one.
     """
 
     def __init__(

@@ -25,10 +25,10 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 """Public keys only: `none` proves nothing, and with HS256 a public key would do as the secret."""
 
 TOKEN_TYPES = ("at+jwt", "application/at+jwt", "jwt")
-"""Of access tokens (RFC 9068), and of providers that tell no types apart."""
+"""Of access tokens (RFC 9068), and of providers that do not distinguish types."""
 
 LEEWAY_SECONDS = 30
-"""By how much the provider's clock and ours may differ."""
+"""How much the provider's clock and ours may differ."""
 
 SUBJECT_CHARS = 255
 """OpenID Connect's own limit."""
@@ -36,18 +36,22 @@ SUBJECT_CHARS = 255
 TOKEN_CHARS = 16_000
 FETCH_SECONDS = 10
 KEYS_SECONDS = 3600
-"""How long the provider's keys are used before they are asked for again."""
+"""How long the provider's keys are used before they are fetched again."""
 
 UNKNOWN_KEY_SECONDS = 30
-"""How often they are asked for sooner, because a token names an unknown one: anybody can send such tokens."""
+"""Least time between fetches for tokens with an unknown key: anybody can send such tokens."""
 
 
 class ProviderFailed(Exception):
-    """The provider's keys cannot be had, so no token can be judged."""
+    """The provider's keys cannot be fetched, so no token can be verified."""
 
 
 class SigningKeys:
-    """The provider's public keys by their id, fetched when they are needed."""
+    """The provider's public keys by their id, fetched when they are needed.
+
+    Not PyJWT's PyJWKClient: that one blocks, does not follow discovery, drops its keys when a refresh fails, and asks a
+    provider that is down again for every token.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -167,7 +171,7 @@ class OidcTokens:
 
 
 def _fits(algorithm: str, key: jwt.PyJWK) -> bool:
-    """Whether a key may sign so: as it says itself or, for RSA without `alg`, in any way of RSA."""
+    """True if the key may be used with this algorithm: the one that it names or, for RSA without `alg`, any of RSA."""
     if key.algorithm_name == "RS256" and key.key_type == "RSA":
         return algorithm[:2] in ("RS", "PS")
     return algorithm == key.algorithm_name

@@ -1,9 +1,9 @@
-"""The extension `io.modelcontextprotocol/tasks`: a call that takes long answers with a task, which is asked for later.
+"""The extension `io.modelcontextprotocol/tasks`: a long call answers with a task, whose result is fetched later.
 
-Only for clients that declare it, call by call; others see nothing of it. Nothing is kept of a task: its id itself says,
-sealed, where its work goes on, so that every replica and a restarted process can answer. Who asks must be able to see
-the conversation, whoever made the task. Only a call that this process carries on itself is kept here too, until it was
-asked for or forgotten, and looked for elsewhere by everybody else.
+Only clients that declare the extension get tasks. Tasks are not stored: the id, encrypted, says where the work goes on,
+so every replica and a restarted process can answer. The caller must be able to see the conversation, whoever started
+the task. Only a call that this process itself goes on with is also kept in memory here; other processes look for its
+outcome at Letta.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ logger = logging.getLogger(__name__)
 IDENTIFIER = "io.modelcontextprotocol/tasks"
 
 POLL_MS = 2_000
-"""How long a client shall wait before it asks again."""
+"""The poll interval that clients are asked to use."""
 
 GRACE_SECONDS = 1.0
-"""What ends within this is answered at once, without a task."""
+"""A call that ends within this time is answered without a task."""
 
 LONGEST_ID = 4_000
 """Characters. Over HTTP the id is also in a header, and proxies commonly take eight thousand for all of them."""
@@ -69,7 +69,7 @@ Context = ServerRequestContext[Services, Any]
 
 
 class TaskParams(RequestParams):
-    """Of `tasks/get` and `tasks/cancel`. Built when first used, as the nouns of the core are."""
+    """Of `tasks/get` and `tasks/cancel`. Built at first use, as the types in core.model are."""
 
     model_config = ConfigDict(defer_build=True)
 
@@ -84,8 +84,8 @@ class UpdateParams(TaskParams):
 
 @dataclass(frozen=True)
 class Handle:
-    """What a task's id holds: the tool, when it was called, what leads back to its work, and the key of the job that
-    carries it on in the process that made it."""
+    """The content of a task's id: the tool, when it was called, how to find its work, and the key of the job that goes
+    on with it in the process that created it."""
 
     tool: str
     at: datetime
@@ -121,7 +121,7 @@ class Seal:
         return self._codec.seal(zlib.compress(json.dumps(content, separators=(",", ":")).encode()))
 
     def unseal(self, task_id: str) -> Handle:
-        """Raises MCPError for what is no id of ours."""
+        """Raises MCPError for an id that is not ours."""
         try:
             content = cast("list[Any]", json.loads(zlib.decompress(self._codec.unseal(task_id))))
             tool, at, trace, job = content
@@ -154,13 +154,13 @@ class Job:
         self._running.cancel()
 
     def outcome(self) -> HandlerResult:
-        """What the call itself would have answered."""
+        """The answer that the call itself would have given."""
         if self.error is not None:
             raise MCPError.from_error_data(self.error)
         return self.result
 
     def show(self) -> dict[str, Any]:
-        """The part of a task that tells how it ended, or that it has not."""
+        """The fields of a task that say how it ended, or that it has not."""
         if not self.ended.is_set():
             return {"status": "working"}
         if self.error is not None:
@@ -196,7 +196,7 @@ class Tasks(Extension):
         ]
 
     async def check(self, ctx: Context, call_next: CallNext) -> HandlerResult:
-        """A middleware: what the extension asks of requests that are not its own, and of their headers."""
+        """A middleware: the extension's rules for other requests, and for headers."""
         params = ctx.params or {}
         if ctx.method == "initialize":
             # The extension is of the newer protocol.
@@ -235,7 +235,7 @@ class Tasks(Extension):
     async def _carry_on(
         self, name: str, handler: TaskHandler, arguments: Mapping[str, Any], ctx: Context, call_next: CallNext
     ) -> HandlerResult:
-        """Make the call, in a task of the server's own if it takes longer than a moment."""
+        """Make the call; answer with a task if it takes longer than GRACE_SECONDS."""
         if not self._has_room():
             return await call_next(ctx)
         job = Job()
@@ -263,7 +263,7 @@ class Tasks(Extension):
         return task
 
     def _has_room(self) -> bool:
-        """Whether one more call can be kept; what has ended longest ago is forgotten for it."""
+        """True if one more job can be kept. The oldest job that has ended is forgotten to make room."""
         if len(self._jobs) >= MOST_JOBS:
             ended = next((key for key, job in self._jobs.items() if job.ended.is_set()), None)
             if ended is None:
@@ -272,7 +272,7 @@ class Tasks(Extension):
         return True
 
     def _created(self, handle: Handle) -> dict[str, Any] | None:
-        """The answer to a call that has become a task; None when its id would be too long."""
+        """The answer to a call that has become a task; None if its id would be too long."""
         task_id = self._seal.seal(handle)
         if len(task_id) > LONGEST_ID:
             return None
@@ -297,8 +297,7 @@ class Tasks(Extension):
             raise to_mcp_error(error) from error
 
     async def _cancel(self, ctx: Context, params: TaskParams) -> dict[str, Any]:
-        """Stops what can be stopped. The client is told that it was asked for, and sees by `tasks/get` what came of
-        it."""
+        """Stop what can be stopped. The answer acknowledges the request; `tasks/get` shows what came of it."""
         handle, handler = self._opened(ctx, params)
         shown = await self._find(ctx, handle, handler)
         if shown["status"] == "working":
@@ -309,7 +308,7 @@ class Tasks(Extension):
         return {}
 
     async def _update(self, ctx: Context, params: UpdateParams) -> dict[str, Any]:
-        """No task asks for anything, so every answer is one to nothing, which is to be ignored."""
+        """No task of ours asks for input, so there is nothing to update."""
         handle, handler = self._opened(ctx, params)
         await self._find(ctx, handle, handler)
         return {}

@@ -1,7 +1,7 @@
-"""The tools whose calls can outlast the client's patience, and how the outcome of such a call is found again.
+"""The tools whose calls can become tasks, and how the outcome of such a call is found again.
 
-What leads back to a turn is its run at Letta, so that any process finds it, whoever began it and however long ago. A
-compaction has no run: the process that asked for it waits for it, and every other one looks for its summary.
+A turn is found by its run at Letta, in any process and at any later time. A compaction has no run: the process that
+requested it waits for it, every other process looks for its summary.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from letta_conversations_mcp.tools.results.result import Result
 from letta_conversations_mcp.turns.turn import TrackedTurn
 
 Trace = dict[str, Any]
-"""What leads back to a call's work, as JSON: for the id of a task."""
+"""What is needed to find the work of a call again, as JSON. It becomes part of the task's id."""
 
 FETCH_SECONDS = 20.0
 """For the messages of a run that has ended."""
 
 ERROR_CHARS = 200
-"""How much of why one could not be asked is kept in a task's id."""
+"""Characters of an error that are kept in a task's id."""
 
 RECENT_MESSAGES = 50
-"""Among which the summary of a compaction is looked for."""
+"""Messages searched for the summary of a compaction."""
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
-"""By how much Letta's clock may be behind ours."""
+"""How far Letta's clock may be behind ours."""
 
 
 @dataclass(frozen=True)
 class TaskState:
-    """How far a call has come: still working, with words for a person, or ended with a result."""
+    """The state of a call: working, with `words` for a person, or ended with a result."""
 
     status: Literal["working", "completed", "cancelled"]
     words: str = ""
@@ -61,10 +61,10 @@ class TaskHandler(Protocol):
     """A tool whose call may become a task."""
 
     goes_on_here: bool
-    """Whether the call itself is carried on by this process. Else it answers, and its work goes on at Letta."""
+    """True if this process goes on with the call itself. Otherwise the call returns and its work goes on at Letta."""
 
     def suits(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether a call with these arguments may become one."""
+        """True if a call with these arguments can become a task."""
         ...
 
     async def trace(self, services: Services, arguments: Mapping[str, Any], result: CallToolResult | None) -> Trace:
@@ -123,7 +123,7 @@ class ManyTurns:
     goes_on_here = False
 
     def suits(self, arguments: Mapping[str, Any]) -> bool:
-        """More than are asked at once would be, if nobody waited for the first of them."""
+        """Not with more targets than run at once: the rest would need somebody to wait for the first."""
         return sum(len(arguments.get(name) or ()) for name in ("agents", "conversation_ids")) <= AT_ONCE
 
     async def trace(self, services: Services, arguments: Mapping[str, Any], result: CallToolResult | None) -> Trace:
@@ -225,7 +225,7 @@ class Compaction:
         )
 
     def stoppable(self, trace: Trace) -> Sequence[Mapping[str, str]]:
-        """Letta has no way to stop one."""
+        """Letta cannot stop a compaction."""
         return ()
 
 
@@ -247,7 +247,7 @@ def _ref(trace: Mapping[str, str]) -> ConversationRef:
 
 
 async def _locate(services: Services, trace: Mapping[str, str]) -> ConversationRef:
-    """Where it was, as the present caller may see it. Raises NotFound."""
+    """The conversation. Raises NotFound if the current caller cannot see it."""
     return await locate(services.backend, **_ref(trace).arguments)
 
 

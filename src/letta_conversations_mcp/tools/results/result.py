@@ -10,7 +10,7 @@ SUMMARY_CHARS = 200
 
 
 class Result(BaseModel):
-    """What a tool answers: facts, and the text that tells the same facts.
+    """The answer of a tool: facts, and a text that states the same facts.
 
     Fields at their default are left out of the structured form: nulls and empties cost the reader tokens.
     """
