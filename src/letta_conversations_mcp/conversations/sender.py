@@ -80,7 +80,7 @@ async def find_speaker(backend: Backend, given: str) -> Speaker:
 
 
 async def next_hop(backend: Backend, sender: Scheduler, speaker: Speaker, text: str, most: int) -> int:
-    """Which message of a chain this one would be. Raises TooManyHops beyond `most`."""
+    """The position that this message would have in its chain. Raises TooManyHops beyond `most`."""
     hop = 1 + max(speaker.told_hop, hop_of(text), await _hop_before(backend, sender, speaker))
     if hop > most:
         raise TooManyHops(hop, most)
@@ -100,7 +100,7 @@ def introduce(speaker: Speaker, ref: ConversationRef, text: str, hop: int, most:
 
 
 async def _hop_before(backend: Backend, sender: Scheduler, speaker: Speaker) -> int:
-    """The hop of what the speaker is answering, as far as it can be seen."""
+    """The position of the message that the speaker is answering, as far as it is known."""
     if not speaker.agent_id:
         return 0
     texts = sender.messages_to(speaker.agent_id, speaker.conversation_id)

@@ -41,8 +41,8 @@ from letta_conversations_mcp.core.model import (
 class StreamLost(Exception):
     """The connection of a turn broke after the message was handed over; the turn itself may well go on.
 
-    No error for the reader but a signal to whoever follows the turn: ask the server what became of it. `status` is that
-    of an HTTP answer that stood in place of the stream, 0 when there was none. `silent` if nothing at all came for too
+    Never shown to a caller: whoever follows the turn then asks the server what became of it. `status` is the HTTP
+    status of an answer that came instead of the stream, 0 if there was none. `silent` if nothing at all came for too
     long, not even a sign of life.
     """
 

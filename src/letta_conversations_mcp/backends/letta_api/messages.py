@@ -38,7 +38,7 @@ class ApiMessages(ApiBase):
     """The operations that begin or resume a turn."""
 
     _kept_streams: bool | None = None
-    """None until the server was asked."""
+    """None until it is known."""
     _asked_at = 0.0
 
     @property

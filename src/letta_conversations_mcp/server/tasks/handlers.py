@@ -252,7 +252,7 @@ async def _locate(services: Services, trace: Mapping[str, str]) -> ConversationR
 
 
 async def _turn(services: Services, ref: ConversationRef, run_id: str) -> Turn | str:
-    """The turn of a run, or what it is doing."""
+    """The turn of a run, or a few words about what it is doing."""
     tracked = await services.sender.find(ref, run_id)
     # Letta is asked about a turn of this process too: the stream of one that another process stopped stays open until
     # the model's call ends.
