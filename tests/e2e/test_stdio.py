@@ -258,7 +258,6 @@ async def test_the_sdk_is_not_loaded_before_it_is_needed() -> None:
 NOT_AT_THE_START = {
     "server.caller_view": "only over HTTP",
     "http": "only over HTTP",
-    "observability.endpoints": "only over HTTP",
     "observability.metrics": "only over HTTP",
     "notifications.redis_bus": "only for one of several",
     "backends.app_server": "only for agents on this machine",

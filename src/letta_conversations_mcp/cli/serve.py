@@ -55,7 +55,7 @@ def _serve_http(settings: Settings) -> int:
     import uvicorn
 
     from letta_conversations_mcp.http import KEEP_ALIVE_SECONDS, STOP_SECONDS, CannotServe, build_app, listen
-    from letta_conversations_mcp.observability.shutdown import DrainingServer
+    from letta_conversations_mcp.http.shutdown import DrainingServer
 
     server = build_server(settings)
     try:

@@ -7,16 +7,12 @@ against names that the settings give: a page in somebody's browser must not reac
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Sequence
-from urllib.parse import urlsplit
 
 from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.routes import build_resource_metadata_url, create_protected_resource_routes
 from mcp.server.auth.settings import AuthSettings
-from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
@@ -24,8 +20,9 @@ from letta_conversations_mcp.core.access import SCOPES
 from letta_conversations_mcp.http.auth.middleware import AuthMiddleware, EitherVerifier
 from letta_conversations_mcp.http.auth.oidc import OidcTokens
 from letta_conversations_mcp.http.auth.token_file import BadTokensFile, OneToken, TokensFile
+from letta_conversations_mcp.http.endpoints import Endpoints
+from letta_conversations_mcp.http.host_check import host_and_origin_check, known_host
 from letta_conversations_mcp.http.limits import Bounds, CloseUnread, Limits
-from letta_conversations_mcp.observability.endpoints import Endpoints
 from letta_conversations_mcp.observability.metrics import PrometheusMeter
 from letta_conversations_mcp.observability.readiness import Readiness
 from letta_conversations_mcp.server.app import ConversationServer
@@ -124,7 +121,7 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
         max_request_body_size=settings.max_body_bytes,
         session_idle_timeout=SESSION_IDLE_SECONDS,
         max_sessions=SESSIONS,
-        transport_security=_transport_security(settings),
+        transport_security=host_and_origin_check(settings),
     )
     bounds = Bounds(
         calls=settings.max_calls,
@@ -172,7 +169,7 @@ def _endpoints(
         mcp_path=MCP_PATH,
         unready=unready,
         meter=meter,
-        is_known_host=_known_host(_transport_security(settings).allowed_hosts),
+        is_known_host=known_host(settings),
         metrics_token=None if calls_need_token and not metrics_token else metrics_token,
         drain=server.drain,
     )
@@ -200,45 +197,6 @@ def _publish_metadata(app: Starlette, settings: Settings) -> tuple[list[str], st
     )
     app.router.routes.extend(routes)
     return [route.path for route in routes], str(build_resource_metadata_url(resource))
-
-
-def _transport_security(settings: Settings) -> TransportSecuritySettings:
-    names = ["127.0.0.1", "localhost", "[::1]"]
-    if settings.listens_beyond_loopback and not ip_is_unspecified(settings.host):
-        names.append(settings.host)
-    hosts = [*names, *(f"{name}:*" for name in names), *settings.allowed_hosts]
-    origins = [f"http://{name}{port}" for name in names for port in ("", ":*")]
-    if settings.public_url:
-        hosts.append(settings.public_host)
-        origins.append(f"{urlsplit(settings.public_url).scheme}://{settings.public_host}")
-    return TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=[*origins, *settings.allowed_origins])
-
-
-def _known_host(allowed: Sequence[str]) -> Callable[[str], bool]:
-    """Says of a Host header whether it is one of these (`name:*` for any port) or an address: probes and Prometheus ask
-    by address; a page whose own name was made to resolve to this server cannot."""
-
-    def is_known(host: str) -> bool:
-        name = urlsplit(f"//{host}").hostname or ""
-        return host in allowed or f"{name}:*" in allowed or f"[{name}]:*" in allowed or _is_address(name)
-
-    return is_known
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def ip_is_unspecified(host: str) -> bool:
-    """True if the host stands for every address of the machine, which no client sends as its Host header."""
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
 
 
 def listen(settings: Settings) -> socket.socket:
