@@ -162,6 +162,12 @@ async def test_an_image_goes_along_with_the_text(mcp: Caller, letta: Letta) -> N
     assert answer.data["reply"] == "A pixel."
     listed = await mcp.ok("list_messages", conversation_id=answer.data["conversation_id"])
     assert "What is this? [image]" in listed.text
+    if letta.is_fake:
+        [sent] = [each for each in letta.fake.requests if each.path.endswith("/messages") and each.method == "POST"]
+        assert sent.json["messages"][0]["content"] == [
+            {"type": "text", "text": "What is this?"},
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}},
+        ]
 
 
 @pytest.mark.all_ways

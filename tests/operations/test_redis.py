@@ -120,16 +120,24 @@ async def test_the_uris_of_a_client_stay_in_its_own_process(redis_url: str) -> N
 
 async def test_servers_of_another_letta_do_not_hear_it(redis_url: str) -> None:
     here, there = Heard(), Heard()
+    elsewhere = sharing(redis_url, letta_base_url="http://elsewhere.test")
     async with (
         open_bus(sharing(redis_url)) as mine,
         open_bus(sharing(redis_url)) as same,
-        open_bus(sharing(redis_url, letta_base_url="http://elsewhere.test")) as foreign,
+        open_bus(elsewhere) as foreign,
+        open_bus(elsewhere) as beside_the_foreign,
     ):
         same.subscribe(here)
         foreign.subscribe(there)
         await connected(mine, here)
+        await connected(beside_the_foreign, there)
+        await mine.publish(conversation_changed(CONVERSATION))
+        await here.until(conversation_changed(CONVERSATION))
+        # Redis passes events on in order: those published before this one have arrived when it has.
+        await beside_the_foreign.publish(LIST_CHANGED)
+        await there.until(LIST_CHANGED)
 
-    assert there.events == []
+    assert conversation_changed(CONVERSATION) not in there.events
 
 
 @pytest.mark.parametrize("junk", [b"", b"{}", b'{"sender":"x","conversation_id":"../../etc"}', b"\xff"])

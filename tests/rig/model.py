@@ -65,11 +65,13 @@ Answer = Say | CallTools | Refuse | Hold
 
 @dataclass(frozen=True)
 class ModelCall:
-    """What the model was asked: the last user text, and every message as (role, text) in order."""
+    """What the model was asked: the last user text, every message as (role, text) in order, and the URLs of all images.
+    The fake Letta shows its model no images."""
 
     text: str
     messages: tuple[tuple[str, str], ...]
     model: str
+    images: tuple[str, ...] = ()
 
 
 class UnusedAnswer(AssertionError):

@@ -27,6 +27,8 @@ from tests.rig.loopback import loopback_socket, serve_loopback
 from tests.rig.model import CallTools, Hold, ModelCall, Refuse, Say, ScriptedModel
 
 MODEL_NAMES = ("fake-1", "fake-2")
+SEEING_MODEL_NAME = "fake-seeing"
+"""A model that takes images; only the list in LM Studio's own form says which do."""
 EMBEDDING_DIMENSIONS = 1536  # those of text-embedding-3-small, the one of the tests
 REFUSAL_CODES = {400: "invalid_request_error", 401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
@@ -55,6 +57,11 @@ def openai_app(model: ScriptedModel, instead: list[Response] | None = None) -> S
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "tests"} for name in MODEL_NAMES]
         return JSONResponse({"object": "list", "data": data})
 
+    async def lm_studio_models(_: Request) -> Response:
+        data = [{"id": name, "object": "model", "type": "llm", "state": "loaded"} for name in MODEL_NAMES]
+        data.append({"id": SEEING_MODEL_NAME, "object": "model", "type": "vlm", "state": "loaded"})
+        return JSONResponse({"object": "list", "data": data})
+
     async def embeddings(request: Request) -> Response:
         return JSONResponse(embedding_list(await request.json()))
 
@@ -62,6 +69,7 @@ def openai_app(model: ScriptedModel, instead: list[Response] | None = None) -> S
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/models", models),
+            Route("/api/v0/models", lm_studio_models),
             Route("/v1/embeddings", embeddings, methods=["POST"]),
         ]
     )
@@ -85,7 +93,15 @@ async def opened(gate: anyio.Event, request: Request) -> bool:
 def model_call(body: Mapping[str, Any]) -> ModelCall:
     messages = tuple((str(message["role"]), message_text(message.get("content"))) for message in body["messages"])
     user_texts = [text for role, text in messages if role == "user"]
-    return ModelCall(text=user_texts[-1] if user_texts else "", messages=messages, model=str(body["model"]))
+    images = tuple(
+        str(part["image_url"]["url"])
+        for message in body["messages"]
+        if isinstance(message.get("content"), list)
+        for part in message["content"]
+        if part.get("type") == "image_url"
+    )
+    text = user_texts[-1] if user_texts else ""
+    return ModelCall(text=text, messages=messages, model=str(body["model"]), images=images)
 
 
 def message_text(content: str | Sequence[Mapping[str, Any]] | None) -> str:

@@ -139,6 +139,25 @@ async def test_a_running_turn_is_stopped(mcp: Caller, agent: str, model: Scripte
     assert following.data["reply"] == "Here."
 
 
+async def test_a_turn_that_has_ended_is_not_stopped_in_the_place_of_the_one_that_runs(
+    mcp: Caller, agent: str, model: ScriptedModel
+) -> None:
+    held = Hold(Say("undisturbed"))
+    model.enqueue(Say("earlier"), held)
+    earlier = await mcp.ok("send_message", agent=agent, message="one")
+    place = {"conversation_id": earlier.data["conversation_id"]}
+
+    running = await mcp.running(**place, message="two")
+    await model.asked(2)
+    idle = await mcp.ok("cancel", **place, run_id=earlier.data["run_id"])
+    held.gate.set()
+    reply = await mcp.ok("wait_for_reply", **place)
+
+    assert running.data["run_id"] != earlier.data["run_id"]
+    assert (idle.data["status"], idle.data.get("run_ids", [])) == ("idle", [])
+    assert (reply.data["status"], reply.data["reply"]) == ("completed", "undisturbed")
+
+
 async def test_another_server_that_knows_the_conversation_can_decide(
     asking: Caller, asking_settings: Settings, model: ScriptedModel, tmp_path: Path
 ) -> None:

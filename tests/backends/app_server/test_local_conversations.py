@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import pytest
 from mcp_types import TextResourceContents
 
 from tests.backends.app_server.conftest import MODEL
 from tests.rig.model import CallTools, Hold, Refuse, Say, ScriptedModel, Use
+from tests.rig.openai_model import SEEING_MODEL_NAME
 from tests.rig.servers import Caller
+
+DOT = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+    "+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 def texts(data: dict[str, Any]) -> list[str]:
@@ -196,16 +201,25 @@ async def test_five_conversations_are_answered_side_by_side(mcp: Caller, agent: 
     assert replies == {name: f"answer to {name}" for name in names}
 
 
-@pytest.mark.all_ways
-async def test_an_image_reaches_the_model(mcp: Caller, agent: str, model: ScriptedModel) -> None:
+async def test_an_image_reaches_a_model_that_takes_images(mcp: Caller, model: ScriptedModel) -> None:
+    seeing = await mcp.ok("create_agent", name=f"seeing {uuid.uuid4().hex[:6]}", model=f"lmstudio/{SEEING_MODEL_NAME}")
     model.enqueue(Say("A dot."))
-    data = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
-    sent = await mcp.ok("send_message", agent=agent, message="what is this?", images=[f"data:image/png;base64,{data}"])
+    sent = await mcp.ok("send_message", agent=seeing.data["agent_id"], message="what is this?", images=[DOT])
     page = await mcp.ok("list_messages", conversation_id=sent.data["conversation_id"])
 
     assert sent.data["reply"] == "A dot."
+    assert model.calls[-1].images == (DOT,)
     assert texts(page.data)[0].startswith("what is this?")
+
+
+async def test_a_model_that_takes_no_images_is_told_that_one_was_left_out(
+    mcp: Caller, agent: str, model: ScriptedModel
+) -> None:
+    await mcp.ok("send_message", agent=agent, message="what is this?", images=[DOT])
+
+    assert model.calls[-1].images == ()
+    assert "image omitted: model does not support images" in str(model.calls[-1].messages)
 
 
 async def test_cursors_that_are_unknown_are_refused(mcp: Caller, agent: str) -> None:
