@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 from pydantic import Field
@@ -22,6 +23,7 @@ from letta_conversations_mcp.conversations.search import (
 from letta_conversations_mcp.conversations.sender import find_speaker, introduce, next_hop
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
 from letta_conversations_mcp.core.model import (
+    Chunk,
     ConversationRef,
     MessageKind,
     MessageQuery,
@@ -206,7 +208,11 @@ async def cancel(
         raise
     await services.sender.report_stopped(ref, stopped, SETTLE_SECONDS)
     pending = () if stopped else await services.backend.list_approvals(ref)
-    chunks = [chunk for run in stopped for chunk in await services.backend.list_run_chunks(ref, run)]
+    chunks: list[Chunk] = []
+    # The turns are stopped, whether or not what they have said can be read.
+    with suppress(ConversationError):
+        for run in stopped:
+            chunks.extend(await services.backend.list_run_chunks(ref, run))
     return Cancellation.of(ref, stopped, chunks, withdrawn=withdrawn, waits=bool(pending))
 
 

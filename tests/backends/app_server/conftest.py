@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from tests.rig.openai_model import serve_model
 from tests.rig.servers import ALL_WAYS, Caller, Way, connect, in_own_task
 
 MODEL = "lmstudio/fake-1"
+
+
+def unique(name: str) -> str:
+    """A name that no other agent of a shared server has: one that is taken is refused."""
+    return f"{name} {uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +63,7 @@ def mcp(local_caller: Caller, model: ScriptedModel) -> Caller:
 @pytest.fixture
 async def agent(mcp: Caller) -> str:
     """The id of a new agent."""
-    return (await mcp.ok("create_agent", name="newcomer", model=MODEL, human="Name: Ann")).data["agent_id"]
+    return (await mcp.ok("create_agent", name=unique("newcomer"), model=MODEL, human="Name: Ann")).data["agent_id"]
 
 
 @pytest.fixture

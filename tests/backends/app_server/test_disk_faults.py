@@ -16,9 +16,9 @@ import pytest
 from letta_conversations_mcp.backends.app_server.process import until_stopped
 from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS, TOKEN
 from letta_conversations_mcp.settings import Settings
-from tests.backends.app_server.conftest import MODEL
+from tests.backends.app_server.conftest import MODEL, unique
 from tests.rig.bounds import HANG_SECONDS
-from tests.rig.model import Say, ScriptedModel
+from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import Caller, Way
 
 ONE_WAY = Way("memory", "modern")
@@ -44,17 +44,18 @@ async def serving(settings: Settings) -> AsyncGenerator[Caller]:
 class Talk:
     """A conversation, and where its files and those of its agent are."""
 
+    agent: str
     conversation_id: str
     agent_file: Path
     folder: Path
 
 
 async def talk(caller: Caller, state: Path) -> Talk:
-    agent = (await caller.ok("create_agent", name="sturdy", model=MODEL)).data["agent_id"]
+    agent = (await caller.ok("create_agent", name=unique("sturdy"), model=MODEL)).data["agent_id"]
     sent = await caller.ok("send_message", agent=agent, message="hello")
     conversation_id = sent.data["conversation_id"]
     folder = state / "backend" / "conversations" / encoded(f"conversation:{conversation_id}")
-    return Talk(conversation_id, state / "backend" / "agents" / f"{encoded(agent)}.json", folder)
+    return Talk(agent, conversation_id, state / "backend" / "agents" / f"{encoded(agent)}.json", folder)
 
 
 def encoded(name: str) -> str:
@@ -86,7 +87,7 @@ async def test_broken_files_of_one_conversation_leave_the_others_usable(
 
     assert "A file that it keeps on this machine is broken" in refusal
     assert failed.data["status"] == "failed"
-    assert "is broken: a person has to restore it" in failed.data["note"]
+    assert "a person has to restore the file" in failed.data["note"]
     assert following.data["reply"] == "three"
     # Letta Code leaves out a conversation whose record it cannot read.
     assert "no conversation" in unknown
@@ -148,7 +149,9 @@ def small_disk(tmp_path: Path) -> Generator[Path]:
     """A disk of a few MB, mounted; only root can do that."""
     path = tmp_path / "disk"
     path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", path], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("no disk can be mounted here")
     yield path
@@ -170,10 +173,11 @@ async def test_a_full_disk_is_told_and_room_is_used(settings: Settings, small_di
     model.enqueue(Say("one"))
     settings = settings.model_copy(update={"local_dir": small_disk})
     async with serving(settings) as caller:
-        place = {"conversation_id": (await talk(caller, small_disk)).conversation_id}
+        talked = await talk(caller, small_disk)
+        place = {"conversation_id": talked.conversation_id}
         filler = fill(small_disk)
         unsent = await caller.refused("send_message", **place, message="no room")
-        unmade = await caller.refused("create_conversation", agent="sturdy")
+        unmade = await caller.refused("create_conversation", agent=talked.agent)
         page = await caller.ok("list_messages", **place)
         filler.unlink()
         model.enqueue(Say("two"))
@@ -189,6 +193,34 @@ async def test_a_full_disk_is_told_and_room_is_used(settings: Settings, small_di
     assert [each["text"] for each in page.data["messages"]] == ["hello", "one"]
     assert following.data["reply"] == "two"
     assert "is on a full disk. Nothing was done. A person has to make room." in unstarted
+
+
+async def test_a_turn_whose_disk_is_full_ends_with_what_came_and_can_be_stopped(
+    settings: Settings, small_disk: Path, model: ScriptedModel
+) -> None:
+    settings = settings.model_copy(update={"local_dir": small_disk, "silence_timeout": 1.0})
+    model.enqueue(Say("one"), held := Hold(Say("a long answer " * 200)))
+    async with serving(settings) as caller, ONE_WAY.to(settings) as other:
+        place = {"conversation_id": (await talk(caller, small_disk)).conversation_id}
+        await other.ok("list_agents")
+        running = await caller.ok("send_message", **place, message="no room for this", wait_seconds=0)
+        await model.asked(2)
+        filler = fill(small_disk)
+        held.gate.set()
+        failed = await caller.ok("wait_for_reply", **place, wait_seconds=20)
+        unsent = await other.refused("send_message", **place, message="and this?", wait_seconds=10)
+        stopped = await other.ok("cancel", **place)
+        filler.unlink()
+        branch = await caller.ok("fork", **place)
+        model.enqueue(Say("rescued"), to="who is there")
+        again = await caller.ok("send_message", conversation_id=branch.data["conversation_id"], message="who is there?")
+
+    assert (running.data["status"], failed.data["status"]) == ("running", "failed")
+    assert "stopped in the middle of the answer" in failed.data["note"]
+    assert failed.data["reply"].startswith("a long answer a long answer")
+    assert "fork" in unsent
+    assert stopped.data["run_ids"] == [running.data["run_id"]]
+    assert again.data["reply"] == "rescued"
 
 
 async def test_a_disk_that_cannot_be_written_is_told(settings: Settings, small_disk: Path) -> None:

@@ -16,7 +16,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS
 from letta_conversations_mcp.settings import Settings
-from tests.backends.app_server.conftest import MODEL
+from tests.backends.app_server.conftest import MODEL, unique
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.loopback import loopback_socket
@@ -62,7 +62,7 @@ async def attached(url: str, **options: Any) -> AsyncGenerator[Caller]:
 
 
 async def new_agent(caller: Caller) -> str:
-    return (await caller.ok("create_agent", name="sturdy", model=MODEL)).data["agent_id"]
+    return (await caller.ok("create_agent", name=unique("sturdy"), model=MODEL)).data["agent_id"]
 
 
 async def test_a_server_that_is_killed_between_turns_is_started_again(

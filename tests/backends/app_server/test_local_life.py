@@ -96,7 +96,8 @@ async def test_a_conversation_is_described(mcp: Caller, agent: str, model: Scrip
 
     assert (told.data["messages"], told.data["messages_in_context"]) == (2, 2)
     assert told.data["context_limit"] == 128000
-    assert (told.data["agent_name"], told.data["model"]) == ("newcomer", MODEL)
+    assert told.data["agent_name"].startswith("newcomer")
+    assert told.data["model"] == MODEL
     assert {"run_id", "unknown", "approvals"} & set(told.data) == set()
 
 

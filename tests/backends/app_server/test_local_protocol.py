@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from letta_conversations_mcp.settings import Settings
-from tests.backends.app_server.conftest import MODEL
+from tests.backends.app_server.conftest import MODEL, unique
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import Way
 from tests.rig.subscriber import subscriber
@@ -17,7 +17,7 @@ async def test_a_reply_that_takes_long_is_fetched_by_its_task_in_another_process
     model.enqueue(held)
 
     async with task_client(local_settings) as client, task_client(local_settings, "stdio") as replica:
-        created = await client.call("create_agent", name="slow one", model=MODEL)
+        created = await client.call("create_agent", name=unique("slow one"), model=MODEL)
         task_id = await client.task(
             "send_message", agent=created["structuredContent"]["agent_id"], message="take your time"
         )
@@ -35,7 +35,7 @@ async def test_a_subscriber_is_told_of_what_others_say_to_an_agent_of_this_machi
     often = local_settings.model_copy(update={"watch_interval": 0.2})
 
     async with subscriber(Way("memory", "modern"), often) as client, task_client(local_settings) as other:
-        agent = (await client.ok("create_agent", name="watched", model=MODEL)).data["agent_id"]
+        agent = (await client.ok("create_agent", name=unique("watched"), model=MODEL)).data["agent_id"]
         opened = await client.ok("create_conversation", agent=agent)
         uri = f"letta://conversations/{opened.data['conversation_id']}/transcript"
         await client.subscribe(uri)

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from letta_conversations_mcp.settings import Settings
-from tests.backends.app_server.conftest import MODEL
+from tests.backends.app_server.conftest import MODEL, unique
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import Answer, Caller, Way, in_own_task
 
@@ -31,7 +31,7 @@ async def other(local_settings: Settings, model: ScriptedModel) -> AsyncGenerato
 
 @pytest.fixture
 async def conversation_id(one: Caller) -> str:
-    agent = await one.ok("create_agent", name="shared", model=MODEL)
+    agent = await one.ok("create_agent", name=unique("shared"), model=MODEL)
     return (await one.ok("create_conversation", agent=agent.data["agent_id"])).data["conversation_id"]
 
 

@@ -16,7 +16,7 @@ from letta_conversations_mcp.backends.app_server.process import AppServer
 from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS, TOKEN
 from letta_conversations_mcp.settings import Settings
 from tests.backends.app_server.app_servers import ask
-from tests.backends.app_server.conftest import MODEL
+from tests.backends.app_server.conftest import MODEL, unique
 from tests.rig.model import CallTools, Hold, Say, ScriptedModel, Use
 from tests.rig.servers import Caller, Way, in_own_task
 
@@ -34,7 +34,7 @@ async def caller(
 
 
 async def new_agent(caller: Caller) -> str:
-    return (await caller.ok("create_agent", name="sturdy", model=MODEL)).data["agent_id"]
+    return (await caller.ok("create_agent", name=unique("sturdy"), model=MODEL)).data["agent_id"]
 
 
 async def new_place(caller: Caller, agent: str) -> dict[str, str]:

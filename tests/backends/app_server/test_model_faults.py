@@ -9,7 +9,7 @@ import pytest
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from letta_conversations_mcp.settings import Settings
-from tests.backends.app_server.conftest import MODEL
+from tests.backends.app_server.conftest import MODEL, unique
 from tests.rig.model import Hold, Refuse, Say, ScriptedModel
 from tests.rig.openai_model import event, serve_model
 from tests.rig.servers import Caller, Way, in_own_task
@@ -60,7 +60,7 @@ def model(faulty_model: ScriptedModel, rubbish: list[Response]) -> Generator[Scr
 @pytest.fixture
 async def place(faulty_caller: Caller) -> dict[str, str]:
     """A new conversation of a new agent, as arguments."""
-    agent = (await faulty_caller.ok("create_agent", name="sturdy", model=MODEL)).data["agent_id"]
+    agent = (await faulty_caller.ok("create_agent", name=unique("sturdy"), model=MODEL)).data["agent_id"]
     return {"conversation_id": (await faulty_caller.ok("create_conversation", agent=agent)).data["conversation_id"]}
 
 
@@ -191,7 +191,7 @@ async def test_a_model_that_is_down_is_a_failed_turn_and_one_that_is_back_answer
         monkeypatch.setenv("LMSTUDIO_BASE_URL", url)
         connection = in_own_task(ONE_WAY.to(settings))
         caller = await connection.__aenter__()
-        agent = (await caller.ok("create_agent", name="sturdy", model=MODEL)).data["agent_id"]
+        agent = (await caller.ok("create_agent", name=unique("sturdy"), model=MODEL)).data["agent_id"]
     try:
         failed = await caller.ok("send_message", agent=agent, message="anybody?", wait_seconds=60)
         model.enqueue(Say("Back."))

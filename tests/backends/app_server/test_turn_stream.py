@@ -12,7 +12,7 @@ from letta_conversations_mcp.core.model import Chunk
 
 def ended(error: str) -> Chunk:
     """The error that a turn ends with, of which nothing was told before."""
-    chunks = list(TurnReader("m", started=True).read({"type": "turn_finished", "stop_reason": "error", "error": error}))
+    chunks = list(TurnReader("m", begun=True).read({"type": "turn_finished", "stop_reason": "error", "error": error}))
     assert chunks[-1] == {"message_type": "stop_reason", "stop_reason": "error"}
     return chunks[0]
 
@@ -38,7 +38,7 @@ def test_an_error_is_told_in_words_whatever_its_form(error: str, words: str) -> 
 
 
 def test_a_message_that_a_run_took_is_stored() -> None:
-    reader = TurnReader("m", started=True)
+    reader = TurnReader("m", begun=True)
     taken = {"client_message_ids_by_run_id": {"local-run-1": ["m"]}}
     list(reader.read({"type": "update_loop_status", "loop_status": taken}))
 
@@ -48,7 +48,7 @@ def test_a_message_that_a_run_took_is_stored() -> None:
 
 
 def test_a_frame_that_comes_twice_is_taken_once() -> None:
-    reader = TurnReader("m", started=True)
+    reader = TurnReader("m", begun=True)
     pieces = [
         {
             "type": "stream_delta",
@@ -64,7 +64,7 @@ def test_a_frame_that_comes_twice_is_taken_once() -> None:
 
 
 def test_a_queued_turn_takes_nothing_of_the_one_before_it() -> None:
-    reader = TurnReader("m", started=False)
+    reader = TurnReader("m", begun=False)
     other = {"type": "stream_delta", "delta": {"message_type": "assistant_message", "id": "1", "content": "not ours"}}
 
     assert list(reader.read(other)) == []

@@ -1,4 +1,4 @@
-"""From the App Server's JSON to our nouns. It mirrors the REST API's, with a few ways of its own."""
+"""Reads the App Server's JSON into our types. It mirrors the REST API's, with a few differences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,27 @@ from letta_conversations_mcp.core.model import Agent, Chunk, Conversation, Messa
 
 _ATTEMPTS = "attempts"
 
+_ATTEMPT_MARK = "~"
+"""Between a message's otid and the number of the attempt in the `client_message_id` of a later attempt."""
+
 _REMINDER = ("<system-reminder>", "</system-reminder>")
+
+
+def client_message_id(otid: str, attempt: int) -> str:
+    """The id under which an attempt to hand a message over is sent: the server takes each id once, also when it then
+    fails to begin the turn (seen with 0.34.12)."""
+    return otid if attempt == 1 else f"{otid}{_ATTEMPT_MARK}{attempt}"
+
+
+def otid_of(client_message_id: str) -> str:
+    """The otid of a message that was handed over under this id."""
+    return client_message_id.partition(_ATTEMPT_MARK)[0]
+
+
+def with_otid(data: Mapping[str, object]) -> Mapping[str, object]:
+    """A listed message with the otid that it was sent with, in whichever attempt."""
+    otid = text_field(data, "otid")
+    return {**data, "otid": otid_of(otid)} if _ATTEMPT_MARK in otid else data
 
 
 def read_agent(data: Mapping[str, object]) -> Agent:

@@ -12,7 +12,7 @@ from letta_conversations_mcp.backends.app_server.app_server_json import read_loc
 from letta_conversations_mcp.backends.app_server.base import LocalBounds, LocalTools, ServerContext
 from letta_conversations_mcp.backends.app_server.connection import TESTED_VERSION
 from letta_conversations_mcp.backends.app_server.conversations import LocalConversations
-from letta_conversations_mcp.backends.app_server.messages import LocalTurns
+from letta_conversations_mcp.backends.app_server.messages import LocalMessages
 from letta_conversations_mcp.core.backend import NoSearch
 from letta_conversations_mcp.core.errors import Refused
 from letta_conversations_mcp.core.message_json import int_field, mapping_field, text_field
@@ -32,7 +32,7 @@ from letta_conversations_mcp.core.model import (
 from letta_conversations_mcp.core.task_groups import background_tasks
 
 
-class LocalBackend(LocalConversations, LocalTurns):
+class LocalBackend(LocalConversations, LocalMessages):
     """Agents on this machine. Made by `open_local_backend`."""
 
     name = "local"

@@ -25,6 +25,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from letta_conversations_mcp.backends.app_server.failures import next_step
 from letta_conversations_mcp.backends.app_server.process import AppServer
 from letta_conversations_mcp.backends.app_server.subscription_keeper import SubscriptionKeeper
+from letta_conversations_mcp.backends.app_server.turn_lock import lock_folder
 from letta_conversations_mcp.core.errors import (
     ConversationError,
     Refused,
@@ -59,6 +60,9 @@ QUESTIONS = frozenset(
 )
 """Commands that change nothing in a conversation."""
 
+PROGRESS = frozenset({"stream_delta", "turn_finished", "control_request"})
+"""Frames that show that a turn goes on. The others are sent whenever the server is asked for its state."""
+
 AGAIN = "It was only a question, which changes nothing: the same call may succeed in a moment."
 UNSURE = "Nothing is sure about it; look before repeating it."
 
@@ -79,14 +83,19 @@ class ConnectionBroken(ServerFault):
 class Connection:
     """One connection while it lasts. Made by `open_connection`."""
 
-    def __init__(self, url: str, socket: ClientConnection, keeper: SubscriptionKeeper, request_seconds: float) -> None:
-        self.url = url
+    def __init__(
+        self, server: AppServer, socket: ClientConnection, keeper: SubscriptionKeeper, request_seconds: float
+    ) -> None:
+        self.url = server.url
+        self.lock_folder = lock_folder(server)
         self._socket = socket
         self._keeper = keeper
         self._request_seconds = request_seconds
         self._waiting: dict[str, _Answer] = {}
         self._listeners: dict[tuple[str, str], list[MemoryObjectSendStream[Frame]]] = {}
         self._subscribed: set[tuple[str, str]] = set()
+        self._progress: dict[tuple[str, str], float] = {}
+        """When each conversation's turn last went on, on the event loop's clock."""
         self._unanswered = False
         """Whether anything was asked of which it is not known whether the server had it."""
         self.ended = anyio.Event()
@@ -138,6 +147,11 @@ class Connection:
             raise failure
         self._subscribed.add(key)
 
+    def seconds_without_progress(self, ref: ConversationRef) -> float:
+        """How long a conversation's turn has not gone on, counted from the first time that this is asked."""
+        now = anyio.current_time()
+        return now - self._progress.setdefault((ref.agent_id, ref.conversation_id), now)
+
     @contextmanager
     def listen(self, ref: ConversationRef) -> Generator[Frames]:
         """The frames of a conversation from now on. The stream ends when the connection does."""
@@ -187,9 +201,13 @@ class Connection:
         waiting = self._waiting.get(text_field(frame, "request_id"))
         if waiting is not None and frame.get("type") != "control_request":
             waiting.set(frame)
-            return
+            # Listeners need the place of an acceptance among the frames of the turns.
+            if frame.get("type") != "input_accepted":
+                return
         runtime = mapping_field(frame, "runtime") or frame
         key = (text_field(runtime, "agent_id"), text_field(runtime, "conversation_id"))
+        if frame.get("type") in PROGRESS:
+            self._progress[key] = anyio.current_time()
         for listener in self._listeners.get(key, ()):
             listener.send_nowait(frame)
 
@@ -252,8 +270,9 @@ async def open_connection(
         raise Unreachable(url, "What answers there is no App Server", setting=SETTING) from error
     except (OSError, TimeoutError, InvalidURI) as error:
         raise Unreachable(url, "The App Server cannot be reached", setting=SETTING) from error
-    connection = Connection(url, socket, SubscriptionKeeper(url, token, server.in_use), request_seconds)
-    failure: Exception | None = None
+    connection = Connection(server, socket, SubscriptionKeeper(url, token, server.in_use), request_seconds)
+    # Stays if the socket closes before the protocol is checked.
+    failure: Exception | None = ConnectionBroken("tell its version")
     try:
         async with anyio.create_task_group() as tasks:
 
@@ -265,6 +284,7 @@ async def open_connection(
             tasks.start_soon(read)
             try:
                 await _check_protocol(connection)
+                failure = None
                 yield connection
             except ConversationError as error:
                 # Raised below: leaving the task group with it would wrap it in an ExceptionGroup.

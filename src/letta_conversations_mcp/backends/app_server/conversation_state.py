@@ -1,7 +1,7 @@
 """What the App Server says of a conversation's loop: whether a turn runs, and which tool call waits for a decision.
 
-The server asks for one decision at a time, also when the model called several tools at once. A question lasts as long
-as a socket is subscribed to the conversation: with the last one the server forgets it, and does not run the call (seen
+The server asks for one decision at a time, even if the model called several tools at once. A question lasts as long as
+a socket is subscribed to the conversation: with the last one the server forgets it, and does not run the call (seen
 with 0.34.12).
 """
 
@@ -13,11 +13,15 @@ from typing import cast
 
 from pydantic_core import to_json
 
+from letta_conversations_mcp.backends.app_server.app_server_json import otid_of
 from letta_conversations_mcp.backends.app_server.connection import Connection, received
 from letta_conversations_mcp.core.message_json import mapping_field, mappings, text_field
 from letta_conversations_mcp.core.model import ConversationRef, Decision, ToolCall
 
 IDLE = ("", "WAITING_ON_INPUT")
+STREAMING = "PROCESSING_API_RESPONSE"
+"""The model has been asked; with a run id, it has begun to answer."""
+
 NO_REASON = "The user denied this tool call."
 """A denial needs words: the server takes none without."""
 
@@ -44,12 +48,20 @@ class ControlRequest:
 
 @dataclass(frozen=True)
 class LoopState:
-    """`taken`: the ids of the messages that runs have taken since the server was started, and somebody was subscribed.
-    A run whose last subscriber has left before its first words is not among them."""
+    """The state of one conversation's loop.
+
+    `taken`: the otids of the messages that runs have taken since the server was started and somebody was subscribed.
+    A run whose last subscriber left before its first words is not among them.
+    `current`: the otid of the message that is being answered; "" while none is, and until the model begins to answer.
+    `silent_seconds`: how long the model's answer has not gone on after it began; 0 at any other time, when silence is
+    a model that thinks or a tool that works.
+    """
 
     active: bool
     pending: tuple[ControlRequest, ...] = ()
     taken: frozenset[str] = frozenset()
+    current: str = ""
+    silent_seconds: float = 0
 
 
 def scope(ref: ConversationRef) -> dict[str, object]:
@@ -57,8 +69,18 @@ def scope(ref: ConversationRef) -> dict[str, object]:
     return {"agent_id": ref.agent_id, "conversation_id": ref.conversation_id}
 
 
+def otids_by_run(status: Mapping[str, object]) -> dict[str, list[str]]:
+    """The otids of the messages that each of the server's runs has taken, from a `loop_status`."""
+    runs = mapping_field(status, "client_message_ids_by_run_id")
+    return {
+        run_id: [otid_of(str(each)) for each in cast("list[object]", ids)]
+        for run_id, ids in runs.items()
+        if isinstance(ids, list)
+    }
+
+
 async def read_state(connection: Connection, ref: ConversationRef) -> LoopState:
-    """The state now, of a conversation that is subscribed: the server replays it when it is asked to."""
+    """The state now. The server replays it when it is asked to, and sends this conversation's frames from then on."""
     status: Mapping[str, object] = {}
     device: Mapping[str, object] = {}
     with connection.listen(ref) as frames:
@@ -70,10 +92,20 @@ async def read_state(connection: Connection, ref: ConversationRef) -> LoopState:
                 status = mapping_field(frame, "loop_status")
             elif frame.get("type") == "update_device_status":
                 device = mapping_field(frame, "device_status")
-    pending = tuple(map(ControlRequest.of, mappings(device.get("pending_control_requests"))))
-    consumed = mapping_field(status, "client_message_ids_by_run_id").values()
-    taken = frozenset(str(each) for ids in consumed if isinstance(ids, list) for each in cast("list[object]", ids))
-    return LoopState(active=text_field(status, "status") not in IDLE, pending=pending, taken=taken)
+    taken = otids_by_run(status)
+    active_runs = cast("list[object]", status.get("active_run_ids") or [])
+    current = [otid for run_id in active_runs for otid in taken.get(str(run_id), [])]
+    # Later steps of a turn have runs of their own, which list no message.
+    if active_runs and not current and taken:
+        current = list(taken.values())[-1]
+    answering = text_field(status, "status") == STREAMING and active_runs and not status.get("executing_tool_call_ids")
+    return LoopState(
+        active=text_field(status, "status") not in IDLE,
+        pending=tuple(map(ControlRequest.of, mappings(device.get("pending_control_requests")))),
+        taken=frozenset(otid for otids in taken.values() for otid in otids),
+        current=current[0] if current else "",
+        silent_seconds=connection.seconds_without_progress(ref) if answering else 0,
+    )
 
 
 async def answer(connection: Connection, ref: ConversationRef, request_id: str, decision: Decision) -> None:

@@ -14,17 +14,25 @@ STUCK = (
     "fork opens a branch that goes on at once."
 )
 
+STALLED = (
+    "The App Server has stopped in the middle of the answer, as it does when its disk is full, so the reply may be a "
+    "part. cancel frees the conversation, and fork opens a branch with the messages that the server still has."
+)
+
+_CONFLICT = re.compile(r"\balready has an active run\b")
+
 _NEXT_STEPS = {
-    re.compile(r"\balready has an active run\b"): STUCK,
+    _CONFLICT: STUCK,
     re.compile(r"\b(?:ENOSPC|EDQUOT|EROFS|EACCES)\b"): (
         "It cannot write to its disk: a person has to make room there, or see to the permissions of its folder. "
         "Part of it may be done: look before repeating this."
     ),
     re.compile(r"\bJSON (?:at position|input)\b|\bin JSON\b"): (
-        "A file that it keeps on this machine is broken: a person has to restore it from a backup, or do without it. "
+        "A file that it keeps on this machine is broken. If that has just happened, fork may open a branch with the "
+        "messages that the server still has; else a person has to restore the file from a backup, or do without it. "
         "Other conversations can be used."
     ),
-    re.compile(r"\brejected by the queue\b"): (
+    re.compile(r"\brejected by the queue\b|\binput ledger is at capacity\b"): (
         "Nothing was sent. It says this when its disk is full, and while a tool call waits for a decision."
     ),
 }
@@ -35,6 +43,11 @@ _HTTP_STATUS = re.compile(r"[45]\d\d\b")
 def next_step(words: str) -> str:
     """What to do about an error; "" when that is not known."""
     return next((step for pattern, step in _NEXT_STEPS.items() if pattern.search(words)), "")
+
+
+def is_conflict(words: str) -> bool:
+    """Whether a turn did not begin because of another one's active run."""
+    return bool(_CONFLICT.search(words))
 
 
 def innermost(error: str) -> Mapping[str, object]:

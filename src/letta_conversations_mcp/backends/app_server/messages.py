@@ -1,7 +1,4 @@
-"""The turns of the App Server: handing over messages and decisions, following, stopping, and finding them again.
-
-The protocol has no runs, so a turn is told by the message that began it (see `turn`).
-"""
+"""The operations on a turn: handing over messages and decisions, following the turn, and stopping it."""
 
 from __future__ import annotations
 
@@ -9,31 +6,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
+from anyio.abc import TaskGroup
 
-from letta_conversations_mcp.backends.app_server.app_server_json import (
-    is_only_reminder,
-    without_reminders,
-    without_repeats,
-)
-from letta_conversations_mcp.backends.app_server.base import LocalBase
+from letta_conversations_mcp.backends.app_server.base import LocalBounds, LocalTools, ServerContext
 from letta_conversations_mcp.backends.app_server.connection import Connection, Frame, Frames, received
-from letta_conversations_mcp.backends.app_server.conversation_state import (
-    ControlRequest,
-    LoopState,
-    answer,
-    read_state,
-    scope,
-)
-from letta_conversations_mcp.backends.app_server.turn_stream import (
-    RUN_PREFIX,
-    TurnReader,
-    is_of,
-    run_id_of,
-    run_of,
-    shown,
-    turns_of,
-    with_run_ids,
-)
+from letta_conversations_mcp.backends.app_server.conversation_state import ControlRequest, answer, read_state, scope
+from letta_conversations_mcp.backends.app_server.failures import STALLED, STUCK
+from letta_conversations_mcp.backends.app_server.hand_over import Outcome, hand_over
+from letta_conversations_mcp.backends.app_server.runs import TURN_MESSAGES, LocalRuns, run_id_of, turns_of
+from letta_conversations_mcp.backends.app_server.turn_lock import turn_lock
+from letta_conversations_mcp.backends.app_server.turn_stream import RUN_PREFIX, TurnReader
 from letta_conversations_mcp.conversations.approvals import calls_chunk, check_pending
 from letta_conversations_mcp.core.backend import NotResumable, StreamLost
 from letta_conversations_mcp.core.errors import (
@@ -46,6 +28,7 @@ from letta_conversations_mcp.core.errors import (
 )
 from letta_conversations_mcp.core.message_json import mappings, text_field
 from letta_conversations_mcp.core.model import (
+    DEFAULT_CONVERSATION,
     Approvals,
     Chunk,
     ConversationRef,
@@ -53,18 +36,27 @@ from letta_conversations_mcp.core.model import (
     MessageQuery,
     Outgoing,
     OutgoingMessage,
-    Run,
     ToolCall,
 )
 
 NOT_OFFERED = "Tools on this machine are not offered here."
 
-TURN_MESSAGES = 200
-"""Messages looked through to find a turn again, the newest."""
+CONFLICT_SECONDS = 0.5
+"""For a turn that has just ended to leave its conversation, before it counts as stuck."""
+
+MOST_ATTEMPTS = 20
+"""Ids tried for a message that the server seems to have had, though nothing is stored."""
 
 
-class LocalTurns(LocalBase):
-    """The verbs that begin, follow, stop and find a turn."""
+class LocalMessages(LocalRuns):
+    """The operations that begin, follow and stop a turn."""
+
+    def __init__(self, server: ServerContext, tasks: TaskGroup, bounds: LocalBounds, tools: LocalTools) -> None:
+        super().__init__(server, tasks, bounds, tools)
+        self._attempts: dict[str, int] = {}
+        """How many ids were used up for each message whose turn could not begin yet."""
+        self._holder: ConversationRef | None = None
+        """The conversation `default` that last kept another agent's from beginning a turn."""
 
     @asynccontextmanager
     async def send(self, ref: ConversationRef, message: OutgoingMessage) -> AsyncGenerator[AsyncIterator[Chunk]]:
@@ -75,19 +67,87 @@ class LocalTurns(LocalBase):
                 "Nothing was sent; leave them out.",
             )
         connection = await self._subscribed(ref)
+        async with turn_lock(connection.lock_folder, ref) as release:
+            await self._check_free(connection, ref)
+            with connection.listen(ref) as frames:
+                reader, early = await self._begin(connection, ref, message, frames)
+                # All agents share what makes `default` busy, and an agent's state says nothing of another's turn.
+                if ref.conversation_id != DEFAULT_CONVERSATION:
+                    release()
+                yield self._chunks(connection, ref, frames, reader, *early)
+
+    async def _check_free(self, connection: Connection, ref: ConversationRef) -> None:
+        """Raises AwaitingApproval, Busy, or Refused when the conversation's turn is stuck."""
         state = await read_state(connection, ref)
         # The server would take it, and put it into the turn after the decision, or make one turn of all that wait.
         if self._tools != "off" and state.pending:
             raise AwaitingApproval(ref.conversation_id)
+        if state.silent_seconds > self._bounds.silence_seconds:
+            raise Refused("take the message", "a turn is stuck here", f"Nothing was sent. {STALLED}")
         if state.active:
             newest = await self.list_runs(ref, limit=1)
             raise Busy(ref.conversation_id, newest[0].id if newest and newest[0].active else "")
-        with connection.listen(ref) as frames:
-            started = await self._hand_over(connection, ref, message)
-            yield self._chunks(connection, ref, frames, TurnReader(RUN_PREFIX + message.otid, started=started))
+        if ref.conversation_id == DEFAULT_CONVERSATION and self._holder is not None:
+            if (await read_state(connection, self._holder)).active:
+                raise Busy(ref.conversation_id)
+            self._holder = None
+
+    async def _begin(
+        self, connection: Connection, ref: ConversationRef, message: OutgoingMessage, frames: Frames
+    ) -> tuple[TurnReader, list[Chunk]]:
+        """Hand the message over until its turn has begun.
+
+        Raises Busy when another turn keeps it from that, Refused when nothing that can be waited for does, and
+        StreamLost when the server has had the message before, or may have it.
+        """
+        had_conflict = False
+        while True:
+            attempt = self._attempts.get(message.otid, 1)
+            reader = TurnReader(RUN_PREFIX + message.otid)
+            early: list[Chunk] = []
+            outcome = await hand_over(connection, ref, message, attempt, self._offers, frames, reader, early)
+            match outcome:
+                case Outcome.BEGUN:
+                    self._attempts.pop(message.otid, None)
+                    return reader, early
+                case Outcome.WITHDRAWN:
+                    raise Busy(ref.conversation_id)
+                case Outcome.CONFLICT:
+                    self._attempts[message.otid] = attempt + 1
+                    if await self._is_held(connection, ref):
+                        raise Busy(ref.conversation_id)
+                    if had_conflict:
+                        words = f"Conversation {ref.conversation_id} already has an active run"
+                        raise Refused("take the message", words, f"Nothing was sent. {STUCK}")
+                    # The other turn may have ended since.
+                    had_conflict = True
+                    await anyio.sleep(CONFLICT_SECONDS)
+                case Outcome.DROPPED:
+                    if attempt == MOST_ATTEMPTS or await self._may_have(ref, message.otid):
+                        raise StreamLost("the App Server has had this message before, and runs no turn here")
+                    self._attempts[message.otid] = attempt + 1
+
+    async def _is_held(self, connection: Connection, ref: ConversationRef) -> bool:
+        """Whether a turn runs whose end sets this conversation free: its own or, for `default`, any agent's there."""
+        places = [ref]
+        if ref.conversation_id == DEFAULT_CONVERSATION:
+            listed = await self._read("agent_list", what="list the agents", query={"limit": 1000})
+            ids = [text_field(each, "id") for each in mappings(listed.get("agents"))]
+            places = [ref.model_copy(update={"agent_id": agent_id}) for agent_id in ids]
+        for place in places:
+            if (await read_state(connection, place)).active:
+                self._holder = place if place != ref else None
+                return True
+        return False
+
+    async def _may_have(self, ref: ConversationRef, otid: str) -> bool:
+        """Whether the message is stored, or may be among those that are not listed any more."""
+        chunks, more = await self._list_chunks(ref, MessageQuery(limit=TURN_MESSAGES))
+        kinds = {text_field(each, "message_type") for each in chunks}
+        return more or "summary_message" in kinds or otid in [text_field(each, "otid") for each in chunks]
 
     async def list_approvals(self, ref: ConversationRef) -> Sequence[ToolCall]:
-        return [request.call for request in (await read_state(await self._subscribed(ref), ref)).pending]
+        return [request.call for request in (await self._state(ref)).pending]
 
     @asynccontextmanager
     async def respond(self, ref: ConversationRef, approvals: Approvals) -> AsyncGenerator[AsyncIterator[Chunk]]:
@@ -95,7 +155,7 @@ class LocalTurns(LocalBase):
         pending = (await read_state(connection, ref)).pending
         check_pending(ref.conversation_id, [request.call for request in pending], approvals)
         turns = turns_of((await self._list_chunks(ref, MessageQuery(limit=TURN_MESSAGES)))[0])
-        reader = TurnReader(run_id_of(turns[-1]) if turns else "", started=True)
+        reader = TurnReader(run_id_of(turns[-1]) if turns else "", begun=True)
         decisions = {each.tool_call_id: each for each in approvals.decisions}
         with connection.listen(ref) as frames:
             for request in pending:
@@ -108,51 +168,30 @@ class LocalTurns(LocalBase):
             yield self._chunks(connection, ref, frames, reader, calls_chunk(approvals.calls))
 
     async def cancel(self, ref: ConversationRef, run_id: str = "") -> Sequence[str]:
-        """Stops a turn that waits for a decision too."""
-        runs = await self.list_runs(ref, limit=TURN_MESSAGES)
-        if run_id and run_id not in [run.id for run in runs]:
-            raise NotFound.run(run_id)
+        """Stops a turn that waits for a decision too. What is listed is asked only if the server does not say which
+        turn runs: after a full disk the messages may not be readable, and the turn is to be stopped all the same."""
         connection = await self._subscribed(ref)
         state = await read_state(connection, ref)
-        if not (state.active or state.pending) or (run_id and run_id != runs[0].id):
+        runs_now = state.active or bool(state.pending)
+        current = RUN_PREFIX + state.current if runs_now and state.current else ""
+        if run_id and run_id != current:
+            runs = await self.list_runs(ref, limit=TURN_MESSAGES)
+            if run_id not in [run.id for run in runs]:
+                raise NotFound.run(run_id)
+            if current or run_id != runs[0].id:
+                return ()
+            current = run_id
+        if not runs_now:
             return ()
+        if not current:
+            current = next(iter([run.id for run in await self.list_runs(ref, limit=1)]), RUN_PREFIX)
         stopped = await connection.request("abort_message", what="stop the turn", runtime=scope(ref))
-        return [run.id for run in runs[:1]] if stopped.get("aborted") is True else ()
+        return [current] if stopped.get("aborted") is True else ()
 
     def resume(
         self, ref: ConversationRef, message: Outgoing, *, run_id: str, after: int
     ) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
         raise NotResumable
-
-    async def _subscribed(self, ref: ConversationRef) -> Connection:
-        connection = await self._open()
-        await connection.subscribe(ref, self._mode)
-        return connection
-
-    async def _hand_over(self, connection: Connection, ref: ConversationRef, message: OutgoingMessage) -> bool:
-        """Whether the turn has begun at once, or waits behind another. Raises StreamLost when nothing is sure."""
-        parts: list[dict[str, object]] = [{"type": "text", "text": message.text}] if message.text else []
-        for image in message.images:
-            source = (
-                {"type": "url", "url": image.url}
-                if image.url
-                else {"type": "base64", "media_type": image.media_type, "data": image.data}
-            )
-            parts.append({"type": "image", "source": source})
-        content: object = parts if message.images else message.text
-        payload: dict[str, object] = {
-            "kind": "create_message",
-            # The server keeps this id for ever, and drops a second message with it in silence.
-            "messages": [{"role": "user", "content": content, "client_message_id": message.otid}],
-            **self._offers,
-        }
-        try:
-            answer = await connection.request("input", what="take the message", runtime=scope(ref), payload=payload)
-        except Refused:
-            raise
-        except ConversationError as error:
-            raise StreamLost(str(error)) from error
-        return answer.get("disposition") != "queued"
 
     async def _chunks(
         self, connection: Connection, ref: ConversationRef, frames: Frames, reader: TurnReader, *before: Chunk
@@ -161,8 +200,12 @@ class LocalTurns(LocalBase):
         for chunk in before:
             yield chunk
         while not reader.ended:
-            for frame in await self._next(connection, ref, frames):
+            arrived, stalled = await self._next(connection, ref, frames)
+            for frame in arrived:
                 for chunk in await self._read_frame(connection, ref, reader, frame):
+                    yield chunk
+            if stalled and reader.begun and not reader.ended:
+                for chunk in reader.give_up():
                     yield chunk
 
     async def _read_frame(
@@ -180,17 +223,18 @@ class LocalTurns(LocalBase):
         await answer(connection, ref, request.id, denial)
         return ()
 
-    async def _next(self, connection: Connection, ref: ConversationRef, frames: Frames) -> Sequence[Frame]:
-        """What comes next of a turn; after a while of silence, what comes when the server is asked whether one runs.
+    async def _next(self, connection: Connection, ref: ConversationRef, frames: Frames) -> tuple[Sequence[Frame], bool]:
+        """What comes next of a turn, and whether its answer has stopped in the middle; after a while of silence, what
+        comes when the server is asked whether one runs.
 
         It says nothing by itself while a model thinks, and nothing either of a message that it had before and has
         dropped. Raises StreamLost when no turn runs, when the server is silent, and when the connection breaks.
         """
         bounds = self._bounds
         try:
+            with anyio.move_on_after(min(bounds.look_seconds, bounds.silence_seconds)):
+                return [await frames.receive()], False
             with anyio.fail_after(bounds.silence_seconds):
-                with anyio.move_on_after(bounds.look_seconds):
-                    return [await frames.receive()]
                 state = await read_state(connection, ref)
         except TimeoutError as error:
             raise StreamLost(f"silence for {bounds.silence_seconds:g} s") from error
@@ -202,55 +246,4 @@ class LocalTurns(LocalBase):
         # The turn may have ended while this was asked.
         if not (state.active or state.pending or any(each.get("type") == "turn_finished" for each in arrived)):
             raise StreamLost("the App Server runs no turn here")
-        return arrived
-
-    async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:
-        turns, state = await self._turns(ref)
-        return [run_of(turn, state if turn is turns[-1] else None) for turn in turns[: -limit - 1 : -1]]
-
-    async def run_of_otid(self, ref: ConversationRef, otid: str) -> str:
-        """The App Server takes no id twice: a message that is handed over again shows its run."""
-        return ""
-
-    async def get_run(self, ref: ConversationRef, run_id: str) -> Run:
-        turns, state = await self._turns(ref)
-        for turn in turns:
-            if is_of(turn, run_id):
-                return run_of(turn, state if turn is turns[-1] else None).model_copy(update={"id": run_id})
-        raise NotFound.run(run_id)
-
-    async def list_run_chunks(self, ref: ConversationRef, run_id: str) -> Sequence[Chunk]:
-        chunks, _ = await self._list_chunks(ref, MessageQuery(limit=TURN_MESSAGES))
-        turns = turns_of(chunks)
-        found = [turn for turn in turns if is_of(turn, run_id)]
-        if not found:
-            return []
-        newest = found[0] is turns[-1]
-        return shown(found[0], await read_state(await self._subscribed(ref), ref) if newest else None)
-
-    async def _turns(self, ref: ConversationRef) -> tuple[list[list[Chunk]], LoopState]:
-        """The newest turns, oldest first, and the state of the last of them."""
-        query = MessageQuery(limit=TURN_MESSAGES)
-        turns = turns_of((await self._list_chunks(ref, query))[0])
-        state = await read_state(await self._subscribed(ref), ref)
-        if turns and run_of(turns[-1], state).status == "failed":
-            # It may have ended well after it was listed and before the state was told.
-            newest = run_id_of(turns[-1])
-            turns = turns_of((await self._list_chunks(ref, query))[0])
-            ends = [place for place, turn in enumerate(turns, 1) if is_of(turn, newest)]
-            turns = turns[: ends[-1]] if ends else turns
-        return turns, state
-
-    async def _list_chunks(self, ref: ConversationRef, query: MessageQuery) -> tuple[list[Chunk], bool]:
-        wanted = {"agent_id": ref.agent_id, "limit": query.limit, "order": query.order}
-        cursors = {key: value for key, value in (("before", query.before), ("after", query.after)) if value}
-        answer = await self._read(
-            "conversation_messages_list",
-            what="list the messages",
-            conversation_id=ref.conversation_id,
-            query=wanted | cursors,
-        )
-        chunks: list[Chunk] = [without_reminders(each) for each in mappings(answer.get("messages"))]
-        more = len({text_field(each, "id") for each in chunks}) >= query.limit
-        chunks = [each for each in chunks if not is_only_reminder(each)]
-        return with_run_ids(without_repeats(chunks[::-1] if query.order == "desc" else chunks)), more
+        return arrived, state.silent_seconds > bounds.silence_seconds
