@@ -195,15 +195,16 @@ async def test_turns_have_a_bound_and_their_queue_too(team: Team, letta: Letta) 
             async def queue() -> None:
                 replies.append((await ann.ok("send_message", agent=agents[2], message="two")).data["reply"])
 
+            ann.progress.clear()
             tasks.start_soon(queue)
-            with anyio.fail_after(HANG_SECONDS):
-                while not full or "running or waiting" not in full[-1]:
-                    full.append(await ann.refused("send_message", agent=agents[3], message="three", wait_seconds=0))
+            await ann.until_reported("waiting for one of the turns on this server")
+            full.append(await ann.refused("send_message", agent=agents[3], message="three", wait_seconds=0))
             held.gate.set()
         first = await ann.ok("wait_for_reply", conversation_id=running.data["conversation_id"])
 
     assert "as many turns are running on this server as may" in short
-    assert "try again in" in full[-1]
+    assert "running or waiting" in full[0]
+    assert "try again in" in full[0]
     assert (first.data["reply"], replies) == ("the first", ["the second"])
 
 

@@ -85,6 +85,7 @@ async def attempt(backend: ScopedBackend, verb: str, ref: ConversationRef, run_i
         "respond": (ref, Approvals(decisions=(Decision(tool_call_id="call_1", approve=True),), otid=MESSAGE.otid)),
         "get_run": (ref, run_id),
         "list_run_chunks": (ref, run_id),
+        "run_of_otid": (ref, MESSAGE.otid),
     }
     named: dict[str, dict[str, Any]] = {"list_runs": {"limit": 5}, "resume": {"run_id": run_id, "after": 0}}
     called = getattr(backend, verb)(*arguments.get(verb, (ref,)), **named.get(verb, {}))

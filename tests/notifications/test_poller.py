@@ -42,6 +42,7 @@ CHANGES_NOTHING = {
     "list_messages",
     "list_models",
     "list_run_chunks",
+    "run_of_otid",
     "list_runs",
     "owner_of",
     "recompile",

@@ -277,10 +277,14 @@ async def run_of_same(
         run_id = next((each.id for each in await backend.list_runs(ref, limit=RECENT_RUNS) if each.active), "")
     if not run_id:
         return None
-    asked = _asked(list(map(read_message, await backend.list_run_chunks(ref, run_id))))
+    try:
+        asked = _asked(list(map(read_message, await backend.list_run_chunks(ref, run_id))))
+        run = await backend.get_run(ref, run_id)
+    except NotFound:
+        # A run that does not say whose it is.
+        return None
     if asked is None:
         return None
-    run = await backend.get_run(ref, run_id)
     if message.is_in(asked) or identity.is_same_request(asked.otid):
         return run
     began = _time(run.created_at)

@@ -106,7 +106,7 @@ class Stage:
                 if self._console.is_terminal:
                     status.update(Text(message or doing))
                 else:
-                    self.tell(f"  … {message or doing}")
+                    self.tell(f"  … {(message or doing).splitlines()[0]}")
 
             return await self._client.call_tool(tool, arguments, progress_callback=on_progress)
 
