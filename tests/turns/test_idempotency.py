@@ -73,6 +73,20 @@ async def test_the_reply_to_a_cancelled_call_answers_its_repetition_once() -> No
     assert (anew.reply, anew.repeated) == ("second", False)
 
 
+async def test_the_reply_to_a_cancelled_call_is_kept_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    place, gate = Place(), anyio.Event()
+    place.turns = {"slow": [when_opened(gate, says("first")), at_once(says("second"))]}
+    async with scheduler_at(place) as scheduler:
+        await give_up(scheduler, "slow")
+        gate.set()
+        await until_gone(scheduler)
+        monkeypatch.setattr(idempotency, "KEPT_SECONDS", 0.0)
+        monkeypatch.setattr(idempotency, "REPEATED_WITHIN_SECONDS", 0.0)
+        later = await call(scheduler, "slow")
+
+    assert (later.reply, later.repeated) == ("second", False)
+
+
 async def test_a_repetition_that_is_cancelled_too_may_be_made_again() -> None:
     place, gate = Place(), anyio.Event()
     place.turns = {"slow": when_opened(gate, says("done"))}
@@ -183,6 +197,24 @@ async def test_a_session_that_repeats_an_unanswered_call_joins_it_and_so_does_it
 
     assert place.begun == ["slow"]
     assert [each.reply for each in answers] == ["one", "one", "one"]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_session_that_gives_up_silently_gets_an_answer_again_for_a_while_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place, gate = Place(), anyio.Event()
+    place.turns = {"slow": [when_opened(gate, says("one")), at_once(says("two"))]}
+    async with scheduler_at(place) as scheduler:
+        async with anyio.create_task_group() as calls:
+            for _ in range(2):
+                calls.start_soon(lambda: call(scheduler, "slow", session="s"))
+                await anyio.wait_all_tasks_blocked()
+            gate.set()
+        monkeypatch.setattr(idempotency, "REPEATED_WITHIN_SECONDS", 0.0)
+        later = await call(scheduler, "slow", session="s")
+
+    assert (later.reply, later.repeated) == ("two", False)
 
 
 @pytest.mark.usefixtures("impatient")
