@@ -284,3 +284,30 @@ async def test_an_address_may_end_with_the_version(letta: Letta, commands: Comma
     ran = await commands(f"{letta.base_url}{ending}")("doctor", "--json")
 
     assert (ran.status, checks(ran.out)["key"]["status"]) == (0, "ok")
+
+
+async def test_a_server_that_only_asks_for_a_key_is_no_letta_server(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LETTA_API_KEY", "sk-let-some-key")
+
+    async def unauthorized(_: Request) -> Response:
+        return JSONResponse({"error": "log in first"}, 401)
+
+    async with something(("/{path:path}", unauthorized)) as url:
+        ran = await commands(url)("doctor", "--json")
+
+    assert (ran.status, checks(ran.out)["server"]["status"]) == (1, "fail")
+    assert "no Letta server" in checks(ran.out)["server"]["found"]
+
+
+@pytest.mark.parametrize(("password", "words"), [("", "this server asks for none"), ("sk-let-right", "accepted")])
+async def test_a_key_is_called_accepted_only_where_one_is_asked_for(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch, password: str, words: str
+) -> None:
+    monkeypatch.setenv("LETTA_API_KEY", "sk-let-right")
+    async with FakeLetta(ScriptedModel(), password=password).serve() as base_url:
+        ran = await commands(base_url)("doctor", "--json")
+
+    assert checks(ran.out)["key"]["status"] == "ok"
+    assert words in checks(ran.out)["key"]["found"]

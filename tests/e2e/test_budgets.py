@@ -77,7 +77,7 @@ async def test_conversations_that_never_had_a_message_are_not_listed_in_circles(
         page = await caller.ok("list_conversations", agent=agent_id, order_by="last_message_at", limit=2)
 
     assert "next" not in page.data
-    assert "never had a message" in page.data["note"]
+    assert "without a message are left out" in page.data["note"]
 
 
 async def test_ten_thousand_messages_are_paged_to_the_first_one(way: Way) -> None:

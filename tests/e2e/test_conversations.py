@@ -144,14 +144,34 @@ async def test_the_list_is_searched_by_summary(mcp: Caller, letta: Letta) -> Non
 
 
 async def test_the_list_of_all_agents_names_the_agent(mcp: Caller, letta: Letta) -> None:
-    agent_id, _ = await letta.new_agent()
+    agent_id, name = await letta.new_agent()
     conversation_id = await letta.new_conversation(agent_id)
 
     listed = await mcp.ok("list_conversations", limit=1)
+    of_one = await mcp.ok("list_conversations", agent=agent_id)
 
-    assert listed.data["conversations"] == [
-        {"id": conversation_id, "agent_id": agent_id, "created_at": listed.data["conversations"][0]["created_at"]}
-    ]
+    [row] = listed.data["conversations"]
+    assert (row["id"], row["agent_id"], row["agent_name"]) == (conversation_id, agent_id, name)
+    assert f"{agent_id} {name!r}" in listed.text
+    assert row["created_at"].endswith("Z")
+    assert listed.data["listed"].startswith("1 conversation of all agents, opened latest first")
+    assert of_one.data["listed"] == f"1 conversation of agent {name!r} ({agent_id}), opened latest first, no more:"
+    assert "agent_name" not in of_one.data["conversations"][0]
+
+
+async def test_those_without_a_message_are_not_among_the_latest_active(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    spoken = await letta.new_conversation(agent_id)
+    await letta.send(spoken, "hello")
+    silent = await letta.new_conversation(agent_id)
+
+    active = await mcp.ok("list_conversations", agent=agent_id, order_by="last_message_at")
+    opened = await mcp.ok("list_conversations", agent=agent_id)
+
+    assert [row["id"] for row in active.data["conversations"]] == [spoken]
+    assert "without a message are left out" in active.data["note"]
+    assert [row["id"] for row in opened.data["conversations"]] == [silent, spoken]
+    assert "note" not in opened.data
 
 
 async def test_the_list_can_be_ordered_by_the_last_message(mcp: Caller, letta: Letta) -> None:

@@ -107,6 +107,7 @@ async def test_a_call_that_waits_for_a_decision_is_told(mcp: Caller, letta: Lett
     assert call["tool"] == "memory_insert"
     assert "Likes tea" in call["arguments"]
     assert call["tool_call_id"] in told.text
+    assert f"respond_to_approval(conversation_id={sent.data['conversation_id']!r}, approve=" in told.data["next"]
 
 
 async def test_a_deleted_conversation_is_not_described(mcp: Caller, letta: Letta) -> None:

@@ -63,14 +63,16 @@ async def test_an_agent_is_looked_through_with_its_default_conversation(mcp: Cal
 
 
 async def test_all_agents_are_looked_through_and_named(mcp: Caller, letta: Letta) -> None:
-    agent_id, _ = await letta.new_agent()
-    conversation_id = await letta.new_conversation(agent_id)
+    agent_id, name = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id, "about tea")
     await letta.send(conversation_id, f"only {agent_id[-12:]} here")
 
     answer = await mcp.ok("search_messages", query=agent_id[-12:], kinds=["user"], limit=1)
 
     [row] = answer.data["messages"]
     assert (row["agent_id"], row["conversation_id"]) == (agent_id, conversation_id)
+    assert (row["agent_name"], row["summary"]) == (name, "about tea")
+    assert f"{conversation_id} 'about tea' · {agent_id} {name!r}" in answer.text
     assert "Default conversations were left out" in answer.data["note"]
 
 

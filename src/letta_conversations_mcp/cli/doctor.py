@@ -113,7 +113,7 @@ async def _checks(backend: Backend, settings: BackendSettings) -> AsyncIterator[
     if not found or found[0].kind in ("app_server", "other"):
         return
     health = found[0]
-    key = await _bounded("key", lambda: _key(backend, settings))
+    key = await _bounded("key", lambda: _key(backend, settings, health))
     if not settings.uses_local or key.status == "fail":
         yield key
     if key.status == "fail":
@@ -191,9 +191,11 @@ def _server(health: Health) -> Check:
             return Check("server", "warn" if health.remarks else "ok", found, " ".join(health.remarks))
 
 
-async def _key(backend: Backend, settings: BackendSettings) -> Check:
+async def _key(backend: Backend, settings: BackendSettings, health: Health) -> Check:
     await backend.list_agents(limit=1)
-    return Check("key", "ok", "accepted" if settings.api_key.get_secret_value() else "none is set, and none is needed")
+    if not settings.api_key.get_secret_value():
+        return Check("key", "ok", "none is set, and none is needed")
+    return Check("key", "ok", "set, but this server asks for none" if health.needs_key is False else "accepted")
 
 
 async def _conversations(backend: Backend) -> Check:

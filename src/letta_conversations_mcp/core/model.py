@@ -325,13 +325,15 @@ class Health(Frozen):
     """What answers at the configured address. The kinds `app_server` and `other` cannot be used like that.
 
     `background`: True if the server keeps streams and locks conversations; a self-hosted one does so only with Redis.
-    None if that is unknown or makes no difference. `remarks` are sentences about what a person should fix.
+    None if that is unknown or makes no difference. `needs_key`: False if the server also answers without a key, None
+    if that is unknown. `remarks` are sentences about what a person should fix.
     """
 
     kind: ServerKind
     address: str
     version: str = ""
     background: bool | None = None
+    needs_key: bool | None = None
     remarks: tuple[str, ...] = ()
 
 

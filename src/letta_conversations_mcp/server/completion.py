@@ -17,7 +17,7 @@ from letta_conversations_mcp.tools.base import Services
 COMPLETIONS = 100
 """The most values that MCP allows in a completion."""
 
-CONVERSATION_ARGUMENTS = ("conversation_id", "conversation")
+CONVERSATION_ARGUMENT = "conversation_id"
 AGENT_ARGUMENT = "agent"
 """All resources and prompts use these names."""
 
@@ -28,7 +28,7 @@ async def complete_argument(services: Services, params: Mapping[str, Any]) -> Co
     if not uri.startswith("letta:"):
         return Completion(values=[])
     name, typed = params["argument"]["name"], str(params["argument"]["value"]).strip()
-    if name in CONVERSATION_ARGUMENTS:
+    if name == CONVERSATION_ARGUMENT:
         chosen = text_field(mapping_field(mapping_field(params, "context"), "arguments"), AGENT_ARGUMENT)
         return await _conversations(services, typed, chosen.strip())
     if name == AGENT_ARGUMENT:

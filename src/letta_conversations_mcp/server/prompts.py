@@ -39,7 +39,7 @@ INSTRUCTION_CHARS = 500
 Arguments = Mapping[str, str]
 
 CONVERSATION = PromptArgument(
-    name="conversation", description="a conversation's id, or 'default' with agent", required=True
+    name="conversation_id", description="a conversation's id, or 'default' with agent", required=True
 )
 AGENT = PromptArgument(name="agent", description="the agent's name or id", required=True)
 DEFAULT_AGENT = PromptArgument(name="agent", description="the agent's name or id; only for 'default'")
@@ -79,7 +79,7 @@ class PromptSpec:
 
 
 async def _continue_conversation(services: Services, arguments: Arguments) -> str:
-    ref = await locate(services.backend, arguments["conversation"], arguments["agent"])
+    ref = await locate(services.backend, arguments["conversation_id"], arguments["agent"])
     transcript = await _transcript(services, ref)
     return (
         f"I want to go on with a conversation that a Letta agent ({ref.agent_id}) and its users have. Its newest "
@@ -106,7 +106,7 @@ async def _hand_over(services: Services, arguments: Arguments) -> str:
 
 
 async def _summarise_conversation(services: Services, arguments: Arguments) -> str:
-    ref = await locate(services.backend, arguments["conversation"], arguments["agent"])
+    ref = await locate(services.backend, arguments["conversation_id"], arguments["agent"])
     transcript = await _transcript(services, ref)
     return (
         f"Summarise a conversation that a Letta agent ({ref.agent_id}) and its users have. Its newest messages are "

@@ -42,6 +42,9 @@ CONVERSATION_URI = "letta://conversations/{conversation_id}"
 TRANSCRIPT_URI = "letta://conversations/{conversation_id}/transcript{?before,limit}"
 TRANSCRIPT_JSON_URI = "letta://conversations/{conversation_id}/transcript.json{?before,limit}"
 
+MOST_IDS = 200
+"""Ids of messages in context that a conversation's resource has, the newest."""
+
 RECENT = 50
 """Conversations per page of the list, which clients show as a menu."""
 
@@ -109,7 +112,11 @@ def _add_templates(server: MCPServer[Services]) -> None:
 
 async def _describe(services: Services, conversation_id: str) -> str:
     conversation = await services.backend.get_conversation(check_conversation_id(conversation_id))
-    return to_json(conversation.model_dump(exclude_defaults=True, exclude={"in_context"})).decode()
+    told = conversation.model_dump(exclude_defaults=True)
+    context = conversation.in_context or ()
+    if len(context) > MOST_IDS:
+        told |= {"in_context": context[-MOST_IDS:], "in_context_left_out": len(context) - MOST_IDS}
+    return to_json(told).decode()
 
 
 async def _page(services: Services, conversation_id: str, before: str, limit: str) -> HistoryPage:

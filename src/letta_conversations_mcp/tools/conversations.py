@@ -20,6 +20,7 @@ from letta_conversations_mcp.conversations.lookup import (
     find_agent,
     locate,
 )
+from letta_conversations_mcp.conversations.names import agent_names
 from letta_conversations_mcp.conversations.transcript import (
     RESERVED_CHARS,
     cut,
@@ -182,29 +183,48 @@ async def list_conversations(
     note = ""
     if archived != "all" and page.items and all(each.archived is None for each in page.items):
         note = "This Letta server does not archive conversations; all are listed." if archived == "only" else ""
-    if not page.items:
+    items = page.items
+    # What has no time of its own is the end of such a list, and as a cursor would begin it again (seen on 0.16.8).
+    if order_by == "last_message_at":
+        items = tuple(each for each in items if each.last_message_at)
+    silent = len(page.items) - len(items)
+    if silent:
+        note = f"{note} Conversations without a message are left out; order_by='created_at' has them.".strip()
+    if not items:
         scope = " of this agent" if owner else ""
         return ConversationList(
-            next=f"No conversations{scope} {'on this page' if after else 'match'}. create_conversation or "
-            "send_message(agent=…) opens one."
+            note=note,
+            next=""
+            if silent
+            else f"No {'more ' if after else ''}conversations{scope}{' match' if search and not after else ''}. "
+            "create_conversation or send_message(agent=…) opens one.",
         )
-    budget = services_of(ctx).settings.max_output_chars
-    rows = [ConversationRow.of(each, with_agent=owner is None) for each in page.items]
-    while (
-        len(rows) > 1
-        and sum(length(row.model_dump_json(exclude_defaults=True)) for row in rows) > budget - RESERVED_CHARS
-    ):
+    names = {} if owner else await agent_names(backend, (each.agent_id for each in items))
+    rows = [
+        ConversationRow.of(each, with_agent=owner is None, agent_name=names.get(each.agent_id, "")) for each in items
+    ]
+    budget = services_of(ctx).settings.max_output_chars - RESERVED_CHARS
+    while len(rows) > 1 and sum(length(row.model_dump_json(exclude_defaults=True)) for row in rows) > budget:
         rows.pop()
-    more = page.more or len(rows) < len(page.items)
-    # A cursor without the value that is ordered by starts the list again, for ever (seen on 0.16.8).
-    lost = order_by != "created_at" and not rows[-1].last_message_at
-    if more and lost:
-        note = "The rest has never had a message; order_by='created_at' lists all."
+    more = (page.more and not silent) or len(rows) < len(items)
+    if more and order_by != "created_at" and not rows[-1].last_message_at:
+        more, note = False, "The rest has never had a message; order_by='created_at' lists all."
+    whose = f" of agent {owner.name[:80]!r} ({owner.id})" if owner else " of all agents"
     return ConversationList(
+        listed=f"{len(rows)} conversation{'s' if len(rows) > 1 else ''}{whose}, {ORDERS[order_by]} {ENDS[order]} first"
+        f"{', more follow' if more else ', no more' if after or page.more is False else ''}:",
         conversations=tuple(rows),
         note=note,
-        next=f"More: the same call with after={rows[-1].id!r}." if more and not lost else "",
+        next=f"More: the same call with after={rows[-1].id!r}." if more else "",
     )
+
+
+ORDERS: dict[OrderBy, str] = {
+    "created_at": "opened",
+    "last_message_at": "last message",
+    "last_run_completion": "last finished turn",
+}
+ENDS: dict[Order, str] = {"desc": "latest", "asc": "earliest"}
 
 
 async def describe(

@@ -15,6 +15,7 @@ from letta_conversations_mcp.conversations.lookup import (
     find_agent,
     locate,
 )
+from letta_conversations_mcp.conversations.names import agent_names, summaries
 from letta_conversations_mcp.conversations.search import (
     check_search_cursor,
     read_bound,
@@ -242,7 +243,16 @@ async def list_messages(
         limit=limit,
     )
     page = await read_history(services.backend, ref, query, frozenset(kinds) or DEFAULT_KINDS)
-    return MessageList.of(ref, query, page, services.settings.max_output_chars, skip_chars=skip_chars, ids=ids)
+    names = await agent_names(services.backend, [ref.agent_id])
+    return MessageList.of(
+        ref,
+        query,
+        page,
+        services.settings.max_output_chars,
+        skip_chars=skip_chars,
+        ids=ids,
+        agent_name=names.get(ref.agent_id, ""),
+    )
 
 
 async def search_messages(
@@ -274,7 +284,9 @@ async def search_messages(
         result = await search(
             services.backend, wanted, frozenset(kinds), check_search_cursor(after, ref.conversation_id)
         )
-    return FoundList.of(result, wanted, services.settings.max_output_chars)
+    names = await agent_names(services.backend, (each.agent_id for each in result.found))
+    names |= await summaries(services.backend, (each.conversation_id for each in result.found))
+    return FoundList.of(result, wanted, services.settings.max_output_chars, names)
 
 
 async def _scope(ctx: ToolContext, conversation_id: str, agent: str) -> ConversationRef:

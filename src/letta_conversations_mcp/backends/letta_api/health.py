@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Mapping
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -43,6 +43,7 @@ async def read_health(client: Client, base_url: str) -> Health:
         address=base_url,
         version=quote(version, 40),
         background=await _has_background(client),
+        needs_key=is_cloud or await _needs_key(client),
         remarks=(f"Letta {quote(version, 40)} is older than 0.16: it may have no conversations.",) if old else (),
     )
 
@@ -50,7 +51,15 @@ async def read_health(client: Client, base_url: str) -> Health:
 async def _has_letta_routes(client: Client) -> bool:
     """For a server behind a proxy that hides its health."""
     answer = await _get(client, "/v1/agents/?limit=1")
-    return (answer.status_code == 200 and _json(answer) is not None) or answer.status_code == 401
+    if answer.status_code == 401:
+        return text_field(_object(answer), "detail") == "Unauthorized"
+    return answer.status_code == 200 and isinstance(_json(answer), list)
+
+
+async def _needs_key(client: Client) -> bool | None:
+    """Asks without a key: a server that has no password answers whatever the key is (seen on 0.16.8)."""
+    answer = await _get(client, "/v1/agents/?limit=1", headers={"Authorization": letta_client.omit})
+    return {200: False, 401: True}.get(answer.status_code)
 
 
 async def _has_background(client: Client) -> bool | None:
@@ -74,9 +83,10 @@ async def _stranger(client: Client, base_url: str, answer: httpx.Response) -> He
     return Health(kind="other", address=base_url, remarks=(remark,))
 
 
-async def _get(client: Client, path: str) -> httpx.Response:
+async def _get(client: Client, path: str, headers: Mapping[str, Any] | None = None) -> httpx.Response:
     with client.asking.to("tell what it is", after="The same can be asked again."):
-        return await _answer(client.once.get(path, cast_to=httpx.Response))
+        options: Any = {"headers": headers} if headers else {}
+        return await _answer(client.once.get(path, cast_to=httpx.Response, options=options))
 
 
 async def _answer(request: Awaitable[httpx.Response]) -> httpx.Response:

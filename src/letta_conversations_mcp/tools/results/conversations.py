@@ -12,22 +12,27 @@ from letta_conversations_mcp.core.model import (
 )
 from letta_conversations_mcp.tools.results.result import SUMMARY_CHARS, Result
 
+NAME_CHARS = 80
+"""Of an agent's name beside its id."""
+
 
 class ConversationRow(Result):
     id: str
     summary: str = ""
     agent_id: str = ""
+    agent_name: str = ""
     model: str = ""
     last_message_at: str = ""
     created_at: str = ""
     archived: bool = False
 
     @classmethod
-    def of(cls, conversation: Conversation, *, with_agent: bool) -> ConversationRow:
+    def of(cls, conversation: Conversation, *, with_agent: bool, agent_name: str = "") -> ConversationRow:
         return cls(
             id=conversation.id,
             summary=cut(conversation.summary, SUMMARY_CHARS),
             agent_id=conversation.agent_id if with_agent else "",
+            agent_name=cut(agent_name, NAME_CHARS),
             model=conversation.model,
             last_message_at=minute(conversation.last_message_at),
             created_at="" if conversation.last_message_at else minute(conversation.created_at),
@@ -41,7 +46,7 @@ class ConversationRow(Result):
         parts = [
             self.id,
             repr(self.summary) if self.summary else "(no summary)",
-            self.agent_id,
+            " ".join(filter(None, [self.agent_id, repr(self.agent_name) if self.agent_name else ""])),
             self.model,
             when,
             "archived" if self.archived else "",
@@ -50,12 +55,15 @@ class ConversationRow(Result):
 
 
 class ConversationList(Result):
+    listed: str = ""
     conversations: tuple[ConversationRow, ...] = ()
     note: str = ""
     next: str = ""
 
     def to_text(self) -> str:
-        return "\n".join(filter(None, [*(row.to_text() for row in self.conversations), self.note, self.next]))
+        return "\n".join(
+            filter(None, [self.listed, *(row.to_text() for row in self.conversations), self.note, self.next])
+        )
 
 
 class Created(Result):

@@ -33,6 +33,13 @@ class PendingCall(Result):
         return f"Waits for a decision: {self.tool}({self.arguments}) · {self.tool_call_id}"
 
 
+def _next_step(told: Description) -> str:
+    here = told.ref.in_call
+    if told.approvals:
+        return f"Ask your user, then call respond_to_approval({here}, approve=true|false)."
+    return f"wait_for_reply({here}) gives its reply." if told.run else f"list_messages({here}) reads it."
+
+
 class Described(Result):
     conversation_id: str
     agent_id: str
@@ -64,8 +71,6 @@ class Described(Result):
         """The description within `budget` characters."""
         room = budget - RESERVED_CHARS
         own = told.conversation
-        here = told.ref.in_call
-        waits = bool(told.run or told.approvals)
         settings = own.model_settings if own else {}
         fits = length(to_json(settings).decode()) <= room // 8
         return cls(
@@ -92,7 +97,7 @@ class Described(Result):
             approvals=tuple(PendingCall.of(call, room // 4 // len(told.approvals)) for call in told.approvals),
             unknown=tuple(told.unknown),
             note="" if fits else "Its model settings are too long for this answer; its resource has them.",
-            next=f"wait_for_reply({here}) shows what it waits for." if waits else f"list_messages({here}) reads it.",
+            next=_next_step(told),
         )
 
     def to_text(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from letta_conversations_mcp.conversations.search import (
     SNIPPET_CHARS,
     SearchResult,
@@ -21,8 +23,11 @@ from letta_conversations_mcp.core.model import (
 )
 from letta_conversations_mcp.tools.results.result import Result
 
-ROW_CHARS = 280
-"""What a found message costs beside its snippet, in either form of the answer: its ids, most of all."""
+NAME_CHARS = 60
+"""Of a name beside its id."""
+
+ROW_CHARS = 470
+"""What a found message costs beside its snippet, in either form of the answer: its ids and names, most of all."""
 
 
 NAMED = 5
@@ -36,20 +41,26 @@ class FoundRow(Result):
     text: str = ""
     at: str = ""
     agent_id: str = ""
+    agent_name: str = ""
+    summary: str = ""
 
     @classmethod
-    def of(cls, found: FoundMessage, query: str, size: int, *, with_agent: bool) -> FoundRow:
+    def of(cls, found: FoundMessage, query: str, size: int, names: Mapping[str, str]) -> FoundRow:
         return cls(
             conversation_id=found.conversation_id,
             message_id=found.message.id,
             kind=found.message.kind,
             text=cut(snippet(body(found.message), query, size), 2 * size),
             at=minute(found.message.at),
-            agent_id=found.agent_id if with_agent else "",
+            agent_id=found.agent_id,
+            agent_name=cut(names.get(found.agent_id, ""), NAME_CHARS),
+            summary=cut(names.get(found.conversation_id, ""), NAME_CHARS),
         )
 
     def to_text(self) -> str:
-        place = " · ".join(filter(None, [self.conversation_id, self.agent_id, self.message_id]))
+        conversation = " ".join(filter(None, [self.conversation_id, repr(self.summary) if self.summary else ""]))
+        agent = " ".join(filter(None, [self.agent_id, repr(self.agent_name) if self.agent_name else ""]))
+        place = " · ".join(filter(None, [conversation, agent, self.message_id]))
         return f"**{SPEAKER[self.kind]}** · {self.at} · {place}\n{self.text}"
 
 
@@ -60,14 +71,14 @@ class FoundList(Result):
     next: str = ""
 
     @classmethod
-    def of(cls, result: SearchResult, wanted: MessageSearch, budget: int) -> FoundList:
-        """What was found, within `budget` characters."""
+    def of(cls, result: SearchResult, wanted: MessageSearch, budget: int, names: Mapping[str, str]) -> FoundList:
+        """What was found, within `budget` characters; `names` are those of its agents and conversations, by id."""
         room = budget - RESERVED_CHARS
         fitting = result.found[: max(room // (ROW_CHARS + SNIPPET_CHARS // 2), 1)]
         size = min(SNIPPET_CHARS, (room // max(len(fitting), 1) - ROW_CHARS) // 2)
         first = result.found[0] if result.found else None
         return cls(
-            messages=tuple(FoundRow.of(each, wanted.query, size, with_agent=not wanted.agent_id) for each in fitting),
+            messages=tuple(FoundRow.of(each, wanted.query, size, names) for each in fitting),
             note=_note(result, wanted),
             cursor=result.cursor,
             next=f"Around the first: list_messages({first.ref.in_call}, before=… or after={first.message.id!r})."

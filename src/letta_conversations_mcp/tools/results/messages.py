@@ -14,6 +14,7 @@ from letta_conversations_mcp.conversations.transcript import (
     MESSAGE_CHARS,
     RESERVED_CHARS,
     body,
+    cut,
     minute,
     shorten,
     to_markdown,
@@ -29,6 +30,10 @@ ID_CHARS = 60
 """What its id adds to that."""
 
 
+NAME_CHARS = 80
+"""Of the agent's name beside its id."""
+
+
 class MessageRow(Result):
     kind: MessageKind
     id: str = ""
@@ -39,6 +44,7 @@ class MessageRow(Result):
 class MessageList(Result):
     conversation_id: str
     agent_id: str
+    agent_name: str = ""
     messages: tuple[MessageRow, ...] = ()
     older: str = ""
     newer: str = ""
@@ -47,7 +53,15 @@ class MessageList(Result):
 
     @classmethod
     def of(
-        cls, ref: ConversationRef, query: MessageQuery, page: HistoryPage, budget: int, *, skip_chars: int, ids: bool
+        cls,
+        ref: ConversationRef,
+        query: MessageQuery,
+        page: HistoryPage,
+        budget: int,
+        *,
+        skip_chars: int,
+        ids: bool,
+        agent_name: str = "",
     ) -> MessageList:
         """The page within `budget` characters: every message, long ones cut."""
         bodies = [body(each)[skip_chars:] for each in page.messages]
@@ -56,6 +70,7 @@ class MessageList(Result):
         return cls(
             conversation_id=ref.conversation_id,
             agent_id=ref.agent_id,
+            agent_name=cut(agent_name, NAME_CHARS),
             messages=tuple(
                 MessageRow(kind=each.kind, id=each.id if ids else "", at=minute(each.at), text=text)
                 for each, text in zip(page.messages, shown, strict=True)
@@ -72,7 +87,7 @@ class MessageList(Result):
             f"Newer: after={self.newer!r}." if self.newer else "",
         ]
         parts = [
-            f"[{self.conversation_id} · {self.agent_id}]",
+            f"[{self.conversation_id} · {self.agent_id}{f' {self.agent_name!r}' if self.agent_name else ''}]",
             self.transcript,
             self.note,
             " ".join(filter(None, cursors)),
