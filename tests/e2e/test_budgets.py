@@ -111,7 +111,11 @@ async def test_a_long_description_is_shortened(way: Way) -> None:
     fake = FakeLetta(ScriptedModel(), cloud=True)
     settings: dict[str, object] = {"provider_type": "openai", "stop": "x" * 5_000}
     conversation_id = fake.add_conversation(
-        fake.add_agent("verbose"), "s" * 5_000, description="d" * 5_000, model_settings=settings
+        fake.add_agent("verbose"),
+        "s" * 5_000,
+        description="d" * 5_000,
+        model="openai-proxy/fake-1",
+        model_settings=settings,
     )
     async with fake.serve() as url, way.to(Settings(base_url=url, max_output_chars=LEAST)) as caller:
         told = await caller.ok("describe", conversation_id=conversation_id)

@@ -79,7 +79,25 @@ async def test_model_settings_are_changed_and_checked(mcp: Caller, letta: Letta)
     assert updated.data["changed"] == ["model_settings"]
     stored = await letta.request("GET", f"/v1/conversations/{place['conversation_id']}")
     assert stored["model_settings"]["temperature"] == 0.3
+    assert stored["model"] == "openai-proxy/fake-1"
     assert "one of: anthropic" in refusal
+
+
+async def test_settings_that_would_have_no_effect_are_refused_and_not_described(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    settings = {"provider_type": "openai", "temperature": 0.3}
+    place = {"conversation_id": await letta.new_conversation(agent_id)}
+    await mcp.ok("update", **place, model_settings=settings)
+    in_force = await mcp.ok("describe", **place)
+
+    cleared = await mcp.ok("update", **place, model="")
+    described = await mcp.ok("describe", **place)
+    for wrong in ({"model": "", "model_settings": settings}, {"model_settings": {"provider_type": "anthropic"}}):
+        assert "model_settings" in await mcp.refused("update", **place, **wrong)
+
+    assert in_force.data["model_settings"]["temperature"] == 0.3
+    assert cleared.data["changed"] == ["model"]
+    assert "model_settings" not in described.data
 
 
 async def test_what_the_server_ignores_is_said_beside_what_it_did(mcp: Caller, letta: Letta) -> None:

@@ -39,6 +39,26 @@ async def test_every_parameter_of_a_conversation_reaches_the_server(mcp: Caller,
     assert stored["model_settings"]["reasoning"]["reasoning_effort"] == "low"
 
 
+async def test_settings_alone_come_with_the_model_of_the_agent(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    settings = {"provider_type": "openai", "temperature": 0.2}
+
+    created = await mcp.ok("create_conversation", agent=agent_id, model_settings=settings)
+
+    stored = await letta.request("GET", f"/v1/conversations/{created.data['conversation_id']}")
+    assert stored["model"] == "openai-proxy/fake-1"
+    assert "keeps the model openai-proxy/fake-1" in created.data["note"]
+
+
+async def test_an_unknown_model_opens_nothing(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+
+    refusal = await mcp.refused("create_conversation", agent=agent_id, model="openai-proxy/fake-11")
+
+    assert "it has openai-proxy/fake-1" in refusal
+    assert "No conversations" in (await mcp.ok("list_conversations", agent=agent_id)).text
+
+
 async def test_what_this_server_ignores_is_said(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
 
@@ -73,6 +93,7 @@ async def test_an_unknown_isolated_block_is_refused(mcp: Caller, letta: Letta) -
     [
         ({"temperature": 0.5}, "provider_type is needed"),
         ({"provider_type": "acme"}, "one of: anthropic, azure"),
+        ({"provider_type": "anthropic"}, "the model is one of 'openai'"),
         ({"provider_type": "openai", "temperature": "hot"}, "temperature"),
         ({"provider_type": "openai", "reasoning": {"effort": "low"}}, "reasoning.effort"),
     ],
@@ -99,15 +120,6 @@ async def test_reuse_gives_the_conversation_that_has_the_summary(mcp: Caller, le
     assert "reused" not in first.data
     assert similar.data["conversation_id"] != first.data["conversation_id"]
     assert (second.data["conversation_id"], second.data["reused"]) == (first.data["conversation_id"], True)
-
-
-async def test_reuse_refuses_to_choose_between_several(mcp: Caller, letta: Letta) -> None:
-    agent_id, _ = await letta.new_agent()
-    made = [await letta.new_conversation(agent_id, "twice") for _ in range(2)]
-
-    refusal = await mcp.refused("create_conversation", agent=agent_id, summary="twice", reuse=True)
-
-    assert all(conversation_id in refusal for conversation_id in made)
 
 
 async def test_reuse_without_a_summary_is_refused(mcp: Caller, letta: Letta) -> None:
@@ -230,6 +242,47 @@ async def test_the_model_of_a_compaction_is_the_one_asked_for(mcp: Caller, letta
     await mcp.ok("compact", conversation_id=conversation_id, mode="all", model="openai-proxy/fake-2")
 
     assert letta.model.calls[-1].model == "fake-2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument"),
+    [
+        ({"mode": "all", "keep_percent": 50}, "keep_percent"),
+        ({"mode": "self_compact_all", "keep_percent": 50}, "keep_percent"),
+        ({"mode": "self_compact_all", "model": "openai-proxy/fake-2"}, "model"),
+        ({"mode": "self_compact_sliding_window", "model": "openai-proxy/fake-2"}, "model"),
+        ({"model": "openai-proxy/fake-11"}, "model"),
+    ],
+    ids=str,
+)
+async def test_arguments_of_a_compaction_without_effect_are_refused(
+    mcp: Caller, letta: Letta, arguments: dict[str, object], argument: str
+) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+    for text in ("one", "two"):
+        await letta.send(conversation_id, text)
+    asked = len(letta.model.calls)
+
+    refusal = await mcp.refused("compact", conversation_id=conversation_id, **arguments)
+
+    assert f"{argument}: " in refusal
+    assert len(letta.model.calls) == asked
+
+
+async def test_the_share_to_keep_is_kept(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    left: dict[int, int] = {}
+    for keep in (70, 50, 10):
+        conversation_id = await letta.new_conversation(agent_id)
+        for number in range(6):
+            await letta.send(conversation_id, f"message {number}")
+        done = await mcp.ok("compact", conversation_id=conversation_id, keep_percent=keep)
+        assert done.data["messages_before"] == 12
+        left[keep] = done.data["messages_after"]
+
+    # The summary comes on top; the first that is kept is an answer of the agent.
+    assert left == {70: 10, 50: 8, 10: 1}
 
 
 async def test_too_little_to_compact_is_explained(mcp: Caller, letta: Letta) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
@@ -9,6 +10,7 @@ import anyio
 import pytest
 from mcp import Client
 
+from letta_conversations_mcp.conversations.keys import mark
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.bounds import HANG_SECONDS
@@ -54,7 +56,7 @@ async def test_a_key_opens_one_conversation_and_finds_it_again(mcp: Caller, lett
     other = await mcp.ok("create_conversation", agent=agent_id, key="user:annX1@example.org")
     again = await mcp.ok("create_conversation", **place)
 
-    assert first.data["summary"] == "Ann [key: user:ann_1@example.org]"
+    assert re.fullmatch(r"Ann \[key: user:ann_1@example\.org #[0-9a-f]{8}\]", first.data["summary"])
     assert "reused" not in first.data
     assert (again.data["conversation_id"], again.data["reused"]) == (first.data["conversation_id"], True)
     assert other.data["conversation_id"] != first.data["conversation_id"]
@@ -78,7 +80,8 @@ async def test_renaming_keeps_the_key(mcp: Caller, letta: Letta) -> None:
     emptied = await mcp.ok("update", **place, summary="")
     again = await mcp.ok("create_conversation", agent=agent_id, key="k")
 
-    assert (renamed.data["summary"], emptied.data["summary"]) == ("new [key: k]", "[key: k]")
+    assert renamed.data["summary"].startswith("new [key: k #")
+    assert emptied.data["summary"].startswith("[key: k #")
     assert again.data["conversation_id"] == first.data["conversation_id"]
 
 
@@ -92,12 +95,87 @@ async def test_a_fork_does_not_take_the_key_along(mcp: Caller, letta: Letta) -> 
     assert again.data["conversation_id"] == first.data["conversation_id"]
 
 
-@pytest.mark.parametrize("wrong", [" ", "two words", "a]b", "%", "x" * 101, "שלום", "😀"])
+@pytest.mark.parametrize("wrong", ["", " ", "two words", "a]b", "%", "x" * 101, "שלום", "😀"])
 async def test_a_key_that_could_not_be_found_again_is_refused(mcp: Caller, letta: Letta, wrong: str) -> None:
     agent_id, _ = await letta.new_agent()
 
     assert "key" in await mcp.refused("create_conversation", agent=agent_id, key=wrong)
     assert await listed(mcp, agent_id) == []
+
+
+async def test_no_summary_or_description_passes_for_one_with_a_key(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    forged = "printer broken [key: user:4711]"
+    signed = mark("printer broken", agent_id, "user:4711")
+    older = await mcp.ok("create_conversation", agent=agent_id)
+    thieves = [
+        older,
+        await mcp.ok("create_conversation", agent=agent_id, summary=forged, description=forged),
+        await mcp.ok("create_conversation", agent=agent_id, summary=signed, description=signed),
+        await mcp.ok("create_conversation", agent=agent_id, summary=signed, reuse=True),
+        await mcp.ok("fork", conversation_id=older.data["conversation_id"], summary=signed),
+    ]
+    renamed = await mcp.ok("update", conversation_id=older.data["conversation_id"], summary=forged)
+
+    first = await mcp.ok("create_conversation", agent=agent_id, key="user:4711")
+    await mcp.ok("update", conversation_id=older.data["conversation_id"], summary=signed)
+    again = await mcp.ok("create_conversation", agent=agent_id, key="user:4711")
+
+    assert renamed.data["summary"] == "printer broken (key: user:4711)"
+    assert "reused" not in first.data
+    assert first.data["conversation_id"] not in [each.data["conversation_id"] for each in thieves]
+    assert again.data["conversation_id"] == first.data["conversation_id"]
+
+
+async def test_a_mark_that_another_program_wrote_does_not_take_over_a_key(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    await letta.new_conversation(agent_id, "older [key: k #00000000]")
+    older = await letta.new_conversation(agent_id, "older")
+    first = await mcp.ok("create_conversation", agent=agent_id, key="k")
+    await letta.request("PATCH", f"/v1/conversations/{older}", json={"summary": "printer broken [key: k]"})
+
+    again = await mcp.ok("create_conversation", agent=agent_id, key="k")
+
+    assert "reused" not in first.data
+    assert again.data["conversation_id"] == first.data["conversation_id"]
+
+
+@pytest.mark.fake_only
+@pytest.mark.parametrize(("year", "counts"), [(2026, True), (2027, False)])
+async def test_a_key_of_version_0_1_0_is_found_and_renewed_by_an_update(
+    mcp: Caller, letta: Letta, year: int, counts: bool
+) -> None:
+    agent_id, _ = await letta.new_agent()
+    old = letta.fake.add_conversation(agent_id, "Ann [key: k]")
+    letta.fake.conversations[old].created = datetime(year, 1, 1, tzinfo=UTC)
+    other = await mcp.ok("create_conversation", agent=agent_id, key="kk")
+
+    found = await mcp.ok("create_conversation", agent=agent_id, key="k")
+    renamed = await mcp.ok("update", conversation_id=old, summary="Bob")
+
+    assert (found.data["conversation_id"] == old) is counts
+    assert other.data["conversation_id"] != old
+    assert renamed.data["summary"] == (mark("Bob", agent_id, "k") if counts else "Bob")
+
+
+async def test_of_several_with_one_summary_the_oldest_is_reused(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    twins = [await letta.new_conversation(agent_id, "twin") for _ in range(3)]
+
+    reused = await mcp.ok("create_conversation", agent=agent_id, summary="twin", reuse=True)
+
+    assert reused.data["conversation_id"] == twins[0]
+    assert "this is the oldest" in reused.data["note"]
+
+
+async def test_tags_are_refused_where_there_are_none(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    there = await letta.new_conversation(agent_id)
+
+    assert "no tags" in await mcp.refused("create_conversation", agent=agent_id, tags=["urgent"])
+    assert "no tags" in await mcp.refused("update", conversation_id=there, tags=["urgent"])
+    assert "no tags" in await mcp.refused("list_conversations", agent=agent_id, tag="urgent")
+    assert await listed(mcp, agent_id) == [there]
 
 
 async def test_many_calls_at_once_open_one(mcp: Caller, letta: Letta) -> None:
@@ -119,13 +197,15 @@ async def test_many_calls_at_once_reuse_one_summary(mcp: Caller, letta: Letta) -
     assert await listed(mcp, agent_id) == [only]
 
 
-async def test_two_processes_at_once_agree_on_one(letta: Letta) -> None:
+@pytest.mark.parametrize("by", ["key", "summary"])
+async def test_two_processes_at_once_agree_on_one(letta: Letta, by: str) -> None:
     agent_id, _ = await letta.new_agent()
     server = stdio_server(Settings(base_url=letta.base_url))
     async with Client(server) as one, Client(server) as other:
         callers = [Caller(one), Caller(other)]
         for number in range(5):
-            answers = await opened_at_once(callers, agent_id, key=f"user:{number}")
+            given = {by: f"user:{number}", "reuse": by == "summary"}
+            answers = await opened_at_once(callers, agent_id, **given)
 
             assert len({answer.data["conversation_id"] for answer in answers}) == 1
 
@@ -149,7 +229,7 @@ async def test_of_two_that_were_made_in_a_race_the_oldest_counts(mcp: Caller, le
         with anyio.fail_after(HANG_SECONDS):
             while not any(each.method == "POST" and each.query.get("agent_id") == agent_id for each in requests):
                 await anyio.sleep(0.01)
-        rivals.append(letta.fake.add_conversation(agent_id, "[key: k]"))
+        rivals.append(letta.fake.add_conversation(agent_id, mark("", agent_id, "k")))
         gate.set()
 
     [rival] = rivals
@@ -180,7 +260,7 @@ async def test_a_conversation_in_which_somebody_talks_is_not_deleted_after_a_rac
         tasks.start_soon(late)
         await until_requested("POST", 1)
         looks = sum(each.method == "GET" and each.path == "/v1/conversations/" for each in requests)
-        rivals.append(letta.fake.add_conversation(agent_id, "[key: k]"))
+        rivals.append(letta.fake.add_conversation(agent_id, mark("", agent_id, "k")))
         letta.fake.stall("GET", "/v1/conversations/", before_looking)
         before_creating.set()
         await until_requested("GET", looks + 1)
@@ -232,12 +312,12 @@ async def test_ten_thousand_conversations_of_one_name_hide_no_key(way: Way) -> N
 
         again = await mcp.ok("create_conversation", agent=agent_id, key="k")
         before = len(fake.requests)
-        refusal = await mcp.refused("create_conversation", agent=agent_id, summary="same", reuse=True)
+        reused = await mcp.ok("create_conversation", agent=agent_id, summary="same", reuse=True)
         found = await mcp.ok("search_messages", query="nothing", agent=agent_id)
         listed_names = await mcp.ok("list_conversations", agent=agent_id, search="same", limit=100)
 
     assert again.data["conversation_id"] == first.data["conversation_id"]
-    assert "several with the summary" in refusal
+    assert "this is the oldest" in reused.data["note"]
     assert len(fake.requests) - before < 20
     assert "never had a message" in found.data["note"]
     assert len(listed_names.data["conversations"]) > 50

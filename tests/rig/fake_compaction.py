@@ -1,8 +1,8 @@
 """Compaction in the fake Letta server: which messages a summary replaces, and what the summary looks like.
 
-The rule is that of 0.16.8 for histories far below the context window: cut before the last answer of the first 40 %,
-and take everything when there is none. A compaction that does not make the history shorter is refused after the model
-was asked.
+The rule is that of 0.16.8 for histories far below the context window: cut before the last answer of the first 40 %
+(or another share), and take everything when there is none. A compaction that does not make the history shorter is
+refused after the model was asked.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def is_answer(row: Row) -> bool:
     return row.role == "assistant"
 
 
-def cut(context: Sequence[Row]) -> int | None:
-    """The index of the first row that a sliding window keeps; None when everything is summarised."""
-    share = 0.3
+def cut(context: Sequence[Row], share: float) -> int | None:
+    """The index of the first row that a sliding window keeps, which evicts a little more than this share; None when
+    everything is summarised."""
     last = len(context) - (2 if context[-1].call else 1)
     while share < 1.0:
         share += 0.1
@@ -45,12 +45,14 @@ def cut(context: Sequence[Row]) -> int | None:
     return None
 
 
-async def compact(store: Store, model: ScriptedModel, thread: Thread, mode: str, handle: str, prompt: str) -> Json:
+async def compact(
+    store: Store, model: ScriptedModel, thread: Thread, mode: str, handle: str, prompt: str, share: float
+) -> Json:
     """Summarise the thread, and answer as the server does."""
     context = thread.context()
     if not context:
         raise HttpError(400, NO_MESSAGES)
-    index = cut(context) if "sliding_window" in mode else None
+    index = cut(context, share) if "sliding_window" in mode else None
     note = ALL_HIDDEN if index is None else START_HIDDEN
     if index is None:
         index = len(context) - 1 if context[-1].call else len(context)

@@ -245,7 +245,8 @@ class Routes:
         # An unknown model is not refused: the agent's own writes the summary then.
         handle = settings["model"] if settings.get("model") in KNOWN_MODELS else thread.agent.model
         prompt: str = settings.get("prompt") or PROMPT
-        return JSONResponse(await compact(self.store, self._sending.model, thread, mode, handle, prompt))
+        share = settings.get("sliding_window_percentage", 0.3)
+        return JSONResponse(await compact(self.store, self._sending.model, thread, mode, handle, prompt, share))
 
     async def _list_messages(self, request: Request) -> Response:
         conversation_id = views.path_any_conversation(request)

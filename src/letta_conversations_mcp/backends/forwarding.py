@@ -43,19 +43,25 @@ class ForwardingBackend:
         self._inner = inner
         self.name = inner.name
         self.deletion: Deletion = inner.deletion
+        self.keeps_tags = inner.keeps_tags
         self.without_models = inner.without_models
 
     async def check(self) -> Health:
         return await self._inner.check()
 
-    async def list_agents(self, *, name: str = "", search: str = "", after: str = "", limit: int = 20) -> Page[Agent]:
-        return await self._inner.list_agents(name=name, search=search, after=after, limit=limit)
+    async def list_agents(
+        self, *, name: str = "", search: str = "", tag: str = "", after: str = "", limit: int = 20
+    ) -> Page[Agent]:
+        return await self._inner.list_agents(name=name, search=search, tag=tag, after=after, limit=limit)
 
     async def get_agent(self, agent_id: str) -> Agent:
         return await self._inner.get_agent(agent_id)
 
     async def create_agent(self, new: NewAgent) -> Agent:
         return await self._inner.create_agent(new)
+
+    async def delete_agent(self, agent_id: str) -> None:
+        await self._inner.delete_agent(agent_id)
 
     async def list_models(self) -> Sequence[str]:
         return await self._inner.list_models()

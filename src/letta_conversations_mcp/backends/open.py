@@ -45,6 +45,7 @@ class _Unconfigured:
 
     name = "none"
     deletion: Deletion = "deleted"
+    keeps_tags = True
     without_models = ""
 
     def __init__(self, problem: NotConfigured) -> None:

@@ -64,6 +64,7 @@ class ScopedBackend:
         """Messages that were listed to this caller: known to be in their conversation."""
         self.name = backend.name
         self.deletion: Deletion = backend.deletion
+        self.keeps_tags = backend.keeps_tags
         self.without_models = backend.without_models
 
     async def check(self) -> Health:
@@ -71,12 +72,14 @@ class ScopedBackend:
 
     # Agents
 
-    async def list_agents(self, *, name: str = "", search: str = "", after: str = "", limit: int = 20) -> Page[Agent]:
+    async def list_agents(
+        self, *, name: str = "", search: str = "", tag: str = "", after: str = "", limit: int = 20
+    ) -> Page[Agent]:
         if after:
             self._check_agent(after)
         found: list[Agent] = []
         while True:
-            page = await self._backend.list_agents(name=name, search=search, after=after, limit=AGENTS_PAGE)
+            page = await self._backend.list_agents(name=name, search=search, tag=tag, after=after, limit=AGENTS_PAGE)
             found += [each for each in page.items if each.id in self._agents]
             if len(found) > limit or len(found) == len(self._agents) or not page.more:
                 return Page(items=tuple(found[:limit]), more=len(found) > limit)
@@ -88,6 +91,10 @@ class ScopedBackend:
 
     async def create_agent(self, new: NewAgent) -> Agent:
         raise Refused("create an agent", "your token is for certain agents only", "A person has to make it.")
+
+    async def delete_agent(self, agent_id: str) -> None:
+        self._check_agent(agent_id)
+        raise Refused("delete an agent", "your token is for certain agents only", "A person has to delete it.")
 
     async def list_models(self) -> Sequence[str]:
         return await self._backend.list_models()

@@ -16,6 +16,7 @@ from pydantic_core import to_json
 from letta_conversations_mcp.cli.failure import CommandFailed
 from letta_conversations_mcp.cli.fleet import DeclaredAgent, DeclaredConversation, Fleet, read_fleet
 from letta_conversations_mcp.cli.running import run_with_backend
+from letta_conversations_mcp.conversations.keys import without_mark
 from letta_conversations_mcp.conversations.lookup import check_blocks, conversations_with_summary, find_agent
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import NAME_CHARS, ConversationError, quote
@@ -97,8 +98,9 @@ async def _ensure(
         return Outcome(name, declared.summary, status, conversation_id, detail)
 
     made: Conversation | None = None
+    summary = without_mark(declared.summary)
     try:
-        matches = await conversations_with_summary(backend, owner.id, declared.summary)
+        matches = await conversations_with_summary(backend, owner.id, summary)
         conversation = next(iter(matches), None)
         if len(matches) > 1:
             return outcome("differs", detail=f"several have this summary: {', '.join(each.id for each in matches)}")
@@ -107,7 +109,7 @@ async def _ensure(
             if dry_run:
                 return outcome("would create")
             wanted = NewConversation(
-                agent_id=owner.id, summary=declared.summary, isolated_blocks=tuple(declared.isolated_blocks)
+                agent_id=owner.id, summary=summary, isolated_blocks=tuple(declared.isolated_blocks)
             )
             conversation = made = await backend.create_conversation(wanted)
         if lacking := await _lacking(backend, conversation, declared):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from letta_conversations_mcp.conversations.keys import key_changes, without_mark
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
 from letta_conversations_mcp.core.model import (
@@ -25,9 +26,15 @@ class Branch:
 
 
 async def fork(
-    backend: Backend, ref: ConversationRef, *, at_message: str = "", summary: str = "", hidden: bool = False
+    backend: Backend,
+    ref: ConversationRef,
+    *,
+    at_message: str = "",
+    summary: str = "",
+    key: str = "",
+    hidden: bool = False,
 ) -> Branch:
-    """Fork, at a message if one is given, and name the branch.
+    """Fork, at a message if one is given, and give the branch a summary or a key.
 
     Raises:
         InvalidArgument: the agent does not see `at_message` in this conversation; nothing was done.
@@ -49,8 +56,11 @@ async def fork(
         notes.append("This Letta server ignored hidden: the branch is listed like any other.")
     if isolated and not made.isolated_block_ids:
         notes.append("The branch sees the agent's own memory blocks, not the isolated ones of its source.")
-    if summary:
-        made, problem = await _name(backend, made, summary)
+    if summary or key:
+        changes = (
+            ConversationChanges(summary=without_mark(summary)) if summary else key_changes(backend, ref.agent_id, key)
+        )
+        made, problem = await _name(backend, made, changes)
         notes.append(problem)
     return Branch(conversation=made, shared=shared, notes=tuple(filter(None, notes)))
 
@@ -77,9 +87,9 @@ def _where(at_message: str, context: tuple[str, ...] | None, shared: int | None)
     )
 
 
-async def _name(backend: Backend, made: Conversation, summary: str) -> tuple[Conversation, str]:
+async def _name(backend: Backend, made: Conversation, changes: ConversationChanges) -> tuple[Conversation, str]:
     try:
-        named = await backend.update_conversation(made.id, ConversationChanges(summary=summary))
+        named = await backend.update_conversation(made.id, changes)
     except ConversationError:
         return made, "The branch is there, but could not be given its summary; update does that."
     return named, ""

@@ -1,21 +1,29 @@
-"""One conversation per key: the caller's own name for a user, a ticket or a channel.
+"""One conversation per key: a user, a ticket or a channel of another program, which asks for it by a name of its own.
 
-Letta has no field for a key, so it is stored as a mark, `[key: …]`, at the end of both summary and description: 0.16
-servers and Letta Code drop descriptions, and programs and people overwrite summaries. Our own `update` keeps the mark.
-If several conversations have the same key, everybody uses the oldest.
+Where conversations have tags (agents on this machine), the key is the tag `key:…`. Elsewhere Letta has no field for it,
+and the key is a mark, `[key: user:4711 #1a2b3c4d]`, at the end of the summary and of the description. Both, because
+neither lasts everywhere: 0.16 servers drop descriptions, and programs and people rewrite summaries.
+
+Summaries are often titles that strangers wrote, so a mark counts only with its digest, which is made from the agent's
+id, and no other text that we store may end in a mark (`without_mark`). Marks of version 0.1.0 have no digest; they
+count for conversations from before 2027, if no other has the key.
+
+When several conversations have the same key, the oldest counts, for everybody.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from hashlib import sha256
 from weakref import WeakValueDictionary
 
 import anyio
 
+from letta_conversations_mcp.conversations.lookup import conversations_with_summary
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
-from letta_conversations_mcp.core.model import Conversation, ConversationQuery, NewConversation
+from letta_conversations_mcp.core.model import Conversation, ConversationChanges, ConversationQuery, NewConversation
 
 PAGE = 100
 """Conversations asked for at a time."""
@@ -23,10 +31,16 @@ PAGE = 100
 MOST_PAGES = 50
 """Pages, newest first, scanned for a key that is only in a description: servers search summaries only."""
 
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+/-]{0,99}")
-_MARK = re.compile(rf"\[key: ({_KEY.pattern})\]\s*$")
+KEY_TAG = "key:"
+"""How the tag that holds a key begins; no other tag may."""
 
-# A lock lives as long as a call holds it: calls of this process for the same key run one after the other.
+WITHOUT_DIGEST_BEFORE = "2027"
+"""Creation time before which a mark without a digest counts. Servers set that time, so nobody can forge it."""
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+/-]{0,99}")
+_MARK = re.compile(rf"\[key: ({_KEY.pattern})(?: #([0-9a-f]{{8}}))?\]\s*$")
+
+# An entry lives as long as a call holds its lock: calls of this process for the same key wait for each other.
 _opening: WeakValueDictionary[tuple[str, str], anyio.Lock] = WeakValueDictionary()
 
 
@@ -38,37 +52,81 @@ def check_key(key: str) -> str:
     return wanted
 
 
-def one_at_a_time(agent_id: str, key: str) -> anyio.Lock:
-    """The lock for calls that look for a conversation and create it if there is none."""
-    return _opening.setdefault((agent_id, key), anyio.Lock())
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """The tags, trimmed. Raises InvalidArgument for an empty one and for one that would be taken for a key."""
+    wanted = tuple(tag.strip() for tag in tags)
+    for tag in wanted:
+        if not tag or tag.startswith(KEY_TAG):
+            raise InvalidArgument(
+                "tags", f"{tag[:80]!r} is no tag: it is empty, or begins with {KEY_TAG!r} like a key."
+            )
+    return wanted
 
 
-def mark(text: str, key: str) -> str:
-    return f"{_MARK.sub('', text).rstrip()} [key: {key}]".lstrip()
+def without_mark(text: str) -> str:
+    """A text that cannot be taken for one with a key: a mark at its end gets round brackets."""
+    return _MARK.sub(lambda found: f"({found[0].strip()[1:-1]})", text)
+
+
+def mark(text: str, agent_id: str, key: str) -> str:
+    """The text with the mark of this key at its end."""
+    found = _MARK.search(text)
+    plain = text[: found.start()] if found and found[1] == key else without_mark(text)
+    return f"{plain.rstrip()} [key: {key} #{_digest(agent_id, key)}]".lstrip()
 
 
 def key_of(conversation: Conversation) -> str:
     """The key of a conversation, "" for one without."""
-    found = _MARK.search(conversation.summary) or _MARK.search(conversation.description)
-    return found[1] if found else ""
+    for tag in conversation.tags:
+        if tag.startswith(KEY_TAG):
+            return tag.removeprefix(KEY_TAG)
+    return _marked_key(conversation, with_digest=True) or _marked_key(conversation, with_digest=False)
 
 
 async def open_with_key(backend: Backend, new: NewConversation, key: str) -> tuple[Conversation, bool]:
-    """The agent's conversation with this key, and True if it existed before.
+    """The agent's conversation of this key, and whether it was there before."""
+    if backend.keeps_tags:
+        new = new.model_copy(update={"tags": (*new.tags, KEY_TAG + key)})
+    else:
+        texts = {name: mark(getattr(new, name), new.agent_id, key) for name in ("summary", "description")}
+        new = new.model_copy(update=texts)
 
-    Two processes that both find none both create one, look again, and agree on the oldest. Each deletes its own if it
-    is not the oldest. (If a server stores a conversation more slowly than the other process creates one and looks, the
-    two may return different ones once; from then on the oldest is used.)
+    async def matches() -> Sequence[Conversation]:
+        return await _keyed(backend, new.agent_id, key)
+
+    return await _open_once(backend, new, f"key {key}", matches)
+
+
+async def open_with_summary(backend: Backend, new: NewConversation) -> tuple[Conversation, bool, int]:
+    """The agent's oldest conversation with exactly this summary, whether it was there before, and how many have it, as
+    far as they were looked at."""
+    found: list[Conversation] = []
+
+    async def matches() -> Sequence[Conversation]:
+        found[:] = await conversations_with_summary(backend, new.agent_id, new.summary)
+        return found
+
+    conversation, was_there = await _open_once(backend, new, f"summary {new.summary}", matches)
+    return conversation, was_there, len(found)
+
+
+async def _open_once(
+    backend: Backend, new: NewConversation, name: str, matches: Callable[[], Awaitable[Sequence[Conversation]]]
+) -> tuple[Conversation, bool]:
+    """The oldest match, or a new conversation; and whether it was there before.
+
+    Two processes that both find none both create one, look again, and agree on the oldest; the other is deleted by its
+    maker, who alone knows it. (If a server takes longer to store a conversation than the other process takes to create
+    one and look, they may return two once; from then on the oldest counts.)
     """
-    async with one_at_a_time(new.agent_id, key):
-        if found := await find_with_key(backend, new.agent_id, key):
-            return found, True
-        marked = {"summary": mark(new.summary, key), "description": mark(new.description, key)}
-        made = await backend.create_conversation(new.model_copy(update=marked))
+    async with _opening.setdefault((new.agent_id, name), anyio.Lock()):
+        if found := await matches():
+            return _oldest(found), True
+        made = await backend.create_conversation(new)
         try:
-            first = _oldest([made, *await _keyed(backend, new.agent_id, key, search=f"[key: {key}]")])
+            first = _oldest([made, *await matches()])
         except ConversationError:
-            # It was created, and the next call with this key finds it.
+            # The conversation exists, and the next call finds it.
             return made, False
         if first.id == made.id:
             return made, False
@@ -76,21 +134,46 @@ async def open_with_key(backend: Backend, new: NewConversation, key: str) -> tup
         return first, True
 
 
+def key_changes(backend: Backend, agent_id: str, key: str) -> ConversationChanges:
+    """What gives a key to a new conversation that has neither summary nor tags."""
+    if backend.keeps_tags:
+        return ConversationChanges(tags=(KEY_TAG + key,))
+    return ConversationChanges(summary=mark("", agent_id, key))
+
+
 async def find_with_key(backend: Backend, agent_id: str, key: str) -> Conversation | None:
-    """The agent's conversation of this key. By the summary, which the server searches; else by the description, in all
-    that are listed."""
-    found = await _keyed(backend, agent_id, key, search=f"[key: {key}]")
-    if not found:
-        found = await _keyed(backend, agent_id, key)
+    """The agent's conversation of this key."""
+    found = await _keyed(backend, agent_id, key)
     return _oldest(found) if found else None
 
 
-async def _keyed(backend: Backend, agent_id: str, key: str, *, search: str = "") -> list[Conversation]:
+async def _keyed(backend: Backend, agent_id: str, key: str) -> Sequence[Conversation]:
+    """The conversations with this key: by tag; else by the summary, which the server searches; else by the description
+    of those that are listed. Marks without a digest count last."""
+    if backend.keeps_tags:
+        query = ConversationQuery(agent_id=agent_id, tag=KEY_TAG + key, with_hidden=True, archived="all", limit=PAGE)
+        if tagged := (await backend.list_conversations(query)).items:
+            return tagged
+    elif (found := await _marked(backend, agent_id, key, search=f"[key: {key} #"))[0]:
+        return found[0]
+    _, old = await _marked(backend, agent_id, key, search=f"[key: {key}]")
+    described, described_old = await _marked(backend, agent_id, key)
+    return described or [*old, *described_old]
+
+
+async def _marked(
+    backend: Backend, agent_id: str, key: str, *, search: str = ""
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Those that have the key in a mark with a digest, and in one without."""
     query = ConversationQuery(agent_id=agent_id, search=search, archived="all", limit=PAGE)
-    found: list[Conversation] = []
+    found: tuple[list[Conversation], list[Conversation]] = ([], [])
     for _ in range(MOST_PAGES):
         page = await backend.list_conversations(query)
-        found += [each for each in page.items if key_of(each) == key]
+        for each in page.items:
+            if _marked_key(each, with_digest=True) == key:
+                found[0].append(each)
+            elif _marked_key(each, with_digest=False) == key:
+                found[1].append(each)
         # A server that knows no archive keeps no descriptions either (0.16.8).
         without_descriptions = all(each.archived is None and not each.description for each in page.items)
         if not page.more or (not search and without_descriptions):
@@ -99,12 +182,29 @@ async def _keyed(backend: Backend, agent_id: str, key: str, *, search: str = "")
     return found
 
 
+def _marked_key(conversation: Conversation, *, with_digest: bool) -> str:
+    for text in (conversation.summary, conversation.description):
+        found = _MARK.search(text)
+        if not found:
+            continue
+        key, digest = found.groups()
+        if with_digest and digest == _digest(conversation.agent_id, key):
+            return key
+        if not with_digest and not digest and conversation.created_at < WITHOUT_DIGEST_BEFORE:
+            return key
+    return ""
+
+
+def _digest(agent_id: str, key: str) -> str:
+    return sha256(f"{agent_id} {key}".encode()).hexdigest()[:8]
+
+
 def _oldest(conversations: Iterable[Conversation]) -> Conversation:
-    return min(conversations, key=lambda each: (each.created_at, each.id))
+    return min(conversations, key=lambda each: (each.created_at, len(each.id), each.id))
 
 
 async def _withdraw(backend: Backend, conversation_id: str) -> None:
-    """Delete a conversation that is not needed after all, unless it has messages already. A failure does no harm."""
+    """Delete a conversation that lost the race, unless it is in use already. A failure does no harm."""
     try:
         if not (await backend.get_conversation(conversation_id)).last_message_at:
             await backend.delete_conversation(conversation_id)

@@ -137,13 +137,13 @@ async def locate(backend: Backend, conversation_id: str, agent: str = "") -> Con
 
 
 async def conversations_with_summary(backend: Backend, agent_id: str, summary: str) -> tuple[Conversation, ...]:
-    """The agent's conversations with exactly this summary, archived ones too, however many it has.
+    """The agent's conversations with exactly this summary, oldest first, archived ones too, however many it has.
 
-    The look ends at the first page on which a second one is found: then there is no one to be meant.
+    The look ends with the first page on which a second one is found.
     """
     # The server takes the search for an SQL LIKE pattern, so it gets the longest part that has no special characters.
     search = max(re.split(r"[\\%_]", summary), key=len)
-    query = ConversationQuery(agent_id=agent_id, search=search, archived="all", limit=LOOKUP_PAGE)
+    query = ConversationQuery(agent_id=agent_id, search=search, archived="all", order="asc", limit=LOOKUP_PAGE)
     matches: dict[str, Conversation] = {}
     seen: set[str] = set()
     while True:
@@ -176,6 +176,11 @@ def in_order(conversations: Collection[Conversation], query: ConversationQuery) 
         return parse_time(each.created_at if query.order_by == "created_at" else each.last_message_at)
 
     descending = query.order == "desc"
-    timed = [(at, each.id, each) for each in conversations if (at := time(each))]
-    others = sorted((each for each in conversations if not time(each)), key=lambda each: each.id, reverse=descending)
+    timed = [(at, _id_order(each), each) for each in conversations if (at := time(each))]
+    others = sorted((each for each in conversations if not time(each)), key=_id_order, reverse=descending)
     return [*(each for _, _, each in sorted(timed, key=lambda row: row[:2], reverse=descending)), *others]
+
+
+def _id_order(conversation: Conversation) -> tuple[int, str]:
+    """Of ids with numbers, local-conv-9 comes before local-conv-10."""
+    return len(conversation.id), conversation.id

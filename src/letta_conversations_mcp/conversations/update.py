@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import cast
 
-from letta_conversations_mcp.conversations.keys import key_of, mark
+from letta_conversations_mcp.conversations.keys import KEY_TAG, check_tags, key_of, mark, without_mark
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import NAME_CHARS, InvalidArgument, Refused, quote
+from letta_conversations_mcp.core.errors import NAME_CHARS, NO_TAGS, InvalidArgument, Refused, quote
 from letta_conversations_mcp.core.model import Conversation, ConversationChanges
 
 MODELS_NAMED = 5
@@ -38,12 +38,12 @@ async def update(backend: Backend, conversation_id: str, changes: ConversationCh
         raise InvalidArgument("arguments", "there is nothing to change: give at least one thing besides the id.")
     for name in ("summary", "description"):
         check_text(name, str(wanted.get(name, "")))
+    if changes.tags is not None and not backend.keeps_tags:
+        raise Refused("change the tags", NO_TAGS, "Nothing was changed; leave tags out.")
     if changes.model:
         await check_model(backend, changes.model)
-    texts = {name: str(value) for name, value in wanted.items() if name in ("summary", "description")}
-    if texts and (key := key_of(await backend.get_conversation(conversation_id))):
-        changes = changes.model_copy(update={name: mark(text, key) for name, text in texts.items()})
-        wanted = changes.model_dump(exclude_none=True)
+    changes = await _with_key(backend, conversation_id, changes)
+    wanted = {name: value for name, value in changes.model_dump(exclude_none=True).items() if name in wanted}
     conversation = await backend.update_conversation(conversation_id, changes)
     ignored = tuple(name for name, value in wanted.items() if not _is_taken(value, getattr(conversation, name)))
     if len(ignored) == len(wanted):
@@ -54,6 +54,23 @@ async def update(backend: Backend, conversation_id: str, changes: ConversationCh
         )
     changed = tuple(name for name in wanted if name not in ignored)
     return UpdateResult(conversation=conversation, changed=changed, ignored=ignored)
+
+
+async def _with_key(backend: Backend, conversation_id: str, changes: ConversationChanges) -> ConversationChanges:
+    """The changes, made so that the conversation keeps its key and cannot be taken for another's."""
+    texts = {name: text for name in ("summary", "description") if (text := getattr(changes, name)) is not None}
+    if not texts and changes.tags is None:
+        return changes
+    now = await backend.get_conversation(conversation_id)
+    key = key_of(now)
+    if not backend.keeps_tags:
+        marked = {name: mark(text, now.agent_id, key) if key else without_mark(text) for name, text in texts.items()}
+        return changes.model_copy(update=marked)
+    own = (KEY_TAG + key,) if key else ()
+    wanted = now.tags if changes.tags is None else changes.tags
+    tags = (*check_tags(tag for tag in wanted if tag not in own), *own)
+    update: dict[str, object] = {name: without_mark(text) for name, text in texts.items()}
+    return changes.model_copy(update=update if tags == now.tags else {**update, "tags": tags})
 
 
 def check_text(argument: str, text: str) -> None:

@@ -66,6 +66,8 @@ class Backend(Protocol):
     name: str
     deletion: Deletion
     """What delete_conversation does here."""
+    keeps_tags: bool
+    """Whether conversations have tags here."""
     without_models: str
     """What a person can do if there are no models, in a sentence or two."""
 
@@ -77,8 +79,10 @@ class Backend(Protocol):
         """
         ...
 
-    async def list_agents(self, *, name: str = "", search: str = "", after: str = "", limit: int = 20) -> Page[Agent]:
-        """Agents, newest first: of exactly this `name`, or with `search` in their name, or all."""
+    async def list_agents(
+        self, *, name: str = "", search: str = "", tag: str = "", after: str = "", limit: int = 20
+    ) -> Page[Agent]:
+        """Agents, newest first: of exactly this `name`, with `search` in their name, with this `tag`, or all."""
         ...
 
     async def get_agent(self, agent_id: str) -> Agent:
@@ -87,6 +91,10 @@ class Backend(Protocol):
 
     async def create_agent(self, new: NewAgent) -> Agent:
         """Not idempotent: names are not unique."""
+        ...
+
+    async def delete_agent(self, agent_id: str) -> None:
+        """Delete an agent with its conversations and its memory, for good. Raises NotFound."""
         ...
 
     async def list_models(self) -> Sequence[str]:

@@ -51,6 +51,8 @@ LONGEST_PAUSE_SECONDS = 60.0
 NAME_CHARS = 80
 """How much of a name that a caller or a user gave."""
 
+NO_TAGS = "conversations have no tags on this server"
+
 _HTML = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 # Letta 0.16.8 prints whole records into its messages: "… access level in ['read'] for actor='id='user-…' …".
 _ACTOR = re.compile(r",? ?(?:access level in \[[^\]]{0,200}\] )?for actor=.*")

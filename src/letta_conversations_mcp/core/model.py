@@ -54,6 +54,7 @@ class Agent(Frozen):
     model: str = ""
     description: str = ""
     created_at: str = ""
+    tags: tuple[str, ...] = ()
     block_labels: tuple[str, ...] | None = None
     in_context: tuple[str, ...] | None = None
     context_window: int | None = None
@@ -73,6 +74,7 @@ class Conversation(Frozen):
     isolated_block_ids: tuple[str, ...] = ()
     hidden: bool | None = None
     archived: bool | None = None
+    tags: tuple[str, ...] = ()
     created_at: str = ""
     last_message_at: str = ""
     in_context: tuple[str, ...] | None = None
@@ -211,16 +213,14 @@ class ContextUse(Frozen):
 
 
 class CompactionSettings(Frozen):
-    """How to summarise, in Letta's terms; the server chooses what is left out. `model` with `model_settings` writes the
-    summary, of at most `clip_chars` characters. `sliding_window_percentage` is the share of the context that a sliding
-    window keeps, between 0 and 1."""
+    """How to summarise; what is left out is the server's to choose. `model` writes the summary, `clip_chars` is its
+    greatest length; `keep_percent` is the share of the messages in context that a sliding window keeps."""
 
     mode: CompactionMode | None = None
     model: str = ""
-    model_settings: dict[str, object] = Field(default_factory=dict)
     prompt: str = ""
     clip_chars: int | None = None
-    sliding_window_percentage: float | None = None
+    keep_percent: int | None = None
 
 
 class Compaction(Frozen):
@@ -260,6 +260,7 @@ class NewConversation(Frozen):
     model_settings: dict[str, object] = Field(default_factory=dict)
     context_window_limit: int | None = None
     hidden: bool = False
+    tags: tuple[str, ...] = ()
     isolated_blocks: tuple[str, ...] = ()
 
 
@@ -270,16 +271,20 @@ class ConversationChanges(Frozen):
     summary: str | None = None
     description: str | None = None
     archived: bool | None = None
+    tags: tuple[str, ...] | None = None
     model: str | None = None
     model_settings: dict[str, object] | None = None
     context_window_limit: int | None = None
 
 
 class ConversationQuery(Frozen):
-    """Which conversations to list. `after` is the id of the last one on the page before."""
+    """Which conversations to list. `after` is the id of the last one on the page before; `tag` is one that they have;
+    `with_hidden` lists those too that are kept out of lists."""
 
     agent_id: str = ""
     search: str = ""
+    tag: str = ""
+    with_hidden: bool = False
     archived: Archived = "no"
     order: Order = "desc"
     order_by: OrderBy = "created_at"

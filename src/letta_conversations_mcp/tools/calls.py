@@ -69,8 +69,7 @@ class Opening:
 
     async def fork(self, ref: ConversationRef) -> ConversationRef:
         """A branch of a conversation that is busy."""
-        summary = keys.mark("", self._branch_key) if self._branch_key else ""
-        branch = await fork.fork(self._services.backend, ref, summary=summary)
+        branch = await fork.fork(self._services.backend, ref, key=self._branch_key)
         self.made = ConversationRef(conversation_id=branch.conversation.id, agent_id=ref.agent_id)
         return self.made
 

@@ -6,17 +6,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from letta_conversations_mcp.conversations import compaction, memory
 from letta_conversations_mcp.conversations import describe as describing
 from letta_conversations_mcp.conversations import fork as branching
-from letta_conversations_mcp.conversations import memory
 from letta_conversations_mcp.conversations import update as updating
-from letta_conversations_mcp.conversations.keys import check_key, one_at_a_time, open_with_key
+from letta_conversations_mcp.conversations.keys import (
+    check_key,
+    check_tags,
+    open_with_key,
+    open_with_summary,
+    without_mark,
+)
 from letta_conversations_mcp.conversations.lookup import (
     check_blocks,
     check_conversation_cursor,
     check_conversation_id,
     check_message_id,
-    conversations_with_summary,
     find_agent,
     locate,
 )
@@ -26,9 +31,9 @@ from letta_conversations_mcp.conversations.transcript import (
     cut,
     length,
 )
-from letta_conversations_mcp.conversations.update import check_text
+from letta_conversations_mcp.conversations.update import check_model, check_text
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import InvalidArgument, NotConfirmed, Refused
+from letta_conversations_mcp.core.errors import NO_TAGS, InvalidArgument, NotConfirmed, Refused
 from letta_conversations_mcp.core.model import (
     Archived,
     CompactionMode,
@@ -63,6 +68,9 @@ from letta_conversations_mcp.tools.results.conversations import (
 from letta_conversations_mcp.tools.results.description import Described
 from letta_conversations_mcp.tools.results.result import SUMMARY_CHARS
 
+KEPT_LESS = 3
+"""Messages by which a server may miss `keep_percent` without a word: it cuts only before an answer of the agent."""
+
 
 async def create_conversation(
     ctx: ToolContext,
@@ -76,8 +84,9 @@ async def create_conversation(
     context_window_limit: Annotated[int | None, Field(ge=1, description="tokens, if not the agent's")] = None,
     hidden: Annotated[bool, Field(description="keep out of lists")] = False,
     isolated_blocks: Annotated[list[str], Field(description="labels of memory blocks to copy for it alone")] = [],
-    reuse: Annotated[bool, Field(description="find one with this very summary first")] = False,
-    key: Annotated[str, Field(description="one conversation per key, such as 'user:4711'")] = "",
+    tags: Annotated[list[str], Field(description="with agents on this machine")] = [],
+    key: Annotated[str, Field(min_length=1, description="one conversation per key, such as 'user:4711'")] = "",
+    reuse: Annotated[bool, Field(description="return the oldest with exactly this summary")] = False,
 ) -> Created:
     """Open a conversation with a Letta agent: a message thread of its own. All conversations of an agent share its
     memory blocks, except isolated ones. Opens another each time, unless key or reuse finds one."""
@@ -86,20 +95,28 @@ async def create_conversation(
     check_text("description", description)
     if reuse and not key and not summary.strip():
         raise InvalidArgument("summary", "reuse=true finds a conversation by its summary, so one is needed.")
+    if tags and not backend.keeps_tags:
+        raise Refused("create a conversation with tags", NO_TAGS, "Nothing was created; leave tags out.")
+    if model.strip():
+        await check_model(backend, model.strip())
     owner = await find_agent(backend, agent)
     if isolated_blocks:
         await check_blocks(backend, owner, isolated_blocks)
     wanted = NewConversation(
         agent_id=owner.id,
-        summary=summary,
-        description=description,
+        summary=summary if key else without_mark(summary),
+        description=description if key else without_mark(description),
         model=model.strip(),
         model_settings=model_settings,
         context_window_limit=context_window_limit,
         hidden=hidden,
+        tags=check_tags(tags),
         isolated_blocks=tuple(isolated_blocks),
     )
-    conversation, found = await _open(backend, wanted, check_key(key) if key else "", reuse=reuse)
+    conversation, found, same = await _open(backend, wanted, check_key(key) if key else "", reuse=reuse)
+    notes = ["It was there before; nothing of it was changed." if found else _ignored(wanted, conversation)]
+    if same > 1:
+        notes.append("Several conversations have this summary; this is the oldest. A key names one only.")
     return Created(
         conversation_id=conversation.id,
         agent_id=owner.id,
@@ -107,32 +124,18 @@ async def create_conversation(
         summary=cut(conversation.summary, SUMMARY_CHARS),
         reused=found,
         isolated_block_ids=conversation.isolated_block_ids,
-        note="It was there before; nothing of it was changed." if found else _ignored(wanted, conversation),
+        note=" ".join(filter(None, notes)),
         next=f"Talk in it with send_message(conversation_id={conversation.id!r}, message=…).",
     )
 
 
-async def _open(backend: Backend, wanted: NewConversation, key: str, *, reuse: bool) -> tuple[Conversation, bool]:
-    """The conversation, and whether it was there before."""
+async def _open(backend: Backend, wanted: NewConversation, key: str, *, reuse: bool) -> tuple[Conversation, bool, int]:
+    """The conversation, whether it was there before, and how many have its summary, if that was asked."""
     if key:
-        return await open_with_key(backend, wanted, key)
-    if not reuse:
-        return await backend.create_conversation(wanted), False
-    async with one_at_a_time(wanted.agent_id, wanted.summary):
-        found = await _only_with_summary(backend, wanted.agent_id, wanted.summary)
-        return found or await backend.create_conversation(wanted), found is not None
-
-
-async def _only_with_summary(backend: Backend, agent_id: str, summary: str) -> Conversation | None:
-    """The agent's only conversation with exactly this summary. Raises Refused when there are several."""
-    matches = await conversations_with_summary(backend, agent_id, summary)
-    if len(matches) > 1:
-        raise Refused(
-            "reuse a conversation",
-            f"the agent has several with the summary {summary[:80]!r}",
-            f"Nothing was created. Use one of them: {', '.join(each.id for each in matches)}.",
-        )
-    return matches[0] if matches else None
+        return *await open_with_key(backend, wanted, key), 0
+    if reuse:
+        return await open_with_summary(backend, wanted)
+    return await backend.create_conversation(wanted), False, 0
 
 
 def _ignored(wanted: NewConversation, made: Conversation) -> str:
@@ -147,6 +150,8 @@ def _ignored(wanted: NewConversation, made: Conversation) -> str:
         if asked and not got
     ]
     sentences = [f"This Letta server did not take over: {', '.join(dropped)}."] if dropped else []
+    if wanted.model_settings and made.model and not wanted.model:
+        sentences.append(f"With settings of its own it keeps the model {made.model}, also when the agent's changes.")
     if wanted.isolated_blocks and len(made.isolated_block_ids) < len(wanted.isolated_blocks):
         sentences.append(
             "This Letta server ignored isolated_blocks: the conversation shares ALL memory blocks with the others."
@@ -158,6 +163,7 @@ async def list_conversations(
     ctx: ToolContext,
     agent: Annotated[str, Field(description="only of this agent: id or exact name")] = "",
     search: Annotated[str, Field(description="part of the summary; case may matter")] = "",
+    tag: Annotated[str, Field(description="only those with this tag")] = "",
     archived: Annotated[Archived, Field(description="no leaves archived ones out")] = "no",
     order: Annotated[Order, Field(description="desc: latest first")] = "desc",
     order_by: Annotated[
@@ -173,6 +179,7 @@ async def list_conversations(
     query = ConversationQuery(
         agent_id=owner.id if owner else "",
         search=search,
+        tag=tag.strip(),
         archived=archived,
         order=order,
         order_by=order_by,
@@ -247,6 +254,7 @@ async def update(
     model: Annotated[str | None, Field(description="provider/model; '': the agent's")] = None,
     model_settings: Annotated[dict[str, Any], Field(description="for that model")] = {},
     context_window_limit: Annotated[int | None, Field(ge=1, description="tokens")] = None,
+    tags: Annotated[list[str] | None, Field(description="all of its tags from now on")] = None,
 ) -> Updated:
     """Rename, describe, archive or restore a conversation, or change its model or context window. What is not given
     stays as it is."""
@@ -258,6 +266,7 @@ async def update(
         model=None if model is None else model.strip(),
         model_settings=model_settings or None,
         context_window_limit=context_window_limit,
+        tags=None if tags is None else tuple(tags),
     )
     done = await updating.update(backend, check_conversation_id(conversation_id), changes)
     now = done.conversation
@@ -335,38 +344,37 @@ async def compact(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
     agent: DefaultAgentArgument = "",
-    mode: Annotated[CompactionMode | None, Field(description="what is summarised and by whom")] = None,
+    mode: Annotated[
+        CompactionMode | None, Field(description="replace all or the oldest; self_…: the agent itself summarises")
+    ] = None,
+    keep_percent: Annotated[
+        int | None, Field(ge=5, le=95, description="share of the messages to keep, in sliding modes")
+    ] = None,
     model: Annotated[str, Field(description="provider/model that writes the summary")] = "",
-    model_settings: Annotated[dict[str, Any], Field(description="for that model")] = {},
     prompt: Annotated[str, Field(description="instructions for it", max_length=50_000)] = "",
     clip_chars: Annotated[int | None, Field(ge=1, description="longest summary")] = None,
-    sliding_window_percentage: Annotated[
-        float | None, Field(gt=0, lt=1, description="share of the context to keep, in sliding modes")
-    ] = None,
 ) -> Compacted:
     """Replace the older messages in a conversation's context by a summary, to make room; Letta also does so when the
     context is full. The agent loses the details; this cannot be undone. Returns the summary."""
     services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
     wanted = CompactionSettings(
-        mode=mode,
-        model=model.strip(),
-        model_settings=model_settings,
-        prompt=prompt,
-        clip_chars=clip_chars,
-        sliding_window_percentage=sliding_window_percentage,
+        mode=mode, model=model.strip(), prompt=prompt, clip_chars=clip_chars, keep_percent=keep_percent
     )
     async with heartbeat(ctx, "writing the summary"):
-        done = await services.backend.compact(ref, wanted)
+        done = await compaction.compact(services.backend, ref, wanted)
     room = services.settings.max_output_chars - RESERVED_CHARS
     summary = cut(done.summary, room)
+    notes = ["The summary is longer; list_messages(kinds=['summary']) shows it."] if summary != done.summary else []
+    if keep_percent and done.after < done.before * keep_percent / 100 - KEPT_LESS:
+        notes.append("The server kept less than was asked for: it replaces more when the context stays too full.")
     return Compacted(
         conversation_id=ref.conversation_id,
         messages_before=done.before,
         messages_after=done.after,
         summary=summary,
         older_listed=done.older_listed,
-        note="" if summary == done.summary else "The summary is longer; list_messages(kinds=['summary']) shows it.",
+        note=" ".join(notes),
     )
 
 

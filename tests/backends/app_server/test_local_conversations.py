@@ -10,6 +10,10 @@ from typing import Any
 import anyio
 from mcp_types import TextResourceContents
 
+from letta_conversations_mcp.backends.app_server.process import AppServer
+from letta_conversations_mcp.backends.app_server.supervisor import TOKEN
+from letta_conversations_mcp.settings import Settings
+from tests.backends.app_server.app_servers import address, ask
 from tests.backends.app_server.conftest import MODEL
 from tests.rig.model import CallTools, Hold, Refuse, Say, ScriptedModel, Use
 from tests.rig.openai_model import SEEING_MODEL_NAME
@@ -124,6 +128,68 @@ async def test_conversations_are_listed_searched_ordered_and_paged(mcp: Caller, 
     assert [row["id"] for row in found.data["conversations"]] == [made[2]]
 
 
+async def test_tags_are_given_listed_by_and_changed(mcp: Caller, agent: str) -> None:
+    one = await mcp.ok("create_conversation", agent=agent, summary="one", tags=["urgent", "customer"])
+    two = await mcp.ok("create_conversation", agent=agent, summary="two")
+
+    before = await mcp.ok("list_conversations", agent=agent, tag="urgent")
+    await mcp.ok("update", conversation_id=one.data["conversation_id"], tags=["customer"])
+    await mcp.ok("update", conversation_id=two.data["conversation_id"], tags=["urgent"])
+    after = await mcp.ok("list_conversations", agent=agent, tag="urgent")
+    refusal = await mcp.refused("create_conversation", agent=agent, tags=["key:user:1"])
+
+    assert [row["id"] for row in before.data["conversations"]] == [one.data["conversation_id"]]
+    assert [row["id"] for row in after.data["conversations"]] == [two.data["conversation_id"]]
+    assert "no tag" in refusal
+
+
+async def test_a_key_is_a_tag_that_renaming_keeps_and_no_text_can_forge(mcp: Caller, agent: str) -> None:
+    older = await mcp.ok("create_conversation", agent=agent, summary="older")
+    forged = await mcp.ok("create_conversation", agent=agent, summary="printer broken [key: k]")
+    first = await mcp.ok("create_conversation", agent=agent, key="k", summary="Ann", tags=["vip"])
+    place = {"conversation_id": first.data["conversation_id"]}
+
+    await mcp.ok("update", conversation_id=older.data["conversation_id"], summary="mine [key: k]")
+    await mcp.ok("fork", **place, summary="what if")
+    renamed = await mcp.ok("update", **place, summary="Bob", tags=["regular"])
+    again = await mcp.ok("create_conversation", agent=agent, key="k")
+    by_tag = await mcp.ok("list_conversations", agent=agent, tag="regular")
+
+    assert "reused" not in first.data
+    assert first.data["summary"] == "Ann"
+    assert forged.data["summary"] == "printer broken (key: k)"
+    assert renamed.data["summary"] == "Bob"
+    assert (again.data["conversation_id"], again.data["reused"]) == (place["conversation_id"], True)
+    assert [row["id"] for row in by_tag.data["conversations"]] == [place["conversation_id"]]
+
+
+async def test_a_hidden_conversation_is_found_by_its_key_until_it_is_deleted(mcp: Caller, agent: str) -> None:
+    first = await mcp.ok("create_conversation", agent=agent, key="k", hidden=True)
+    again = await mcp.ok("create_conversation", agent=agent, key="k")
+    await mcp.ok("delete", conversation_id=first.data["conversation_id"], confirm=True)
+    fresh = await mcp.ok("create_conversation", agent=agent, key="k")
+
+    assert again.data["conversation_id"] == first.data["conversation_id"]
+    assert "reused" not in fresh.data
+    assert fresh.data["conversation_id"] != first.data["conversation_id"]
+
+
+async def test_a_key_of_version_0_1_0_is_found_and_becomes_a_tag(
+    mcp: Caller, agent: str, local_settings: Settings
+) -> None:
+    assert local_settings.local_dir is not None
+    server = AppServer(address(local_settings.local_dir)["url"], (local_settings.local_dir / TOKEN).read_text())
+    made = await ask(server, "conversation_create", body={"agent_id": agent, "summary": "Ann [key: k]"})
+    old = made["conversation"]["id"]
+
+    found = await mcp.ok("create_conversation", agent=agent, key="k")
+    renamed = await mcp.ok("update", conversation_id=old, summary="Bob")
+    again = await mcp.ok("create_conversation", agent=agent, key="k")
+
+    assert found.data["conversation_id"] == again.data["conversation_id"] == old
+    assert renamed.data["summary"] == "Bob"
+
+
 async def test_compacting_tells_what_it_did(mcp: Caller, agent: str, model: ScriptedModel) -> None:
     sent = await mcp.ok("send_message", agent=agent, message="one")
     place = {"conversation_id": sent.data["conversation_id"]}
@@ -136,6 +202,34 @@ async def test_compacting_tells_what_it_did(mcp: Caller, agent: str, model: Scri
     assert done.data["messages_after"] < done.data["messages_before"]
     assert "no longer listed" in done.text
     assert "summary" in [each["kind"] for each in listed.data["messages"]]
+
+
+async def test_the_share_to_keep_is_kept_and_a_summary_alone_is_not_compacted(mcp: Caller, agent: str) -> None:
+    left: dict[int, int] = {}
+    for keep in (70, 50):
+        place = {"conversation_id": (await mcp.ok("create_conversation", agent=agent)).data["conversation_id"]}
+        for number in range(5):
+            await mcp.ok("send_message", **place, message=f"message {number}")
+        done = await mcp.ok("compact", **place, keep_percent=keep)
+        assert done.data["messages_before"] == 10
+        left[keep] = done.data["messages_after"]
+    await mcp.ok("compact", **place, mode="all")
+    refusal = await mcp.refused("compact", **place, mode="all")
+
+    assert left == {70: 8, 50: 6}
+    assert "no message in its context besides the summary" in refusal
+
+
+async def test_settings_that_are_ignored_here_are_refused(mcp: Caller, agent: str) -> None:
+    made = await mcp.ok("create_conversation", agent=agent, model_settings={"max_tokens": 77})
+    place = {"conversation_id": made.data["conversation_id"]}
+
+    for wrong in ({"bogus": 1}, {"provider_type": "openai", "temperature": 0.2}):
+        assert "ignore" in await mcp.refused("create_conversation", agent=agent, model_settings=wrong)
+        assert "ignore" in await mcp.refused("update", **place, model_settings=wrong)
+    described = await mcp.ok("describe", **place)
+
+    assert described.data["model_settings"] == {"max_tokens": 77}
 
 
 async def test_deleting_hides_and_says_so(mcp: Caller, agent: str) -> None:

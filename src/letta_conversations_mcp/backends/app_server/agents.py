@@ -14,11 +14,14 @@ from letta_conversations_mcp.core.model import Agent, NewAgent, Page
 class LocalAgents(LocalBase):
     """Finding and creating agents."""
 
-    async def list_agents(self, *, name: str = "", search: str = "", after: str = "", limit: int = 20) -> Page[Agent]:
+    async def list_agents(
+        self, *, name: str = "", search: str = "", tag: str = "", after: str = "", limit: int = 20
+    ) -> Page[Agent]:
         """The server gives all of them in no order that is told, and ignores filters (measured)."""
         answer = await self._read("agent_list", what="list the agents", query={"limit": 1000})
         agents = [read_agent(each) for each in mappings(answer.get("agents"))]
         agents = [each for each in agents if name in ("", each.name) and search.lower() in each.name.lower()]
+        agents = [each for each in agents if not tag or tag in each.tags]
         ids = [each.id for each in agents]
         if after:
             if after not in ids:
@@ -43,6 +46,11 @@ class LocalAgents(LocalBase):
         body = {key: value for key, value in wanted.items() if value}
         answer = await connection.request("agent_create", what="create an agent", body=body)
         return read_agent(mapping_field(answer, "agent"))
+
+    async def delete_agent(self, agent_id: str) -> None:
+        await self.get_agent(agent_id)
+        link = await self._open()
+        await link.request("agent_delete", what="delete the agent", agent_id=agent_id)
 
     async def list_models(self) -> Sequence[str]:
         answer = await self._read("list_models", what="list the models")

@@ -47,6 +47,7 @@ def read_agent(data: Mapping[str, object]) -> Agent:
         model=text_field(data, "model"),
         description=text_field(data, "description"),
         created_at=text_field(data, "created_at"),
+        tags=_ids(data.get("tags")) or (),
         in_context=_ids(data.get("message_ids")),
         context_window=int_field(mapping_field(data, "llm_config"), "context_window") or None,
     )
@@ -66,6 +67,7 @@ def read_conversation(data: Mapping[str, object]) -> Conversation:
         context_window_limit=int_field(data, "context_window_limit") or None,
         hidden=data.get("hidden") is True,
         archived=data.get("archived") is True,
+        tags=_ids(data.get("tags")) or (),
         created_at=text_field(data, "created_at"),
         last_message_at=last_message_at,
         in_context=in_context,

@@ -13,6 +13,7 @@ from letta_conversations_mcp.backends.app_server.base import LocalBounds, LocalT
 from letta_conversations_mcp.backends.app_server.connection import TESTED_VERSION
 from letta_conversations_mcp.backends.app_server.conversations import LocalConversations
 from letta_conversations_mcp.backends.app_server.messages import LocalMessages
+from letta_conversations_mcp.conversations.compaction import compaction_body
 from letta_conversations_mcp.core.backend import NoSearch
 from letta_conversations_mcp.core.errors import Refused
 from letta_conversations_mcp.core.message_json import int_field, mapping_field, text_field
@@ -37,6 +38,7 @@ class LocalBackend(LocalConversations, LocalMessages):
 
     name = "local"
     deletion: Deletion = "hidden"
+    keeps_tags = True
     without_models = (
         "No model is connected to the agents on this machine. Start Ollama or LM Studio here, or set OPENAI_API_KEY, "
         "ANTHROPIC_API_KEY, OLLAMA_BASE_URL or LMSTUDIO_BASE_URL for this MCP server and start it again."
@@ -68,15 +70,25 @@ class LocalBackend(LocalConversations, LocalMessages):
         raise NoSearch
 
     async def compact(self, ref: ConversationRef, settings: CompactionSettings) -> Compaction:
-        if settings.model or settings.model_settings:
+        if settings.model:
             raise Refused(
                 "compact with another model",
                 "the local backend writes the summary with the conversation's own model",
-                "Nothing was changed; leave model and model_settings out.",
+                "Nothing was changed; leave model out.",
+            )
+        newest, _ = await self._list_chunks(ref, MessageQuery(limit=2))
+        if [each.get("message_type") for each in newest] in ([], ["summary_message"]):
+            # The server would summarise a summary, and lose what it says.
+            raise Refused(
+                "compact the conversation",
+                "there is no message in its context besides the summary of an earlier compaction"
+                if newest
+                else "there is no message in its context",
+                "Nothing was changed.",
             )
         connection = await self._open()
         body: dict[str, object] = {"agent_id": ref.agent_id}
-        if wanted := settings.model_dump(exclude_defaults=True):
+        if wanted := compaction_body(settings):
             body["compaction_settings"] = wanted
         answer = await connection.request(
             "conversation_compact",

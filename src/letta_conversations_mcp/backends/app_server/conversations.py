@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from letta_conversations_mcp.backends.app_server.agents import LocalAgents
 from letta_conversations_mcp.backends.app_server.app_server_json import read_conversation
 from letta_conversations_mcp.conversations.lookup import in_order
-from letta_conversations_mcp.core.errors import NotFound, Refused
+from letta_conversations_mcp.core.errors import NAME_CHARS, InvalidArgument, NotFound, Refused, quote
 from letta_conversations_mcp.core.message_json import mapping_field, mappings, text_field
 from letta_conversations_mcp.core.model import (
     Block,
@@ -24,10 +24,18 @@ LIST_PAGE = 200
 """Conversations asked for at a time: the server sorts and filters little, so all are fetched and sorted here."""
 
 
+SETTINGS = frozenset(
+    ("max_tokens", "reasoning_effort", "effort", "reasoning", "thinking", "service_tier", "provider_type")
+)
+"""Model settings that Letta Code 0.34.12 looks at. It keeps any others and ignores them: with temperature and
+max_output_tokens its models are asked as without (measured)."""
+
+
 class LocalConversations(LocalAgents):
     """Opening, finding, changing, forking and hiding."""
 
     async def create_conversation(self, new: NewConversation) -> Conversation:
+        _check_settings(new.model_settings)
         await self.get_agent(new.agent_id)
         connection = await self._open()
         wanted: dict[str, object] = {
@@ -38,6 +46,7 @@ class LocalConversations(LocalAgents):
             "model_settings": new.model_settings,
             "context_window_limit": new.context_window_limit,
             "hidden": new.hidden,
+            "tags": list(new.tags),
         }
         body = {key: value for key, value in wanted.items() if value}
         answer = await connection.request("conversation_create", what="create a conversation", body=body)
@@ -75,11 +84,11 @@ class LocalConversations(LocalAgents):
 
     def _is_wanted(self, conversation: Conversation, query: ConversationQuery) -> bool:
         archived = {"no": not conversation.archived, "only": bool(conversation.archived), "all": True}[query.archived]
-        return archived and query.search in conversation.summary
+        return archived and query.search in conversation.summary and (not query.tag or query.tag in conversation.tags)
 
     async def _all_conversations(self, query: ConversationQuery) -> list[Conversation]:
         found: dict[str, Conversation] = {}
-        asked: dict[str, object] = {"limit": LIST_PAGE}
+        asked: dict[str, object] = {"limit": LIST_PAGE, "include_hidden": query.with_hidden}
         if query.agent_id:
             asked["agent_id"] = query.agent_id
         while True:
@@ -92,18 +101,20 @@ class LocalConversations(LocalAgents):
             asked = asked | {"after": page[-1].id}
 
     async def delete_conversation(self, conversation_id: str) -> None:
-        """The protocol has no command for it, so the conversation is hidden from every list."""
+        """The protocol has no command for it, so the conversation is hidden from every list. It loses its tags, so that
+        its key is free for another one."""
         await self.get_conversation(conversation_id)
         connection = await self._open()
         await connection.request(
             "conversation_update",
             what="hide the conversation",
             conversation_id=conversation_id,
-            body={"hidden": True},
+            body={"hidden": True, "tags": []},
         )
 
     async def update_conversation(self, conversation_id: str, changes: ConversationChanges) -> Conversation:
         """A conversation's model comes with settings of its own, which go when it has the agent's again."""
+        _check_settings(changes.model_settings or {})
         body: dict[str, object] = changes.model_dump(exclude_none=True)
         if changes.model == "":
             body = {"model_settings": None, **body, "model": None}
@@ -168,3 +179,11 @@ class LocalConversations(LocalAgents):
     async def get_context_use(self, ref: ConversationRef) -> ContextUse | None:
         """The server tells it while a turn runs, and to nobody afterwards."""
         return None
+
+
+def _check_settings(settings: Mapping[str, object]) -> None:
+    if ignored := [name for name in settings if name not in SETTINGS]:
+        names = ", ".join(quote(name, NAME_CHARS) for name in ignored[:5])
+        raise InvalidArgument(
+            "model_settings", f"agents on this machine ignore {names}; they use {', '.join(sorted(SETTINGS))}."
+        )

@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
-import anyio
-import anyio.to_thread
-
 from letta_conversations_mcp.backends.letta_api.approvals import ApiApprovals
 from letta_conversations_mcp.backends.letta_api.base import AFTER_READING, TOO_LITTLE_WORDS
 from letta_conversations_mcp.backends.letta_api.cancel import cancel_runs
@@ -25,7 +22,7 @@ from letta_conversations_mcp.backends.letta_api.letta_json import (
     read_run,
     search_body,
 )
-from letta_conversations_mcp.backends.letta_api.model_settings import check_model_settings
+from letta_conversations_mcp.conversations.compaction import compaction_body
 from letta_conversations_mcp.core.backend import NoSearch
 from letta_conversations_mcp.core.errors import NotFound, Refused
 from letta_conversations_mcp.core.message_json import int_field, read_message, text_field
@@ -64,6 +61,7 @@ class ApiBackend(ApiConversations, ApiApprovals):
 
     name = "api"
     deletion: Deletion = "deleted"
+    keeps_tags = False
     without_models = "The Letta server offers no model. A person has to connect a model provider to it."
 
     async def check(self) -> Health:
@@ -74,12 +72,14 @@ class ApiBackend(ApiConversations, ApiApprovals):
 
     # Agents
 
-    async def list_agents(self, *, name: str = "", search: str = "", after: str = "", limit: int = 20) -> Page[Agent]:
+    async def list_agents(
+        self, *, name: str = "", search: str = "", tag: str = "", after: str = "", limit: int = 20
+    ) -> Page[Agent]:
         client = await self._open()
         if after:
             # The server ignores an unknown cursor, and would start from the beginning.
             await self.get_agent(after)
-        filters: Json = {"name": name, "query_text": search, "after": after}
+        filters: Json = {"name": name, "query_text": search, "tags": tag, "after": after}
         with client.asking.to("list the agents", after=AFTER_READING):
             data = await client.json(
                 client.retrying.agents.with_raw_response.list(
@@ -108,6 +108,15 @@ class ApiBackend(ApiConversations, ApiApprovals):
         ):
             data = await client.json(client.once.agents.with_raw_response.create(extra_body=body))
         return read_agent(client.object(data))
+
+    async def delete_agent(self, agent_id: str) -> None:
+        client = await self._open()
+        with client.asking.to(
+            "delete the agent",
+            after="It may be deleted: the same call can be made again, and says so.",
+            missing=NotFound.agent(agent_id),
+        ):
+            await client.once.agents.with_raw_response.delete(agent_id)
 
     async def list_models(self) -> Sequence[str]:
         client = await self._open()
@@ -200,9 +209,7 @@ class ApiBackend(ApiConversations, ApiApprovals):
 
     async def compact(self, ref: ConversationRef, settings: CompactionSettings) -> Compaction:
         client = await self._open()
-        if settings.model_settings:
-            await anyio.to_thread.run_sync(check_model_settings, settings.model_settings)
-        wanted = settings.model_dump(exclude_defaults=True)
+        wanted = compaction_body(settings)
         body: Json = {"compaction_settings": wanted} if wanted else {}
         if ref.conversation_id == DEFAULT_CONVERSATION:
             body["agent_id"] = ref.agent_id

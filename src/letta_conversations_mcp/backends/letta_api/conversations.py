@@ -16,7 +16,7 @@ from letta_conversations_mcp.backends.letta_api.letta_json import (
     read_conversation,
 )
 from letta_conversations_mcp.backends.letta_api.model_settings import check_model_settings
-from letta_conversations_mcp.core.errors import ConversationError, NotFound
+from letta_conversations_mcp.core.errors import NO_TAGS, ConversationError, InvalidArgument, NotFound, Refused
 from letta_conversations_mcp.core.message_json import text_field
 from letta_conversations_mcp.core.model import (
     DEFAULT_CONVERSATION,
@@ -36,7 +36,9 @@ class ApiConversations(ApiBase):
     async def create_conversation(self, new: NewConversation) -> Conversation:
         client = await self._open()
         if new.model_settings:
-            await anyio.to_thread.run_sync(check_model_settings, new.model_settings)
+            model = new.model or await self._model_of_agent(new.agent_id)
+            await self._check_settings(new.model_settings, model)
+            new = new.model_copy(update={"model": model})
         with client.asking.to(
             "create a conversation",
             after="It may have been created: look with list_conversations before creating another.",
@@ -48,6 +50,24 @@ class ApiConversations(ApiBase):
                 )
             )
         return self._remember(read_conversation(client.object(data)))
+
+    async def _check_settings(self, settings: dict[str, object], model: str) -> None:
+        """Raises InvalidArgument for settings that would have no effect: they need a model beside them, of the same
+        provider (0.16.8 takes any, seen)."""
+        if not model:
+            raise InvalidArgument("model_settings", "they need a model beside them.")
+        client = await self._open()
+        with client.asking.to("list the models", after=AFTER_READING):
+            data = await client.json(client.retrying.models.with_raw_response.list())
+        providers = {text_field(each, "handle"): text_field(each, "provider_type") for each in objects(data)}
+        await anyio.to_thread.run_sync(check_model_settings, settings, providers.get(model, ""))
+
+    async def _model_of_agent(self, agent_id: str) -> str:
+        """The handle of the agent's model: settings alone have no effect on 0.16.8 (seen)."""
+        client = await self._open()
+        with client.asking.to("find the agent", after=AFTER_READING, missing=NotFound.agent(agent_id)):
+            data = await client.json(client.retrying.agents.with_raw_response.retrieve(agent_id))
+        return text_field(client.object(data), "model")
 
     async def get_conversation(self, conversation_id: str) -> Conversation:
         client = await self._open()
@@ -72,6 +92,9 @@ class ApiConversations(ApiBase):
         return labels
 
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
+        """Raises Refused for a tag: the API has none, and a server would list everything."""
+        if query.tag:
+            raise Refused("list conversations by tag", NO_TAGS, "Leave tag out.")
         client = await self._open()
         filters: Json = {
             "agent_id": query.agent_id,
@@ -105,7 +128,12 @@ class ApiConversations(ApiBase):
         """0.16.8 ignores a summary of null, so one is cleared by "" (seen)."""
         client = await self._open()
         if changes.model_settings:
-            await anyio.to_thread.run_sync(check_model_settings, changes.model_settings)
+            model = changes.model
+            if model is None:
+                now = await self.get_conversation(conversation_id)
+                model = now.model or await self._model_of_agent(now.agent_id)
+            await self._check_settings(changes.model_settings, model)
+            changes = changes.model_copy(update={"model": model})
         with client.asking.to(
             "update the conversation",
             after="It may have been changed; the same call can be made again.",

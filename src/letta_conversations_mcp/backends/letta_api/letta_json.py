@@ -55,6 +55,7 @@ def read_agent(data: Mapping[str, object], *, with_blocks: bool = False) -> Agen
         model=text_field(data, "model"),
         description=text_field(data, "description"),
         created_at=text_field(data, "created_at"),
+        tags=_texts(data.get("tags")),
         block_labels=labels if with_blocks else None,
         in_context=_context(data.get("message_ids")),
         context_window=int_field(mapping_field(data, "llm_config"), "context_window") or None,
@@ -62,7 +63,6 @@ def read_agent(data: Mapping[str, object], *, with_blocks: bool = False) -> Agen
 
 
 def read_conversation(data: Mapping[str, object]) -> Conversation:
-    blocks = data.get("isolated_block_ids")
     limit = data.get("context_window_limit")
     return Conversation(
         id=text_field(data, "id"),
@@ -70,9 +70,10 @@ def read_conversation(data: Mapping[str, object]) -> Conversation:
         summary=text_field(data, "summary"),
         description=text_field(data, "description"),
         model=text_field(data, "model"),
-        model_settings=dict(mapping_field(data, "model_settings")),
+        # Without a model of its own they are kept and not used (seen on 0.16.8).
+        model_settings=dict(mapping_field(data, "model_settings")) if data.get("model") else {},
         context_window_limit=limit if isinstance(limit, int) else None,
-        isolated_block_ids=tuple(map(str, cast("list[object]", blocks))) if isinstance(blocks, list) else (),
+        isolated_block_ids=_texts(data.get("isolated_block_ids")),
         hidden=_flag(data, "hidden"),
         archived=_flag(data, "archived"),
         created_at=text_field(data, "created_at"),
@@ -86,6 +87,10 @@ def _context(ids: object) -> tuple[str, ...] | None:
     0.16.8 fills it in only where one conversation is asked for."""
     every = cast("list[object]", ids) if isinstance(ids, list) else []
     return tuple(map(str, every[1:])) if every else None
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(map(str, cast("list[object]", value))) if isinstance(value, list) else ()
 
 
 def _flag(data: Mapping[str, object], name: str) -> bool | None:

@@ -10,11 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 from letta_conversations_mcp.core.errors import NAME_CHARS, InvalidArgument, quote
 
 
-def check_model_settings(settings: dict[str, object]) -> dict[str, object]:
+def check_model_settings(settings: dict[str, object], provider_of_model: str = "") -> dict[str, object]:
     """The settings, as given.
 
     Raises:
-        InvalidArgument: the provider is missing or unknown, a name is none of the provider's, or a value does not fit.
+        InvalidArgument: the provider is missing, unknown or not the model's, a name is none of the provider's, or a
+            value does not fit.
     """
     # Late, because this module is imported when the server starts and letta_client is not.
     from letta_client.types.conversation_create_params import ModelSettings
@@ -28,6 +29,10 @@ def check_model_settings(settings: dict[str, object]) -> dict[str, object]:
             "model_settings",
             f"provider_type is needed, one of: {', '.join(sorted(providers))}; "
             f"{f'got {quote(repr(provider), NAME_CHARS)}' if provider is not None else 'none was given'}.",
+        )
+    if provider_of_model in providers and provider_of_model != provider:
+        raise InvalidArgument(
+            "model_settings", f"provider_type is {provider!r}, and the model is one of {provider_of_model!r}."
         )
     shape = providers[provider]
     try:
