@@ -31,3 +31,16 @@ def test_a_failure_knows_that_an_approval_is_awaited(where: str) -> None:
 def test_a_noun_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Agent(id="agent-1", name="Anna").name = "Ben"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("conversation_id", "expected"),
+    [
+        ("conv-1", "conversation_id='conv-1'"),
+        ("default", "conversation_id='default', agent='agent-1'"),
+    ],
+)
+def test_a_call_names_the_agent_only_of_a_default_conversation(conversation_id: str, expected: str) -> None:
+    ref = ConversationRef(conversation_id=conversation_id, agent_id="agent-1")
+
+    assert ref.in_call == expected

@@ -14,7 +14,7 @@ from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.servers import http_server
 
-TOKEN = "a-long-random-token"
+TOKEN = "a-long-enough-random-token"
 INITIALIZE: dict[str, Any] = {
     "jsonrpc": "2.0",
     "id": 1,

@@ -16,13 +16,7 @@ def run_with_backend(settings: BackendSettings, work: Callable[[Backend], Awaita
     check_backend(settings)
 
     async def main() -> int:
-        failure: Exception | None = None
         async with open_backend(settings) as backend:
-            try:
-                return await work(backend)
-            except Exception as error:
-                # Raised below: the backend's task group would wrap it in an ExceptionGroup.
-                failure = error
-        raise failure
+            return await work(backend)
 
     return anyio.run(main)

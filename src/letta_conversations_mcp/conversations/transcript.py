@@ -7,11 +7,12 @@ same length, so that a page always shows every message that is on it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 
 from pydantic_core import to_json
 
 from letta_conversations_mcp.core.model import Message, MessageKind, ToolCall
+from letta_conversations_mcp.core.times import parse_time
 
 CUT = "…"
 """Ends a text of which only the beginning is shown."""
@@ -79,13 +80,8 @@ def shorten(texts: Sequence[str], budget: int) -> list[str]:
 def minute(at: str) -> str:
     """A time of the server's as every answer states it: ISO 8601 in UTC, to the minute, such as `2026-11-21T06:12Z`.
     What is no time is given back as it is."""
-    try:
-        read = datetime.fromisoformat(at)
-    except ValueError:
-        return at
-    # Letta's times without a zone are in UTC (seen on 0.16.8).
-    read = read if read.tzinfo else read.replace(tzinfo=UTC)
-    return read.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ")
+    read = parse_time(at)
+    return read.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ") if read else at
 
 
 def call_line(call: ToolCall) -> str:

@@ -338,7 +338,7 @@ class TimedOut(ConversationError):
 
 
 class TooManyRequests(ConversationError):
-    """Letta, or a gate before it, wants fewer requests. Nothing was done."""
+    """Letta, or a proxy in front of it, wants fewer requests. Nothing was done."""
 
     def __init__(self, what: str, seconds: float | None) -> None:
         self.try_again_after = min(seconds or DEFAULT_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)

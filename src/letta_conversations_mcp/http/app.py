@@ -109,8 +109,8 @@ def _own_tokens(settings: Settings) -> TokenVerifier | None:
 
 
 def build_app(server: ConversationServer, settings: Settings) -> Starlette:
-    """The application for a server, which from then on answers only callers that came through the gate, if there is
-    one. Raises CannotServe."""
+    """The application for a server, which from then on answers only callers with a token, if one is needed.
+    Raises CannotServe."""
     verifier = open_verifier(settings)
     if verifier is not None:
         server.know_callers(Callers())

@@ -64,7 +64,7 @@ class Delivery:
         raise TimedOut(
             "finish the turn",
             self._pace.turn,
-            f"The turn may go on: wait_for_reply(conversation_id={self._ref.conversation_id!r}) looks for it, "
+            f"The turn may go on: wait_for_reply({self._ref.in_call}) looks for it, "
             "and cancel stops it. Do not send the message again before that.",
         )
 
@@ -182,11 +182,10 @@ class Delivery:
         return await find_run(self._backend, self._ref, self._message, self._handed_over_at, self._pace)
 
     def _never_taken(self, lost: StreamLost | None) -> ConversationError:
-        place = f"conversation_id={self._ref.conversation_id!r}"
         return ServerFault(
             "take the message",
             lost.status if lost else 0,
             str(lost or ""),
-            f"It was handed over twice, and Letta has no trace of it: it was not taken, and list_messages({place}) "
-            "does not show it. It is safe to send it again later.",
+            f"It was handed over twice, and Letta has no trace of it: it was not taken, and "
+            f"list_messages({self._ref.in_call}) does not show it. It is safe to send it again later.",
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import anyio
 
@@ -26,6 +26,7 @@ from letta_conversations_mcp.core.model import (
     Turn,
     TurnFailure,
 )
+from letta_conversations_mcp.core.times import parse_time
 from letta_conversations_mcp.turns.aggregate import TurnBuilder
 from letta_conversations_mcp.turns.idempotency import CallIdentity, key_was_used
 from letta_conversations_mcp.turns.timing import Pace
@@ -139,11 +140,11 @@ async def until_ended(backend: Backend, ref: ConversationRef, run: Run, pace: Pa
 
 def _is_overtaken(run: Run, runs: Sequence[Run]) -> bool:
     """True if a later run of the conversation has ended: turns follow each other, so this one is dead."""
-    began = _time(run.created_at)
+    began = parse_time(run.created_at)
     if began is None:
         return False
     later = (each for each in runs if not each.active and each.status == "completed" and each.id != run.id)
-    return any((at := _time(each.created_at)) is not None and at > began for each in later)
+    return any((at := parse_time(each.created_at)) is not None and at > began for each in later)
 
 
 async def until_free(backend: Backend, ref: ConversationRef, busy: Busy, pace: Pace) -> None:
@@ -287,7 +288,7 @@ async def run_of_same(
         return None
     if message.is_in(asked) or identity.is_same_request(asked.otid):
         return run
-    began = _time(run.created_at)
+    began = parse_time(run.created_at)
     is_from_before = began is not None and began < started_at
     return run if is_from_before and identity.is_same_call(asked.otid) else None
 
@@ -317,13 +318,5 @@ def _asked(messages: Sequence[Message]) -> Message | None:
 
 
 def _is_since(run: Run, since: datetime) -> bool:
-    created = _time(run.created_at)
+    created = parse_time(run.created_at)
     return created is None or created >= since - CLOCK_TOLERANCE
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        read = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return read if read.tzinfo else read.replace(tzinfo=UTC)

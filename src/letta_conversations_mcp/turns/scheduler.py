@@ -22,6 +22,7 @@ from anyio.abc import TaskGroup
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import Busy, ConversationError, Overloaded, ServerFault, ShuttingDown, TimedOut
 from letta_conversations_mcp.core.model import ConversationRef, OnBusy, Outgoing, OutgoingMessage, Run, Turn
+from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.turns.delivery import Delivery
 from letta_conversations_mcp.turns.draining import Drain
 from letta_conversations_mcp.turns.idempotency import CallIdentity, RecentCalls
@@ -467,7 +468,7 @@ def _progress(turn: TrackedTurn) -> str:
 
 def _unexplained(turn: TrackedTurn) -> ServerFault:
     """What a wait gets when the turn's own task failed, or the server is going down."""
-    place = f"conversation_id={turn.ref.conversation_id!r}" if turn.is_addressed else "conversation_id=…"
+    place = turn.ref.in_call if turn.is_addressed else "conversation_id=…"
     return ServerFault(
         "follow this turn",
         500,
@@ -487,10 +488,7 @@ async def open_scheduler(
 ) -> AsyncGenerator[Scheduler]:
     """A scheduler whose turns live as long as this context. Leaving it ends the waiting for them, not the turns
     themselves."""
-    async with anyio.create_task_group() as tasks:
-        try:
-            yield Scheduler(
-                backend, tasks, pace or Pace(), limits=limits or TurnLimits(), meter=meter, drain=drain or Drain()
-            )
-        finally:
-            tasks.cancel_scope.cancel()
+    async with background_tasks() as tasks:
+        yield Scheduler(
+            backend, tasks, pace or Pace(), limits=limits or TurnLimits(), meter=meter, drain=drain or Drain()
+        )

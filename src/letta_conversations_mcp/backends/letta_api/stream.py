@@ -93,8 +93,7 @@ async def open_response(
         raise asking.translate_status(
             error,
             "take the message",
-            f"The message may not have been taken: look with list_messages(conversation_id={ref.conversation_id!r}) "
-            "before sending it again.",
+            f"The message may not have been taken: look with list_messages({ref.in_call}) before sending it again.",
             missing or NotFound.conversation(ref.conversation_id),
             ref.conversation_id,
         ) from error

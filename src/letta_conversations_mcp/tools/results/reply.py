@@ -190,8 +190,8 @@ def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool, left_out: int) -> 
     place = ref.in_call
     notes: list[str] = []
     if turn.repeated:
-        anew = "" if turn.status == "running" else " To send it anew, make the call once more."
-        notes.append(f"{REPEATED}{anew}")
+        again = "" if turn.status == "running" else " To send it again, repeat the call."
+        notes.append(f"{REPEATED}{again}")
     if turn.note:
         notes.append(turn.note)
     if is_cut:
