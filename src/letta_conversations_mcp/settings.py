@@ -115,6 +115,17 @@ class BackendSettings(BaseSettings):
         # Other clients of Letta are given the address with its /v1.
         return value.rstrip("/").removesuffix("/v1").rstrip("/")
 
+    @field_validator("local_dir")
+    @classmethod
+    def _folder(cls, value: Path | None) -> Path | None:
+        try:
+            value = value.expanduser() if value else None
+        except RuntimeError as error:
+            raise ValueError("there is no such user") from error
+        if value and not value.is_absolute():
+            raise ValueError("an absolute path is needed, such as ~/agents: clients start this server in any folder")
+        return value
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _level(cls, value: object) -> object:

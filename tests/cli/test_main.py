@@ -90,6 +90,8 @@ def test_a_key_that_the_client_did_not_fill_in_is_no_key(
         (["serve", "--wait-seconds", "soon"], "--wait-seconds"),
         (["serve", "--max-output-chars", "10"], "--max-output-chars"),
         (["--letta-base-url", "not an url"], "a URL is needed"),
+        (["--local-dir", "agents"], "an absolute path is needed"),
+        (["--local-dir", "~nobody-of-this-name/agents"], "there is no such user"),
         (["serve", "--http", "--letta-base-url", "http://localhost:1", "--host", "0.0.0.0"], "a token is needed"),
     ],
 )
@@ -98,6 +100,12 @@ def test_a_wrong_option_is_named(arguments: list[str], words: str, capsys: pytes
 
     assert words in said
     assert "Traceback" not in said
+
+
+def test_the_folder_of_local_agents_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+
+    assert str(Settings(local_dir=Path("~/agents")).local_dir) == "/home/ann/agents"
 
 
 def test_a_port_that_is_taken_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:

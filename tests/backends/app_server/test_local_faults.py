@@ -108,6 +108,18 @@ async def test_a_server_that_is_killed_in_a_turn_leaves_a_conversation_that_work
     assert [each["text"] for each in page.data["messages"]] == ["doomed", "are you there?"]
 
 
+async def test_a_state_folder_that_is_moved_while_it_is_used_is_noticed(caller: Caller, tmp_path: Path) -> None:
+    await caller.ok("list_agents")
+    elsewhere = tmp_path.with_name("elsewhere")
+    tmp_path.rename(elsewhere)
+
+    refusal = await caller.refused("list_agents")
+    elsewhere.rename(tmp_path)
+    await caller.ok("list_agents")
+
+    assert f"its folder {tmp_path} was moved or deleted while it was in use. Nothing was done." in refusal
+
+
 async def test_two_of_our_servers_share_one_app_server(caller: Caller, model: ScriptedModel, tmp_path: Path) -> None:
     model.enqueue(Say("heard"))
     agent = await new_agent(caller)

@@ -97,7 +97,7 @@ async def test_who_does_not_want_to_wait_for_the_other_server_is_told_or_gets_a_
 async def test_a_call_that_is_given_up_and_made_again_at_the_other_server_sends_one_message(
     one: Caller, other: Caller, model: ScriptedModel, conversation_id: str
 ) -> None:
-    call = {"conversation_id": conversation_id, "message": "Think hard"}
+    call = {"conversation_id": conversation_id, "message": "Think hard", "message_key": "hard question"}
     answers: list[Answer] = []
 
     async def again() -> None:

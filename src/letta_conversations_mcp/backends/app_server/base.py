@@ -55,6 +55,7 @@ class LocalBase:
         async with self._opening:
             if self._connection is None or self._connection.closed:
                 self._connection = cast("Connection", await self._tasks.start(self._hold_connection))
+            self._connection.server.check_in_place()
             return self._connection
 
     async def _read(self, command: str, *, what: str, **fields: object) -> Frame:

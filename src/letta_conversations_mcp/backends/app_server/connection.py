@@ -86,6 +86,7 @@ class Connection:
     def __init__(
         self, server: AppServer, socket: ClientConnection, keeper: SubscriptionKeeper, request_seconds: float
     ) -> None:
+        self.server = server
         self.url = server.url
         self.lock_folder = lock_folder(server)
         self._socket = socket

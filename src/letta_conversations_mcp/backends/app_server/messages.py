@@ -186,7 +186,10 @@ class LocalMessages(LocalRuns):
         if not current:
             current = next(iter([run.id for run in await self.list_runs(ref, limit=1)]), RUN_PREFIX)
         stopped = await connection.request("abort_message", what="stop the turn", runtime=scope(ref))
-        return [current] if stopped.get("aborted") is True else ()
+        if stopped.get("aborted") is not True:
+            return ()
+        self._stopped.add(current)
+        return [current]
 
     def resume(
         self, ref: ConversationRef, message: Outgoing, *, run_id: str, after: int

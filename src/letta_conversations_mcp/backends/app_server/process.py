@@ -80,6 +80,23 @@ class AppServer:
     url: str
     token: str = field(repr=False)
     in_use: Path | None = None
+    inode: int = 0
+    """Which file `in_use` was when it was locked."""
+
+    def check_in_place(self) -> None:
+        """Raises LocalServerProblem if the state folder was moved or deleted: the server goes on writing to its old
+        path, and whoever comes next would start another one with other data."""
+        if self.in_use is None:
+            return
+        try:
+            in_place = self.in_use.stat().st_ino == self.inode
+        except OSError:
+            in_place = False
+        if not in_place:
+            raise LocalServerProblem(
+                f"its folder {self.in_use.parent} was moved or deleted while it was in use",
+                "A person has to end the programs that use it, put the folder back, and start them again.",
+            )
 
 
 class LocalServerProblem(ConversationError):
@@ -254,7 +271,8 @@ class _Start:
                 f"another release of letta-conversations-mcp runs the one in {self.folder}",
                 "A person has to end those who use it, or use another folder.",
             )
-        return AppServer(url=data["url"], token=token, in_use=self.folder / supervisor.IN_USE)
+        in_use = self.folder / supervisor.IN_USE
+        return AppServer(url=data["url"], token=token, in_use=in_use, inode=in_use.stat().st_ino)
 
     def _broken(self, path: Path) -> LocalServerProblem:
         return LocalServerProblem(

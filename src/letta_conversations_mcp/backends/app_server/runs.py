@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from anyio.abc import TaskGroup
+
 from letta_conversations_mcp.backends.app_server.app_server_json import (
     attempts_of,
     is_only_reminder,
@@ -14,7 +16,7 @@ from letta_conversations_mcp.backends.app_server.app_server_json import (
     without_reminders,
     without_repeats,
 )
-from letta_conversations_mcp.backends.app_server.base import LocalBase
+from letta_conversations_mcp.backends.app_server.base import LocalBase, LocalBounds, LocalTools, ServerContext
 from letta_conversations_mcp.backends.app_server.connection import Connection
 from letta_conversations_mcp.backends.app_server.conversation_state import LoopState, read_state
 from letta_conversations_mcp.backends.app_server.failures import STALLED, STUCK
@@ -47,6 +49,11 @@ STOPPED_SHORT = TurnFailure(type="stalled", message=STALLED, stored=True)
 class LocalRuns(LocalBase):
     """The operations that find turns again."""
 
+    def __init__(self, server: ServerContext, tasks: TaskGroup, bounds: LocalBounds, tools: LocalTools) -> None:
+        super().__init__(server, tasks, bounds, tools)
+        self._stopped: set[str] = set()
+        """The runs that this process has stopped."""
+
     async def _subscribed(self, ref: ConversationRef) -> Connection:
         connection = await self._open()
         await connection.subscribe(ref, self._mode)
@@ -77,7 +84,11 @@ class LocalRuns(LocalBase):
         return shown(found[0], await self._state(ref) if newest else None)
 
     def _run(self, turn: list[Chunk], turns: list[list[Chunk]], state: LoopState) -> Run:
-        return run_of(turn, state if turn is turns[-1] else None, self._bounds.silence_seconds)
+        run = run_of(turn, state if turn is turns[-1] else None, self._bounds.silence_seconds)
+        if run.status == "failed" and run.id in self._stopped:
+            # What is stored of a turn that was stopped before its first words does not tell it from a broken one.
+            return Run(id=run.id, status="cancelled", stop_reason="cancelled")
+        return run
 
     async def _state(self, ref: ConversationRef) -> LoopState:
         return await read_state(await self._open(), ref)

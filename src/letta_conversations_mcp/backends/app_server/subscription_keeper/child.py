@@ -26,6 +26,15 @@ LINGER_SECONDS = 3
 """How long it stays when nobody said goodbye: for the process to connect again, without losing the question of a turn
 that waits for a decision, and for the server to begin a turn of which the process did not hear."""
 
+STALLED_SECONDS = 120
+"""After this an answer that has begun and does not go on is given up, as it is after the server's disk was full."""
+
+QUIET_SECONDS = 0.3
+"""How long nothing may come before the script ends: a message in the server's queue begins its turn within that."""
+
+FENCE = "fence"
+"""The id of the request whose answer comes after all that the server has said before."""
+
 FRAME_BYTES = 64 * 1024 * 1024
 
 Json = dict[str, Any]
@@ -38,12 +47,11 @@ class Child:
         self._control = control
         self._lines = control.makefile("rb")
         self._socket: Any = None
-        self._watched: dict[str, Json] = {}
+        self._watched = False
         self._busy: set[str] = set()
-        self._unsure: set[str] = set()
-        """The conversations whose state has been asked for, after the process has ended."""
-        self._ending = False
-        self._lock = threading.Lock()
+        self._answering: dict[str, float] = {}
+        """When each conversation's answer that has begun last went on."""
+        self._fenced = False
 
     def run(self) -> None:
         """Stay subscribed until the process and the turns have ended, or the server has."""
@@ -62,51 +70,56 @@ class Child:
             ) as self._socket:
                 self._answer()
                 threading.Thread(target=self._take_orders, daemon=True).start()
-                for data in self._socket:
-                    self._read(json.loads(data))
-                    if self._is_done():
-                        return
+                self._read_until_done()
         except (WebSocketException, OSError, ValueError):
             return  # the server has ended, and its turns with it
 
+    def _read_until_done(self) -> None:
+        while True:
+            try:
+                self._read(json.loads(self._socket.recv(timeout=QUIET_SECONDS)))
+            except TimeoutError:
+                now = time.monotonic()
+                for key, at in list(self._answering.items()):
+                    if now - at > STALLED_SECONDS:
+                        self._busy.discard(key)
+                if self._fenced and not self._busy:
+                    return
+
     def _take_orders(self) -> None:
         while order := self._line():
-            key = _key(order)
-            self._watched[key] = order
-            self._ask(key, {"type": "runtime_start", **order, "wait_for_replay": True})
+            self._watched = True
+            self._ask(_key(order), {"type": "runtime_start", **order, "wait_for_replay": True})
         if order is None and self._watched:
             time.sleep(LINGER_SECONDS)
-        with self._lock:
-            self._ending = True
-            self._unsure = set(self._watched)
         timer = threading.Timer(LONGEST_TURN_SECONDS, os._exit, (0,))
         timer.daemon = True
         timer.start()
-        # A turn may have begun of which nothing has been told yet.
-        for key, order in self._watched.items():
-            runtime = {name: order[name] for name in ("agent_id", "conversation_id")}
-            self._ask(key, {"type": "sync", "runtime": runtime, "recover_approvals": False})
-        if not self._watched:
-            self._socket.close()
+        # A turn may have begun of which nothing has been read yet. Asking for the state of every conversation would
+        # keep the server busy for about 30 ms each, for nothing: each one's frames come by themselves.
+        self._ask(FENCE, {"type": "app_server_info"})
 
-    def _ask(self, key: str, command: Json) -> None:
-        self._socket.send(json.dumps({**command, "request_id": key}))
+    def _ask(self, request_id: str, command: Json) -> None:
+        self._socket.send(json.dumps({**command, "request_id": request_id}))
 
     def _read(self, frame: Json) -> None:
-        kind = frame.get("type")
+        kind, key = frame.get("type"), _key(frame.get("runtime") or frame)
         if kind == "update_loop_status":
-            key, status = _key(frame.get("runtime") or frame), frame["loop_status"].get("status", "")
+            loop = frame["loop_status"]
+            status = loop.get("status", "")
             # Whoever has ended cannot be asked to decide about a tool.
             (self._busy.discard if status.startswith("WAITING_ON_") else self._busy.add)(key)
+            answering = status == "PROCESSING_API_RESPONSE" and loop.get("active_run_ids")
+            if answering and not loop.get("executing_tool_call_ids"):
+                self._answering[key] = time.monotonic()
+            else:
+                self._answering.pop(key, None)
+        elif kind == "stream_delta" and key in self._answering:
+            self._answering[key] = time.monotonic()
         elif kind == "runtime_start_response":
             self._answer()
-        elif kind == "sync_response":
-            with self._lock:
-                self._unsure.discard(frame["request_id"])
-
-    def _is_done(self) -> bool:
-        with self._lock:
-            return self._ending and not self._unsure and not self._busy
+        elif frame.get("request_id") == FENCE:
+            self._fenced = True
 
     def _line(self) -> Json | None:
         try:
