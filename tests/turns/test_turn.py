@@ -293,6 +293,18 @@ def test_hidden_thoughts_and_new_summaries_are_taken() -> None:
     assert (turn.reasoning, turn.compacted) == ("redacted", True)
 
 
+def test_every_number_of_the_usage_is_read_from_its_own_field() -> None:
+    numbers = {
+        "prompt_tokens": 5,
+        "completion_tokens": 4,
+        "total_tokens": 9,
+        "step_count": 2,
+        "context_tokens": 7,
+    }
+
+    assert turn_of({"message_type": "usage_statistics", **numbers}).usage == Usage(**numbers)
+
+
 def test_usage_is_read_and_what_is_no_number_reads_as_nothing() -> None:
     usage = {"message_type": "usage_statistics", "prompt_tokens": 5, "total_tokens": 9, "step_count": True}
 
