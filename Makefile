@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test test-full test-live conformance check format bench clean faults faults-live
+.PHONY: viewer viewer-check viewer-images demo test test-full test-live conformance check format bench clean faults faults-live
 
 # The tools of development, at the versions that were tested; made again when they change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -41,6 +41,23 @@ faults: $(VENV)/.installed
 
 faults-live: $(VENV)/.installed
 	$(BIN)/python -m tests.faults --live --write
+
+# The viewer is shipped built, so that only its authors need npm.
+viewer: viewer/node_modules/.package-lock.json
+	cd viewer && npm run --silent check && npm run --silent build
+
+# Fails when the shipped page is not what its sources make.
+viewer-check: viewer/node_modules/.package-lock.json
+	cd viewer && npm run --silent check && node build.mjs --outfile node_modules/.viewer.html
+	cmp viewer/node_modules/.viewer.html src/letta_conversations_mcp/server/viewer/viewer.html || \
+		{ echo "The viewer is stale: run make viewer and commit the result."; exit 1; }
+
+viewer-images: $(VENV)/.installed viewer
+	$(BIN)/python -m tests.viewer.screenshots
+
+viewer/node_modules/.package-lock.json: viewer/package-lock.json
+	cd viewer && npm ci --silent
+	touch $@
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check

@@ -23,6 +23,7 @@ from letta_conversations_mcp.http.auth.token_file import BadTokensFile, OneToken
 from letta_conversations_mcp.http.endpoints import Endpoints
 from letta_conversations_mcp.http.host_check import host_and_origin_check, known_host
 from letta_conversations_mcp.http.limits import Bounds, CloseUnread, Limits
+from letta_conversations_mcp.http.viewer_page import VIEWER_PATH, viewer_route
 from letta_conversations_mcp.observability.metrics import PrometheusMeter
 from letta_conversations_mcp.observability.readiness import Readiness
 from letta_conversations_mcp.server.app import ConversationServer
@@ -115,6 +116,7 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
     if verifier is not None:
         server.know_callers(Callers())
 
+    security = host_and_origin_check(settings)
     app = server.streamable_http_app(
         streamable_http_path=MCP_PATH,
         stateless_http=settings.is_stateless,
@@ -122,7 +124,9 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
         session_idle_timeout=SESSION_IDLE_SECONDS,
         max_sessions=SESSIONS,
         transport_security=host_and_origin_check(settings),
+        transport_security=security,
     )
+    app.router.routes.append(viewer_route(security))
     bounds = Bounds(
         calls=settings.max_calls,
         calls_per_caller=settings.max_per_caller,
@@ -137,7 +141,8 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
             Middleware(
                 AuthMiddleware,
                 verifier=verifier,
-                open_paths=tuple(open_paths),
+                # The page holds nothing; what it asks for needs the token, which it asks its reader for.
+                open_paths=(VIEWER_PATH, *open_paths),
                 metadata_url=metadata_url,
                 scope_of=server.scope_of,
             ),

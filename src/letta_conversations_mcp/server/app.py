@@ -41,6 +41,7 @@ from letta_conversations_mcp.server.resources import add_resources
 from letta_conversations_mcp.server.sdk_private import add_request_handler
 from letta_conversations_mcp.server.subscriptions import Subscriptions
 from letta_conversations_mcp.server.tasks.extension import Tasks
+from letta_conversations_mcp.server.viewer import hide_viewer_tools, viewer_app
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.base import ConversationTool, Services, ToolContext, ToolSpec, services_of
 from letta_conversations_mcp.tools.mcp_errors import to_mcp_error, to_tool_error
@@ -133,7 +134,7 @@ class ConversationServer(MCPServer[Services]):
             icons=[ICON],
             lifespan=lifespan,
             subscriptions=bus,
-            extensions=[tasks],
+            extensions=[tasks, viewer_app()],
             middleware=[
                 self._request_log,
                 tasks.check,
@@ -145,7 +146,8 @@ class ConversationServer(MCPServer[Services]):
                 "resources/list": CacheHint(ttl_ms=0, scope="private"),
                 "resources/read": CacheHint(ttl_ms=0, scope="private"),
                 "server/discover": CacheHint(ttl_ms=HOUR_MS, scope="public"),
-                "tools/list": listed,
+                # Depends on whether the client shows apps.
+                "tools/list": CacheHint(listed.ttl_ms, "private"),
                 "resources/templates/list": listed,
                 "prompts/list": listed,
             },
@@ -153,6 +155,7 @@ class ConversationServer(MCPServer[Services]):
         add_resources(self)
         subscriptions = Subscriptions(bus)
         self.middleware.append(subscriptions)
+        self.middleware.append(hide_viewer_tools)
         self.middleware.insert(0, explain_refusal)
         add_request_handler(self, "resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
         add_request_handler(self, "resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)

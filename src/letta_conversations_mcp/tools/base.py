@@ -60,6 +60,9 @@ DefaultAgentArgument = Annotated[str, Field(description="agent id or name, for '
 WaitArgument = Annotated[float | None, Field(ge=0, le=3600, description="seconds; raise it for long tasks")]
 LimitArgument = Annotated[int, Field(ge=1, le=100, description="rows on a page")]
 
+VIEWER_URI = "ui://letta-conversations/viewer.html"
+"""The page of the viewer. Here, because the server announces it before it loads any tool."""
+
 
 MOST_KEY_CHARS = 200
 MessageKeyArgument = Annotated[
@@ -131,6 +134,7 @@ class ConversationTool(Tool):
             input_schema=self.parameters,
             output_schema=self.output_schema and _compact_schema(self.output_schema),
             annotations=self.annotations,
+            _meta=self.meta,
         )
 
     def _explain(self, error: ValidationError) -> str:
@@ -160,6 +164,10 @@ class ToolSpec:
     open_world: bool = False
     deletes: bool = False
     makes_agents: bool = False
+    shown_in: str = ""
+    """The `ui://` page that hosts with MCP Apps show for it."""
+    for_models: bool = True
+    """False for a tool that only that page calls."""
 
     @property
     def name(self) -> str:
@@ -195,6 +203,7 @@ class ToolSpec:
                 idempotent_hint=self.idempotent or self.read_only,
                 open_world_hint=self.open_world,
             ),
+            meta=self._meta(),
         )
         # An unknown argument must be an error: the SDK would drop it in silence.
         model = tool.fn_metadata.arg_model
@@ -205,6 +214,11 @@ class ToolSpec:
             seconds = settings.wait_seconds
             waiting["default"] = int(seconds) if seconds.is_integer() else seconds
         return cast("ConversationTool", tool)
+
+    def _meta(self) -> dict[str, Any] | None:
+        if not self.shown_in:
+            return None
+        return {"ui": {"resourceUri": self.shown_in, "visibility": ["model", "app"] if self.for_models else ["app"]}}
 
 
 def _has_nul(value: object) -> bool:

@@ -9,6 +9,7 @@ from letta_conversations_mcp.tools.base import ToolSpec
 from letta_conversations_mcp.tools.conversations import CONVERSATION_TOOLS
 from letta_conversations_mcp.tools.messages import MESSAGE_TOOLS
 from letta_conversations_mcp.tools.models import MODEL_TOOLS
+from letta_conversations_mcp.tools.viewer import VIEWER_TOOLS
 
 TOOLS: tuple[ToolSpec, ...] = (
     *CONVERSATION_TOOLS,
@@ -17,4 +18,5 @@ TOOLS: tuple[ToolSpec, ...] = (
     *APPROVAL_TOOLS,
     *AGENT_TOOLS,
     *MODEL_TOOLS,
+    *VIEWER_TOOLS,
 )

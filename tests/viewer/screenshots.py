@@ -1,0 +1,110 @@
+"""The pictures of docs/images: `python -m tests.viewer.screenshots` takes them all again, with the fake Letta."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from playwright.async_api import Browser, expect
+
+from letta_conversations_mcp.settings import Settings
+from tests.rig.fake_letta import FakeLetta
+from tests.rig.letta_server import Letta
+from tests.rig.model import CallTools, Hold, Say, ScriptedModel, Use
+from tests.viewer.browser import Site, Viewer, open_browser, serve_site
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+
+QUESTION = "When is invoice 4711 due, and what else is open for that supplier?"
+ANSWER = """Invoice **4711** is due on **Friday, 4 December** (318 €). Two more are open for the same supplier:
+
+| Invoice | Due | Amount |
+|---|---|---:|
+| `4712` | 15 March | 96 € |
+| `4730` | 31 March | 1,204 € |
+
+Shall I pay 4711 today?"""
+WIRE = CallTools(
+    (
+        Use(
+            "wire_money",
+            {"to": "ACME GmbH, DE89 3704 0044 0532 0130 00", "euros": 318, "reason": "invoice 4711"},
+        ),
+    ),
+    text="I have prepared the transfer. It needs your approval.",
+)
+SIZES = {"wide": (900, 900), "narrow": (390, 844)}
+
+
+async def picture(browser: Browser, site: Site, letta: Letta, theme: str, size: str, agent_id: str) -> None:
+    model = letta.model
+    width, height = SIZES[size]
+    context = await browser.new_context(
+        viewport={"width": width, "height": height}, device_scale_factor=2, locale="en-GB", timezone_id="UTC"
+    )
+    viewer = Viewer(await context.new_page(), site)
+    page = viewer.page
+
+    async def take(state: str) -> None:
+        await page.screenshot(path=IMAGES / f"viewer-{state}-{theme}-{size}.png", animations="disabled")
+
+    conversation_id = await letta.new_conversation(agent_id, "invoice 4711")
+    model.enqueue(
+        CallTools((Use("conversation_search", {"query": "4711"}),)),
+        Say(ANSWER, reasoning="The user asks for one due date, and for the supplier's other invoices."),
+    )
+    await letta.send(conversation_id, QUESTION)
+    await viewer.open(theme=theme, conversation_id=conversation_id)
+    await expect(viewer.frame.get_by_role("article")).to_have_count(2)
+    await take("read")
+
+    model.enqueue(WIRE)
+    await viewer.say("Pay 4711 today, please.")
+    try:
+        await expect(viewer.frame.get_by_role("group", name="wants to run")).to_be_visible()
+    except AssertionError:
+        await page.screenshot(path="/tmp/viewer-fail.png")
+        print(viewer.errors, await viewer.seen())
+        raise
+    await take("approval")
+
+    held = Hold(Say("Thank you. The payment of 318 € for invoice 4711 is on its way."))
+    model.enqueue(held)
+    await viewer.frame.get_by_role("button", name="Approve").click()
+    await expect(viewer.frame.get_by_role("status")).to_contain_text("working")
+    await take("working")
+    held.gate.set()
+    await expect(viewer.frame.get_by_role("status")).to_contain_text("complete")
+
+    await viewer.frame.get_by_role("button", name="Conversations").click()
+    await expect(viewer.frame.get_by_role("button", name="invoice 4711").first).to_be_visible()
+    await take("switch")
+    await page.keyboard.press("Escape")
+
+    await viewer.frame.get_by_role("button", name="Fork", exact=True).click()
+    await expect(viewer.frame.get_by_role("alert")).to_contain_text("branch")
+    site.refusing = True
+    await viewer.say("Is there anything due next week?")
+    await expect(viewer.frame.get_by_role("status")).to_contain_text("Not connected")
+    await take("offline")
+    site.refusing = False
+    await context.close()
+
+
+async def main() -> None:
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    async with fake.serve() as url, serve_site(Settings(base_url=url)) as site, open_browser() as browser:
+        letta = Letta(url, model, fake)
+        agent_id = fake.add_agent("bookkeeper", ["wire_money"])
+        for summary in ("supplier master data", "VAT return, third quarter", "travel expenses Berlin"):
+            await letta.new_conversation(agent_id, summary)
+        for theme in ("light", "dark"):
+            for size in SIZES:
+                await picture(browser, site, letta, theme, size, agent_id)
+        await letta.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,50 @@
+/** The card for tool calls that wait for a decision. It stands apart from the messages, which cannot reach its place. */
+import { button, h, visible } from "./dom";
+import { type Call, callText } from "./messages";
+
+export interface Decision {
+  approve: boolean;
+  ids: string[];
+  reason: string;
+}
+
+export function approvalCard(agent: string, calls: Call[], since: string, decide: (decision: Decision) => void): HTMLElement {
+  const several = calls.length > 1;
+  const foreign = calls.some((call) => call.client_side);
+  const boxes = calls.map((call) => h("input", { type: "checkbox", checked: true, "aria-label": `Let ${visible(call.name)} run` }));
+  const chosen = () => calls.filter((_, index) => boxes[index]!.checked).map((call) => call.id);
+  const reason = h("input", { type: "text", class: "reason", placeholder: "Reason (optional, the agent reads it)", "aria-label": "Reason", maxlength: 2000 });
+  const approve = button(several ? `Approve ${calls.length}` : "Approve", () => answer(true), { class: "btn primary" });
+  const deny = button(several ? "Deny all" : "Deny", () => answer(false));
+  approve.disabled = foreign;
+  for (const box of boxes) {
+    box.addEventListener("change", () => {
+      const count = chosen().length;
+      approve.disabled = count === 0;
+      approve.textContent = count === calls.length ? `Approve ${count}` : `Approve ${count}, deny ${calls.length - count}`;
+    });
+  }
+
+  function answer(approved: boolean) {
+    for (const control of card.querySelectorAll("button, input")) (control as HTMLButtonElement).disabled = true;
+    decide({ approve: approved, ids: approved ? chosen() : calls.map((call) => call.id), reason: reason.value.trim() });
+  }
+
+  const shown = calls.map((call, index) => {
+    const text = h("pre", { tabindex: "0" }, visible(callText(call.name, call.arguments)));
+    return several ? h("label", { class: "choice" }, boxes[index]!, text) : text;
+  });
+  const words = foreign
+    ? "Only the program that offered this tool can run it, so here it can only be denied."
+    : `Shown exactly as it would run.${since ? ` Waiting since ${since}.` : ""}`;
+  const what = several ? `${calls.length} tools and waits` : "a tool and waits";
+  const card = h(
+    "section",
+    { class: "card", role: "group", "aria-labelledby": "approval-title" },
+    h("h2", { id: "approval-title" }, `${visible(agent)} wants to run ${what} for you`),
+    ...shown,
+    reason,
+    h("div", { class: "row" }, approve, deny, h("span", { class: "sub" }, words)),
+  );
+  return card;
+}

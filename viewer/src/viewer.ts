@@ -1,0 +1,737 @@
+/** One conversation on one page: reads, sends, decides. What it shows comes from the server, what it keeps is a view. */
+import { approvalCard, type Decision } from "./approval";
+import { button, h, visible, when } from "./dom";
+import { type Data, Disconnected, type Host, type Place, TokenNeeded, ToolError } from "./host";
+import { saveToken } from "./http_host";
+import { markdown } from "./markdown";
+import { list, type Message, number, type Page, readPage, sameCalls, texts, toMarkdown, type Call } from "./messages";
+import { ask, dialog, dropdown } from "./panels";
+import { Transcript } from "./transcript";
+
+const FIRST_PAGE = 50;
+const PAGE = 100;
+const WAIT_SECONDS = 1;
+const REFRESH_MS = 15_000;
+const RETRY_MS = [1_000, 2_000, 4_000, 8_000];
+const NEAR = 160;
+/** Whether send_message takes a message_key, with which a message can be sent again without being doubled. */
+const REPEATABLE = false;
+
+/** A message on its way. The server takes one key once, so that sending it again is always safe. */
+interface Outgoing {
+  text: string;
+  key: string;
+  state: "sending" | "taken" | "failed";
+  note: string;
+}
+
+interface Turn {
+  run: string;
+  since: number;
+  text: string;
+  doing: string;
+}
+
+export class Viewer {
+  readonly element: HTMLElement;
+  private place: Place = { conversation: "", agent: "" };
+  private agentName = "agent";
+  private summary = "";
+  private messages: Message[] = [];
+  private older = "";
+  private pending: Call[] = [];
+  private outgoing: Outgoing | null = null;
+  private turn: Turn | null = null;
+  private offline = false;
+  private loading = false;
+  private epoch = 0;
+
+  private readonly transcript: Transcript;
+  private readonly title = h("h1", { class: "title" }, "Letta conversations");
+  private readonly sub = h("span", { class: "sub" });
+  private readonly meter = h("div", { class: "meter", hidden: true });
+  private readonly actions = h("div", { class: "actions" });
+  private readonly olderButton = button("Load older messages", () => this.loadOlder(), { class: "btn older", hidden: true });
+  private readonly waiting = h("div", { class: "waiting" });
+  private readonly live = h("div", { class: "live" });
+  private readonly banner = h("div", { class: "banner", role: "alert", hidden: true });
+  private readonly state = h("div", { class: "state", role: "status" });
+  private readonly box = h("textarea", { rows: 1, "aria-label": "Message", maxlength: 1_000_000, enterkeyhint: "send" });
+  private readonly sendButton = button("Send", () => this.send(), { class: "btn primary send" });
+  private readonly footer: HTMLElement;
+  private readonly scroller: HTMLElement;
+  private readonly jump = button("↓ Newest", () => this.toEnd(), { class: "btn jump", hidden: true });
+
+  constructor(private readonly host: Host) {
+    this.transcript = new Transcript({
+      openLink: (url) => host.openLink(url),
+      fork: (message) => this.fork(message.id),
+      agentName: () => this.agentName,
+      isPending: (call) => this.pending.some((each) => each.id === call.id && each.arguments === call.arguments),
+    });
+    this.scroller = h("main", { tabindex: "0", "aria-label": "Transcript" }, this.olderButton, this.transcript.element, this.waiting, this.live);
+    this.footer = h("footer", { hidden: true }, this.state, h("div", { class: "composer" }, this.box, this.sendButton));
+    this.element = h(
+      "div",
+      { class: "app" },
+      h("header", { class: "top" }, h("div", { class: "row" }, h("div", { class: "names" }, this.title, this.sub), this.actions), this.meter, this.banner),
+      h("div", { class: "middle" }, this.scroller, this.jump),
+      this.footer,
+    );
+    this.box.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      void this.send();
+    });
+    this.box.addEventListener("input", () => this.fitBox());
+    this.scroller.addEventListener("scroll", () => {
+      this.jump.hidden = this.isAtEnd();
+      if (this.scroller.scrollTop < NEAR && this.older) void this.loadOlder();
+    });
+    document.addEventListener("visibilitychange", () => void this.refreshQuietly());
+    setInterval(() => void this.refreshQuietly(), REFRESH_MS);
+    setInterval(() => this.renderState(), 1_000);
+  }
+
+  async start(): Promise<void> {
+    this.state.textContent = "Connecting…";
+    try {
+      await this.host.start((place) => void this.open(place));
+    } catch (error) {
+      this.say(`The viewer could not connect to its host. ${messageOf(error)}`);
+    }
+  }
+
+  // ---- opening ----
+
+  private async open(place: Place): Promise<void> {
+    const epoch = ++this.epoch;
+    this.place = place;
+    Object.assign(this, { messages: [], older: "", pending: [], outgoing: null, turn: null, summary: "", agentName: "agent" });
+    this.say("");
+    this.live.replaceChildren();
+    this.meter.hidden = true;
+    this.render();
+    if (!place.conversation) return this.choose();
+    this.transcript.element.replaceChildren(h("p", { class: "empty" }, "Loading…"));
+    await this.trying(epoch, async () => {
+      const [page] = await Promise.all([this.fetch({ limit: FIRST_PAGE }), this.describe(epoch)]);
+      if (epoch !== this.epoch) return;
+      this.place = { conversation: page.conversation, agent: page.agent };
+      this.transcript.element.replaceChildren();
+      this.messages = page.messages;
+      this.older = page.older;
+      this.takeState(page);
+      this.render();
+      this.footer.hidden = false;
+      this.toEnd();
+      this.host.showed(this.place, this.name());
+      if (this.turn) void this.follow(epoch);
+    });
+  }
+
+  /** No conversation was named: lists those of the agent, or of everybody. */
+  private async choose(): Promise<void> {
+    const epoch = this.epoch;
+    this.title.textContent = "Conversations";
+    this.sub.textContent = "";
+    this.footer.hidden = true;
+    this.actions.replaceChildren();
+    const rows = h("div", { class: "choices" }, h("p", { class: "empty" }, "Loading…"));
+    this.transcript.element.replaceChildren(rows);
+    await this.trying(epoch, async () => {
+      if (!(await this.listConversations(rows, "", () => {}))) return;
+    });
+  }
+
+  private name(): string {
+    if (this.place.conversation === "default") return "Default conversation";
+    return this.summary || "Untitled conversation";
+  }
+
+  private async describe(epoch = this.epoch): Promise<void> {
+    const { data } = await this.host.call("describe", this.where());
+    if (epoch !== this.epoch) return;
+    this.agentName = texts(data, "agent_name") || "agent";
+    this.summary = texts(data, "summary");
+    this.title.textContent = visible(this.name());
+    this.sub.textContent = [this.agentName, texts(data, "model"), data.archived ? "archived" : ""].filter(Boolean).map(visible).join(" · ");
+    this.renderMeter(data);
+    this.box.placeholder = `Message ${visible(this.agentName)} in this conversation`;
+  }
+
+  private renderMeter(data: Data): void {
+    const used = number(data, "context_tokens");
+    const limit = number(data, "context_limit");
+    const count = number(data, "messages");
+    const facts = [
+      used !== undefined && limit ? `${used.toLocaleString()} of ${limit.toLocaleString()} tokens` : "",
+      count === undefined ? "" : `${data.at_least ? "at least " : ""}${count.toLocaleString()} message${count === 1 ? "" : "s"}`,
+    ].filter(Boolean);
+    this.meter.hidden = facts.length === 0;
+    const children: Node[] = [];
+    if (used !== undefined && limit) {
+      const share = Math.min(100, Math.round((100 * used) / limit));
+      const fill = h("i", { class: share >= 85 ? "full" : undefined });
+      fill.style.width = `${share}%`;
+      const meter = { class: "bar", role: "meter", "aria-label": "Context use", "aria-valuenow": share, "aria-valuemin": 0, "aria-valuemax": 100 };
+      children.push(h("span", {}, "Context"), h("div", { ...meter, title: `${share} % of the context is used` }, fill));
+    }
+    this.meter.replaceChildren(...children, h("span", {}, facts.join(" · ")));
+  }
+
+  // ---- reading ----
+
+  private where(): Data {
+    const { conversation, agent } = this.place;
+    return conversation === "default" ? { conversation_id: conversation, agent } : { conversation_id: conversation };
+  }
+
+  private async fetch(args: Data): Promise<Page> {
+    return readPage((await this.host.call("view_messages", { ...this.where(), ...args })).data);
+  }
+
+  private async loadOlder(): Promise<boolean> {
+    if (this.loading || !this.older) return false;
+    this.loading = true;
+    const epoch = this.epoch;
+    this.olderButton.textContent = "Loading…";
+    try {
+      const page = await this.fetch({ before: this.older, limit: PAGE });
+      if (epoch !== this.epoch) return false;
+      this.setOffline(false);
+      const fromEnd = this.scroller.scrollHeight - this.scroller.scrollTop;
+      this.messages = [...page.messages, ...this.messages];
+      this.older = page.older;
+      this.renderTranscript();
+      this.scroller.scrollTop = this.scroller.scrollHeight - fromEnd;
+      return true;
+    } catch (error) {
+      this.report(error);
+      return false;
+    } finally {
+      this.loading = false;
+      this.olderButton.textContent = "Load older messages";
+      this.olderButton.hidden = !this.older;
+    }
+  }
+
+  /** Reads what is new since the last message of a person, whose turn may have grown, and what waits or runs. */
+  private async refresh(epoch = this.epoch): Promise<void> {
+    const index = this.messages.findLastIndex((message) => message.kind === "user");
+    const anchor = this.messages.slice(0, Math.max(index, 0)).findLast((message) => message.id !== this.messages[index]?.id);
+    let page: Page;
+    if (anchor) {
+      let kept = this.messages.slice(0, this.messages.lastIndexOf(anchor) + 1);
+      let after = anchor.id;
+      do {
+        page = await this.fetch({ after, limit: PAGE });
+        kept = [...kept, ...page.messages];
+        after = page.newer;
+      } while (after && page.messages.length);
+      if (epoch !== this.epoch) return;
+      this.messages = kept;
+    } else {
+      page = await this.fetch({ limit: FIRST_PAGE });
+      if (epoch !== this.epoch) return;
+      this.messages = page.messages;
+      this.older = page.older;
+    }
+    this.takeState(page);
+    this.setOffline(false);
+    this.render();
+  }
+
+  private takeState(page: Page): void {
+    this.pending = page.pending;
+    if (page.run && !this.turn && !page.pending.length) this.turn = { run: page.run, since: Date.now(), text: "", doing: "" };
+  }
+
+  /** Others write here too. Not while somebody reads, types a reason, or the page is hidden. */
+  private async refreshQuietly(): Promise<void> {
+    const { epoch } = this;
+    if (document.hidden || this.turn || this.outgoing?.state === "sending" || !this.place.conversation || this.loading) return;
+    if (this.waiting.contains(document.activeElement)) return;
+    try {
+      await this.keepingEnd(() => this.refresh(epoch));
+      if (this.turn && epoch === this.epoch) void this.follow(epoch);
+    } catch (error) {
+      if (epoch === this.epoch) this.report(error);
+    }
+  }
+
+  // ---- sending and waiting ----
+
+  private async send(): Promise<void> {
+    const text = this.box.value;
+    if (!text.trim() || this.outgoing?.state === "sending" || this.turn || this.pending.length) return;
+    this.box.value = "";
+    this.fitBox();
+    await this.deliver({ text, key: crypto.randomUUID(), state: "sending", note: "" });
+  }
+
+  private async deliver(outgoing: Outgoing): Promise<void> {
+    const { epoch } = this;
+    this.outgoing = { ...outgoing, state: "sending", note: "" };
+    this.turn = { run: "", since: Date.now(), text: "", doing: "Sending" };
+    this.say("");
+    this.render();
+    this.toEnd();
+    const args = { ...this.where(), message: outgoing.text, ...(REPEATABLE ? { message_key: outgoing.key } : {}), wait_seconds: WAIT_SECONDS };
+    for (let attempt = 0; ; attempt++) {
+      try {
+        const { data } = await this.host.call("send_message", args);
+        if (epoch !== this.epoch) return;
+        this.setOffline(false);
+        if (["unknown", "not_confirmed"].includes(texts(data, "status"))) {
+          return this.undelivered(outgoing, "Letta could not confirm that it has this message.");
+        }
+        this.outgoing.state = "taken";
+        await this.follow(epoch, data);
+        return;
+      } catch (error) {
+        if (epoch !== this.epoch) return;
+        if (REPEATABLE && error instanceof Disconnected && attempt < RETRY_MS.length) {
+          this.report(error);
+          await pause(RETRY_MS[attempt]!);
+          if (epoch !== this.epoch) return;
+          continue;
+        }
+        if (error instanceof ToolError) return this.undelivered(outgoing, error.message);
+        this.report(error);
+        return this.undelivered(outgoing, REPEATABLE ? "There is no connection." : "The connection broke, so it may have been sent. Look before you send it again.");
+      }
+    }
+  }
+
+  private undelivered(outgoing: Outgoing, note: string): void {
+    this.outgoing = { ...outgoing, state: "failed", note };
+    this.turn = null;
+    this.render();
+    this.toEnd();
+  }
+
+  /** Follows the running turn to its end; `data` is what the call that began it answered. */
+  private async follow(epoch: number, data?: Data): Promise<void> {
+    let failures = 0;
+    this.turn ??= { run: "", since: Date.now(), text: "", doing: "" };
+    for (;;) {
+      try {
+        data ??= (await this.host.call("wait_for_reply", { ...this.where(), ...(this.turn.run ? { run_id: this.turn.run } : {}), wait_seconds: WAIT_SECONDS })).data;
+        if (epoch !== this.epoch) return;
+        this.setOffline(false);
+        failures = 0;
+        if (texts(data, "status") !== "running") break;
+        this.turn.run = texts(data, "run_id") || this.turn.run;
+        this.grow(texts(data, "reply_so_far"));
+        data = undefined;
+      } catch (error) {
+        if (epoch !== this.epoch) return;
+        if (error instanceof ToolError) {
+          data = { status: "failed", note: error.message };
+          break;
+        }
+        this.report(error);
+        await pause(RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)]!);
+        if (epoch !== this.epoch) return;
+      }
+    }
+    await this.ended(epoch, data);
+  }
+
+  private grow(text: string): void {
+    if (!this.turn || text === this.turn.text) return this.renderState();
+    this.turn.text = text;
+    this.turn.doing = "Writing its answer";
+    void this.keepingEnd(async () => this.renderLive());
+  }
+
+  private async ended(epoch: number, data: Data): Promise<void> {
+    const turn = this.turn;
+    const status = texts(data, "status");
+    for (let attempt = 0; ; attempt++) {
+      try {
+        await this.keepingEnd(async () => {
+          this.turn = null;
+          await this.refresh(epoch);
+          if (epoch !== this.epoch) return;
+          // A run that is still listed as active right after its end is the one that has just ended.
+          this.turn = null;
+          this.outgoing = null;
+          this.render();
+        });
+        break;
+      } catch (error) {
+        if (epoch !== this.epoch) return;
+        this.turn = turn;
+        this.report(error);
+        await pause(RETRY_MS[Math.min(attempt, RETRY_MS.length - 1)]!);
+      }
+    }
+    if (epoch !== this.epoch) return;
+    if (["failed", "cancelled", "unknown", "empty"].includes(status)) {
+      const words: Record<string, string> = { cancelled: "This turn was stopped.", empty: "The agent ended its turn without saying anything." };
+      this.say(words[status] ?? (texts(data, "note") || "The turn failed."));
+    }
+    this.announce(status === "needs_approval" ? `${this.agentName} waits for your decision` : "The reply is complete");
+    this.describe(epoch).catch(() => {});
+  }
+
+  private async stop(): Promise<void> {
+    if (this.turn) this.turn.doing = "Stopping";
+    this.renderState();
+    try {
+      await this.host.call("cancel", this.where());
+    } catch (error) {
+      this.report(error);
+    }
+  }
+
+  private async decide(shown: Call[], { approve, ids, reason }: Decision): Promise<void> {
+    const { epoch } = this;
+    try {
+      const page = await this.fetch({ limit: 1 });
+      if (epoch !== this.epoch) return;
+      if (!sameCalls(page.pending, shown)) {
+        await this.refresh(epoch);
+        return this.say("What waits has changed since it was shown. Nothing was decided; please look again.");
+      }
+      this.pending = [];
+      this.turn = { run: "", since: Date.now(), text: "", doing: approve ? "Approved; working" : "Denied; going on" };
+      this.render();
+      const args = { ...this.where(), approve, ...(approve ? { tool_call_ids: ids } : {}), ...(reason ? { reason } : {}), wait_seconds: WAIT_SECONDS };
+      const { data } = await this.host.call("respond_to_approval", args);
+      if (epoch === this.epoch) await this.follow(epoch, data);
+    } catch (error) {
+      if (epoch !== this.epoch) return;
+      this.turn = null;
+      this.report(error);
+      // The decision may have been taken; what waits now is what the server says.
+      await this.refresh(epoch).catch(() => {
+        this.pending = shown;
+        this.render();
+      });
+    }
+  }
+
+  // ---- changing ----
+
+  private async fork(at = ""): Promise<void> {
+    await this.trying(this.epoch, async () => {
+      const from = this.name();
+      const summary = this.summary ? `${this.summary} (branch)` : "";
+      const { data } = await this.host.call("fork", { ...this.where(), ...(at ? { at_message: at } : {}), ...(summary ? { summary } : {}) });
+      await this.open({ conversation: texts(data, "conversation_id"), agent: texts(data, "agent_id") });
+      this.say(`This is a branch of “${visible(from)}”. ${texts(data, "note") || "What is said here stays here; the agent's memory is shared."}`);
+    });
+  }
+
+  private async rename(): Promise<void> {
+    const summary = await ask("Rename the conversation", "Name", this.summary, "Rename");
+    if (summary === undefined || summary === this.summary) return;
+    await this.trying(this.epoch, async () => {
+      await this.host.call("update", { conversation_id: this.place.conversation, summary });
+      await this.describe();
+      this.host.showed(this.place, this.name());
+    });
+  }
+
+  private async export(): Promise<void> {
+    const { epoch } = this;
+    while (this.older && epoch === this.epoch) {
+      this.announce(`Reading older messages: ${this.messages.length} so far`);
+      if (!(await this.loadOlder()) && !this.loading) return;
+      await pause(0);
+    }
+    const text = toMarkdown(this.name(), this.agentName, this.messages);
+    const file = `${this.name().replace(/[^\p{L}\p{N}._ -]+/gu, "-").slice(0, 80) || "conversation"}.md`;
+    if (await this.host.download(file, text).catch(() => false)) return this.announce(`Exported ${this.messages.length} messages`);
+    const area = h("textarea", { readonly: true, rows: 14, "aria-label": "Transcript" });
+    area.value = text;
+    dialog("Transcript as Markdown", h("p", { class: "sub" }, "This host does not save files. Copy the text instead."), area);
+    area.select();
+  }
+
+  private search(): void {
+    const input = h("input", { type: "search", "aria-label": "Search in this conversation", placeholder: "Search in this conversation", autocomplete: "off" });
+    const found = h("div", { class: "found", role: "list" });
+    const element = dialog("Search", input, found);
+    let run = 0;
+    const look = async () => {
+      const query = input.value.trim();
+      const mine = ++run;
+      if (!query) return;
+      found.replaceChildren(h("p", { class: "empty" }, "Searching…"));
+      try {
+        const { data } = await this.host.call("search_messages", { ...this.where(), query });
+        if (mine !== run) return;
+        const rows = list(data, "messages").map((row) => {
+          const label = h("span", {}, h("b", {}, texts(row, "kind") === "user" ? "User" : visible(this.agentName)), ` ${when(texts(row, "at"))}`);
+          const go = () => {
+            element.close();
+            void this.goTo(texts(row, "message_id"));
+          };
+          return h("button", { type: "button", class: "choice-row", role: "listitem", click: go }, label, h("span", { class: "snippet" }, visible(texts(row, "text"))));
+        });
+        found.replaceChildren(...rows, h("p", { class: "note" }, texts(data, "note") || (rows.length ? "" : "Nothing was found.")));
+      } catch (error) {
+        found.replaceChildren(h("p", { class: "empty" }, messageOf(error)));
+      }
+    };
+    input.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") void look();
+    });
+    input.focus();
+  }
+
+  private async goTo(id: string): Promise<void> {
+    while (!this.transcript.find(id) && this.older) if (!(await this.loadOlder()) && !this.loading) break;
+    const target = this.transcript.find(id);
+    if (!target) return this.say("That message is not in the transcript any more.");
+    for (let fold = target.closest("details"); fold; fold = fold.parentElement?.closest("details") ?? null) fold.open = true;
+    target.scrollIntoView({ block: "center" });
+    target.classList.add("hit");
+    setTimeout(() => target.classList.remove("hit"), 2_500);
+  }
+
+  // ---- the other conversations ----
+
+  private async listConversations(into: HTMLElement, search: string, chosen: () => void, after = ""): Promise<boolean> {
+    const query = { ...(this.place.agent ? { agent: this.place.agent } : {}), ...(search ? { search } : {}), ...(after ? { after } : {}), limit: 30 };
+    const { data } = await this.host.call("list_conversations", query);
+    const rows = list(data, "conversations");
+    if (!after) into.replaceChildren();
+    for (const row of rows) {
+      const id = texts(row, "id");
+      const time = texts(row, "last_message_at") || texts(row, "created_at");
+      const go = () => {
+        chosen();
+        void this.open({ conversation: id, agent: texts(row, "agent_id") || this.place.agent });
+      };
+      into.append(
+        h(
+          "button",
+          { type: "button", class: "choice-row", "aria-current": id === this.place.conversation ? "true" : undefined, click: go },
+          h("span", { class: "choice-name" }, visible(texts(row, "summary")) || "Untitled conversation"),
+          h("span", { class: "sub" }, [when(time), row.archived ? "archived" : ""].filter(Boolean).join(" · ")),
+        ),
+      );
+    }
+    const last = rows.at(-1);
+    if (last && texts(data, "next").startsWith("More")) {
+      const more = button("More", async () => {
+        more.remove();
+        await this.listConversations(into, search, chosen, texts(last, "id"));
+      });
+      into.append(more);
+    }
+    if (!rows.length && !after) into.append(h("p", { class: "empty" }, search ? "No conversation has this in its name." : "There are no conversations yet."));
+    return rows.length > 0;
+  }
+
+  private renderActions(): void {
+    if (this.actions.childElementCount || !this.place.conversation) return;
+    const conversations = dropdown("Conversations ▾", (panel, close) => {
+      const rows = h("div", { class: "choices" }, h("p", { class: "empty" }, "Loading…"));
+      const filter = h("input", { type: "search", placeholder: "Find by name", "aria-label": "Find a conversation by name", autocomplete: "off" });
+      const load = (search = "") => this.listConversations(rows, search, close).catch((error) => rows.replaceChildren(h("p", { class: "empty" }, messageOf(error))));
+      filter.addEventListener("change", () => void load(filter.value.trim()));
+      const fresh = button("New conversation", () => {
+        close();
+        void this.create();
+      });
+      panel.append(filter, rows, fresh);
+      void load();
+    });
+    const more = dropdown(
+      "⋯",
+      (panel, close) => {
+        const entry = (label: string, action: () => unknown) =>
+          button(label, () => {
+            close();
+            void action();
+          }, { class: "menu" });
+        panel.append(entry("Search…", () => this.search()));
+        if (this.place.conversation !== "default") panel.append(entry("Rename…", () => this.rename()));
+        panel.append(entry("Export as Markdown", () => this.export()));
+        panel.append(entry("Refresh", () => this.trying(this.epoch, () => this.refresh())));
+        if (this.host.toggleFullscreen) panel.append(entry("Larger or smaller", () => this.host.toggleFullscreen!()));
+      },
+      { "aria-label": "More" },
+    );
+    this.actions.append(conversations.opener, button("Fork", () => this.fork()), more.opener, conversations.panel, more.panel);
+  }
+
+  private async create(): Promise<void> {
+    const summary = await ask("New conversation", "Name (optional)", "", "Open");
+    if (summary === undefined) return;
+    await this.trying(this.epoch, async () => {
+      const { data } = await this.host.call("create_conversation", { agent: this.place.agent, ...(summary ? { summary } : {}) });
+      await this.open({ conversation: texts(data, "conversation_id"), agent: texts(data, "agent_id") });
+    });
+  }
+
+  // ---- showing ----
+
+  private render(): void {
+    this.renderActions();
+    this.renderTranscript();
+    this.renderWaiting();
+    this.renderLive();
+    this.renderState();
+    this.olderButton.hidden = !this.older;
+  }
+
+  private renderTranscript(): void {
+    if (!this.place.conversation) return;
+    this.transcript.render(this.messages);
+    const empty = !this.messages.length && !this.outgoing && !this.turn && !this.footer.hidden;
+    this.element.classList.toggle("is-empty", empty);
+  }
+
+  private shownCard = "";
+
+  private renderWaiting(): void {
+    const shown = JSON.stringify([this.agentName, this.pending]);
+    if (shown === this.shownCard) return;
+    this.shownCard = shown;
+    if (!this.pending.length) return this.waiting.replaceChildren();
+    const calls = this.pending;
+    const since = this.messages.findLast((message) => message.kind === "approval")?.at ?? "";
+    this.waiting.replaceChildren(approvalCard(this.agentName, calls, when(since, new Date().toISOString()), (decision) => void this.decide(calls, decision)));
+  }
+
+  private renderLive(): void {
+    const parts: Node[] = [];
+    const { outgoing, turn } = this;
+    const isListed = outgoing && this.messages.some((message) => message.kind === "user" && message.text === outgoing.text && this.messages.indexOf(message) >= this.messages.length - 3);
+    if (outgoing && !(isListed && outgoing.state === "taken")) {
+      const who = h("header", { class: "who" }, h("b", {}, "User"), h("time", {}, { sending: "sending", taken: "now", failed: "not sent" }[outgoing.state]));
+      const article = h("article", { class: `msg user ${outgoing.state}` }, who, markdown(outgoing.text, (url) => this.host.openLink(url)));
+      if (outgoing.state === "failed") {
+        const again = button("Send again", () => this.deliver(outgoing));
+        const discard = button("Edit", () => {
+          this.box.value = outgoing.text;
+          this.outgoing = null;
+          this.render();
+          this.fitBox();
+          this.box.focus();
+        });
+        article.append(h("p", { class: "problem" }, visible(outgoing.note)), h("div", { class: "row" }, again, discard, REPEATABLE && h("span", { class: "sub" }, "Sending again never doubles it.")));
+      }
+      parts.push(article);
+    }
+    if (turn?.text) {
+      const body = markdown(turn.text, (url) => this.host.openLink(url));
+      const end = body.lastElementChild?.tagName === "P" ? body.lastElementChild : body;
+      end.append(h("span", { class: "cursor", "aria-hidden": "true" }));
+      parts.push(h("article", { class: "msg agent", "aria-busy": "true" }, h("header", { class: "who" }, h("b", {}, visible(this.agentName)), h("time", {}, "now")), body));
+    }
+    this.live.replaceChildren(...parts);
+  }
+
+  private announced = "";
+
+  private announce(words: string): void {
+    this.announced = words;
+    this.renderState();
+    setTimeout(() => {
+      if (this.announced === words) this.announced = "";
+      this.renderState();
+    }, 4_000);
+  }
+
+  private shownState = "";
+
+  private renderState(): void {
+    const { turn } = this;
+    const blocked = Boolean(turn) || this.pending.length > 0;
+    this.sendButton.disabled = blocked || this.outgoing?.state === "sending";
+    let words = this.announced;
+    if (this.offline) words = "Not connected. Trying again…";
+    else if (turn) words = turn.doing || "Working";
+    else if (this.pending.length && !words) words = `${this.agentName} takes no message before your decision.`;
+    const seconds = turn && !this.offline ? Math.round((Date.now() - turn.since) / 1000) : 0;
+    const key = `${words}|${Boolean(turn)}`;
+    if (key !== this.shownState) {
+      this.shownState = key;
+      // The seconds are not read out: they would interrupt a screen reader every second.
+      const clock = h("span", { class: "clock", "aria-hidden": "true" });
+      this.state.replaceChildren(visible(words), clock, ...(turn ? [" · ", button("stop", () => this.stop(), { class: "link" })] : []));
+    }
+    const clock = this.state.querySelector(".clock");
+    if (clock) clock.textContent = seconds > 1 ? ` · ${seconds} s` : "";
+    this.state.classList.toggle("offline", this.offline);
+  }
+
+  private say(words: string): void {
+    this.banner.hidden = !words;
+    this.banner.replaceChildren();
+    if (words) this.banner.append(h("span", {}, visible(words)), button("✕", () => this.say(""), { class: "quiet", "aria-label": "Close this notice" }));
+  }
+
+  private setOffline(offline: boolean): void {
+    if (this.offline === offline) return;
+    this.offline = offline;
+    this.renderState();
+  }
+
+  private report(error: unknown): void {
+    if (error instanceof TokenNeeded) return void this.askForToken(error.message);
+    if (error instanceof Disconnected) return this.setOffline(true);
+    this.say(messageOf(error));
+  }
+
+  private asking = false;
+
+  private async askForToken(why: string): Promise<void> {
+    if (this.asking) return;
+    this.asking = true;
+    const token = await ask("This server asks for a token", "Token", "", "Connect", "password");
+    this.asking = false;
+    if (!token) return this.say(why);
+    saveToken(token);
+    await this.open(this.place);
+  }
+
+  private async trying(epoch: number, action: () => Promise<void>): Promise<void> {
+    try {
+      await action();
+      if (epoch === this.epoch) this.setOffline(false);
+    } catch (error) {
+      if (epoch !== this.epoch) return;
+      this.report(error);
+      if (this.messages.length || error instanceof TokenNeeded) return;
+      const again = button("Try again", () => this.open(this.place));
+      this.transcript.element.replaceChildren(h("div", { class: "empty" }, h("p", {}, `This could not be loaded. ${visible(messageOf(error))}`), again));
+    }
+  }
+
+  private isAtEnd(): boolean {
+    return this.scroller.scrollHeight - this.scroller.scrollTop - this.scroller.clientHeight < NEAR;
+  }
+
+  private toEnd(): void {
+    this.scroller.scrollTop = this.scroller.scrollHeight;
+  }
+
+  /** Somebody who reads further up is not moved. */
+  private async keepingEnd(change: () => Promise<void>): Promise<void> {
+    const atEnd = this.isAtEnd();
+    await change();
+    if (atEnd) this.toEnd();
+  }
+
+  private fitBox(): void {
+    this.box.style.height = "auto";
+    this.box.style.height = `${Math.min(this.box.scrollHeight + 2, 160)}px`;
+  }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
