@@ -60,7 +60,11 @@ class Letta:
 
     async def send(self, conversation_id: str, text: str, **fields: Any) -> None:
         """Send a message past our server, and read the turn to its end."""
-        body = {"messages": [{"role": "user", "content": text}], **fields}
+        await self.begin(conversation_id, {"role": "user", "content": text}, **fields)
+
+    async def begin(self, conversation_id: str, message: dict[str, Any], **fields: Any) -> None:
+        """Begin a turn past our server with anything that begins one, and read it to its end."""
+        body = {"messages": [message], **fields}
         async with self._http.stream("POST", f"/v1/conversations/{conversation_id}/messages", json=body) as response:
             await response.aread()
 

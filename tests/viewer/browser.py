@@ -126,8 +126,9 @@ class Viewer:
         return await self.page.evaluate("window.seen")
 
     async def say(self, text: str) -> None:
-        await self.frame.get_by_label("Message", exact=True).fill(text)
-        await self.frame.get_by_role("button", name="Send", exact=True).click()
+        box = self.frame.locator("footer textarea")
+        await box.fill(text)
+        await box.press("Enter")
 
 
 def _is_error(message: Any) -> bool:

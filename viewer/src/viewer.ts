@@ -323,6 +323,7 @@ export class Viewer {
         failures = 0;
         if (texts(data, "status") !== "running") break;
         this.turn.run = texts(data, "run_id") || this.turn.run;
+        if (this.turn.doing === "Sending") this.turn.doing = "";
         this.grow(texts(data, "reply_so_far"));
         data = undefined;
       } catch (error) {
