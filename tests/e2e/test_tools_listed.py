@@ -35,6 +35,7 @@ EXPECTED = (
     "respond_to_approval",
     "list_agents",
     "list_models",
+    "show_conversation",
 )
 INPUT_CHARS = 15_000
 OUTPUT_CHARS = 9_000
@@ -114,6 +115,7 @@ async def test_hints_tell_what_a_tool_does() -> None:
         "search_messages",
         "list_agents",
         "list_models",
+        "show_conversation",
     }
     assert {name for name, each in hints.items() if each and each.destructive_hint} == {
         "compact",
@@ -158,6 +160,7 @@ async def test_a_read_only_server_offers_only_what_changes_nothing() -> None:
         "search_messages",
         "list_agents",
         "list_models",
+        "show_conversation",
     }
 
 

@@ -25,7 +25,7 @@ SCOPES = ("read", "write", "delete")
 
 
 def names_of(scope: str) -> set[str]:
-    return {spec.name for spec in TOOLS if spec.scope == scope}
+    return {spec.name for spec in TOOLS if spec.scope == scope and spec.for_models}
 
 
 async def test_a_caller_is_let_in_by_their_token_alone(team: Team) -> None:

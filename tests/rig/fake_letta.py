@@ -155,6 +155,12 @@ class FakeLetta:
     def add_agent(self, name: str, tools_needing_approval: Sequence[str] = ()) -> str:
         return self._store.add_agent(name, DEFAULT_BLOCKS, needing_approval=list(tools_needing_approval)).id
 
+    def add_tool(self, agent_id: str, name: str, result: str) -> None:
+        """A tool of the agent's user, which always returns the same."""
+        agent = self._store.agents[agent_id]
+        agent.own_tools[name] = result
+        agent.tool_ids[name] = new_id("tool")
+
     def add_conversation(self, agent_id: str, summary: str | None = None, **fields: Any) -> str:
         """A conversation as if created over HTTP; `fields` are those of `fake_store.Conversation`."""
         return self._store.add_conversation(self._store.agents[agent_id], summary=summary, **fields).id

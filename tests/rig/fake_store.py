@@ -110,6 +110,8 @@ class Agent:
     tool_ids: dict[str, str] = field(
         default_factory=lambda: {n: new_id("tool") for n in ("conversation_search", "memory_insert", "memory_replace")}
     )
+    own_tools: dict[str, str] = field(default_factory=dict[str, str])
+    """Tools that a user made, and what each returns."""
     needing_approval: list[str] = field(default_factory=list[str])
     blocks: dict[str, Block] = field(default_factory=dict[str, Block])
     rows: list[Row] = field(default_factory=list[Row])

@@ -23,6 +23,8 @@ def use_tool(thread: Thread, name: str, arguments: Json) -> tuple[str, Literal["
     agent = thread.agent
     if name == "conversation_search":
         return search(agent, str(arguments.get("query", ""))), "success", None
+    if name in agent.own_tools:
+        return agent.own_tools[name], "success", None
     if name not in agent.tool_ids:
         text = f"[ToolConstraintError] Cannot call {name}, valid tools include: {list(agent.tool_ids)}."
         return text, "error", None

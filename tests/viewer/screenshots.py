@@ -60,12 +60,7 @@ async def picture(browser: Browser, site: Site, letta: Letta, theme: str, size: 
 
     model.enqueue(WIRE)
     await viewer.say("Pay 4711 today, please.")
-    try:
-        await expect(viewer.frame.get_by_role("group", name="wants to run")).to_be_visible()
-    except AssertionError:
-        await page.screenshot(path="/tmp/viewer-fail.png")
-        print(viewer.errors, await viewer.seen())
-        raise
+    await expect(viewer.frame.get_by_role("group", name="wants to run")).to_be_visible()
     await take("approval")
 
     held = Hold(Say("Thank you. The payment of 318 € for invoice 4711 is on its way."))
@@ -98,6 +93,7 @@ async def main() -> None:
     async with fake.serve() as url, serve_site(Settings(base_url=url)) as site, open_browser() as browser:
         letta = Letta(url, model, fake)
         agent_id = fake.add_agent("bookkeeper", ["wire_money"])
+        fake.add_tool(agent_id, "wire_money", "Transfer 2026-0815 was accepted.")
         for summary in ("supplier master data", "VAT return, third quarter", "travel expenses Berlin"):
             await letta.new_conversation(agent_id, summary)
         for theme in ("light", "dark"):
