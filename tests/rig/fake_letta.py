@@ -19,7 +19,7 @@ import anyio
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_faults import Drop, Failure, Faults, RecordedRequest, Stall
 from tests.rig.fake_routes import Routes
-from tests.rig.fake_run import Run
+from tests.rig.fake_run import Run, new_id
 from tests.rig.fake_sending import Sending
 from tests.rig.fake_store import Conversation, Row, Store
 from tests.rig.loopback import LoopbackServer, loopback_socket

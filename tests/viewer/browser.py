@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -21,9 +19,9 @@ from letta_conversations_mcp.http import build_app, listen
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.loopback import serve_loopback
+from tests.rig.programs import installed
 
 SOURCES = Path(__file__).parents[2] / "viewer"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -37,17 +35,6 @@ HOST_PAGE = (
     "<!doctype html><html><head><style>html,body{height:100%;margin:0}</style></head>"
     "<body><script src='/test-host.js'></script></body></html>"
 )
-
-
-def missing() -> str:
-    """What these tests need and this machine lacks; "" when nothing."""
-    lacking = [name for name, found in (("Chromium", CHROMIUM), ("npm", shutil.which("npm"))) if not found]
-    return f"needs {' and '.join(lacking)}" if lacking else ""
-
-
-def is_required() -> bool:
-    """Whether to fail rather than skip without a browser: CI sets this."""
-    return os.environ.get("REQUIRE_BROWSER") == "1"
 
 
 @cache
@@ -94,7 +81,7 @@ async def serve_site(settings: Settings) -> AsyncGenerator[Site]:
 @asynccontextmanager
 async def open_browser() -> AsyncGenerator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        browser = await playwright.chromium.launch(executable_path=installed("chromium"), args=list(FLAGS))
         try:
             yield browser
         finally:

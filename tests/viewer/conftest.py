@@ -9,16 +9,17 @@ from playwright.async_api import Browser
 
 from letta_conversations_mcp.settings import Settings
 from tests.rig.letta_server import Letta
+from tests.rig.programs import installed
 from tests.rig.servers import in_own_task
-from tests.viewer.browser import Site, Viewer, is_required, missing, open_browser, serve_site
+from tests.viewer.browser import Site, Viewer, open_browser, serve_site
 
 WIDTH, HEIGHT = 900, 900
 
 
 @pytest.fixture(scope="session")
 async def browser() -> AsyncGenerator[Browser]:
-    if lacking := missing():
-        (pytest.fail if is_required() else pytest.skip)(f"a test in a browser {lacking}")
+    for program in ("chromium", "npm"):
+        installed(program)
     async with in_own_task(open_browser()) as browser:
         yield browser
 

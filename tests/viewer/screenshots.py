@@ -36,12 +36,11 @@ WIRE = CallTools(
 SIZES = {"wide": (900, 900), "narrow": (390, 844)}
 
 
-async def picture(browser: Browser, site: Site, letta: Letta, theme: str, size: str, agent_id: str) -> None:
+async def picture(browser: Browser, site: Site, letta: Letta, theme: str, size: str) -> None:
+    agent_id = await bookkeeper(letta)
     model = letta.model
     width, height = SIZES[size]
-    context = await browser.new_context(
-        viewport={"width": width, "height": height}, device_scale_factor=2, locale="en-GB", timezone_id="UTC"
-    )
+    context = await browser.new_context(viewport={"width": width, "height": height}, locale="en-GB", timezone_id="UTC")
     viewer = Viewer(await context.new_page(), site)
     page = viewer.page
 
@@ -86,19 +85,24 @@ async def picture(browser: Browser, site: Site, letta: Letta, theme: str, size: 
     await context.close()
 
 
+async def bookkeeper(letta: Letta) -> str:
+    """An agent that asks before it pays, with some conversations."""
+    agent_id = letta.fake.add_agent("bookkeeper", ["wire_money"])
+    letta.fake.add_tool(agent_id, "wire_money", "Transfer 2026-0815 was accepted.")
+    for summary in ("supplier master data", "VAT return, third quarter", "travel expenses Berlin"):
+        await letta.new_conversation(agent_id, summary)
+    return agent_id
+
+
 async def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     model = ScriptedModel()
     fake = FakeLetta(model)
     async with fake.serve() as url, serve_site(Settings(base_url=url)) as site, open_browser() as browser:
         letta = Letta(url, model, fake)
-        agent_id = fake.add_agent("bookkeeper", ["wire_money"])
-        fake.add_tool(agent_id, "wire_money", "Transfer 2026-0815 was accepted.")
-        for summary in ("supplier master data", "VAT return, third quarter", "travel expenses Berlin"):
-            await letta.new_conversation(agent_id, summary)
         for theme in ("light", "dark"):
             for size in SIZES:
-                await picture(browser, site, letta, theme, size, agent_id)
+                await picture(browser, site, letta, theme, size)
         await letta.close()
 
 

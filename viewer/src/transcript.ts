@@ -8,6 +8,7 @@ export interface TranscriptOptions {
   fork(message: Message): void;
   agentName(): string;
   isPending(call: Call): boolean;
+  isRunning(): boolean;
 }
 
 interface Group {
@@ -65,7 +66,7 @@ export class Transcript {
     }
     for (const group of groups) {
       const parts = group.messages.map((message) =>
-        [message.text.length, ...message.calls.map((call) => call.status + this.options.isPending(call))].join(),
+        [message.text.length, ...message.calls.map((call) => call.status === "pending" ? `${this.options.isPending(call)}${this.options.isRunning()}` : call.status)].join(),
       );
       group.signature = [this.options.agentName(), dayOf(group.previous) === dayOf(group.messages[0]!.at), ...parts].join("|");
     }
@@ -98,8 +99,8 @@ export class Transcript {
 
   private parts(message: Message): Node[] {
     if (message.kind === "reasoning") return [marked(fold("Reasoning", [h("p", { class: "plain" }, message.text)]), message)];
-    if (message.calls.length) return message.calls.filter((call) => !this.options.isPending(call)).map((call) => marked(callFold(call), message));
-    if (message.kind === "approval") return [marked(h("p", { class: "note" }, `Decision: ${visible(message.text) || "given"}`), message)];
+    if (message.calls.length) return message.calls.filter((call) => !this.options.isPending(call)).map((call) => marked(callFold(call, this.options.isRunning()), message));
+    if (message.kind === "approval") return [marked(h("p", { class: "note" }, decisionText(message.text)), message)];
     return message.text ? [marked(this.body(message), message)] : [];
   }
 
@@ -117,6 +118,11 @@ export class Transcript {
   }
 }
 
+function decisionText(text: string): string {
+  const words = visible(text) || "decided";
+  return words[0]!.toUpperCase() + words.slice(1);
+}
+
 function marked<T extends HTMLElement>(element: T, message: Message): T {
   element.dataset.message = message.id;
   return element;
@@ -128,8 +134,8 @@ function fold(label: string, content: Node[], status: Node | null = null): HTMLD
 
 const SHOWN_ARGUMENT = 60;
 
-function callFold(call: Call): HTMLDetailsElement {
-  const words = { pending: "no result", success: "done", error: "failed" }[call.status];
+function callFold(call: Call, running: boolean): HTMLDetailsElement {
+  const words = { pending: running ? "running" : "no result", success: "done", error: "failed" }[call.status];
   const status = h("span", { class: `status ${call.status}` }, words);
   const label = call.name ? `${visible(call.name)}(${shortArguments(call)})` : "Result of a tool";
   const content: Node[] = [h("pre", { tabindex: "0" }, visible(callText(call.name, call.arguments)))];

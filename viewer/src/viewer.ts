@@ -21,7 +21,7 @@ const REPEATABLE = false;
 interface Outgoing {
   text: string;
   key: string;
-  state: "sending" | "taken" | "failed";
+  state: "sending" | "taken" | "refused" | "unconfirmed";
   note: string;
 }
 
@@ -45,6 +45,9 @@ export class Viewer {
   private offline = false;
   private loading = false;
   private epoch = 0;
+  /** Whether the view follows what is added; somebody who reads further up is not moved. */
+  private atEnd = true;
+  private lastTop = 0;
 
   private readonly transcript: Transcript;
   private readonly title = h("h1", { class: "title" }, "Letta conversations");
@@ -67,6 +70,7 @@ export class Viewer {
       openLink: (url) => host.openLink(url),
       fork: (message) => this.fork(message.id),
       agentName: () => this.agentName,
+      isRunning: () => this.turn !== null,
       isPending: (call) => this.pending.some((each) => each.id === call.id && each.arguments === call.arguments),
     });
     this.scroller = h("main", { tabindex: "0", "aria-label": "Transcript" }, this.olderButton, this.transcript.element, this.waiting, this.live);
@@ -85,9 +89,18 @@ export class Viewer {
     });
     this.box.addEventListener("input", () => this.fitBox());
     this.scroller.addEventListener("scroll", () => {
+      const top = this.scroller.scrollTop;
+      if (this.isAtEnd()) this.atEnd = true;
+      else if (top < this.lastTop) this.atEnd = false;
+      this.lastTop = top;
       this.jump.hidden = this.isAtEnd();
       if (this.scroller.scrollTop < NEAR && this.older) void this.loadOlder();
     });
+    // Messages get their real height when they come into view, some frames after they were added.
+    const grown = new ResizeObserver(() => {
+      if (this.atEnd) this.toEnd();
+    });
+    for (const part of [this.scroller, this.transcript.element, this.waiting, this.live]) grown.observe(part);
     document.addEventListener("visibilitychange", () => void this.refreshQuietly());
     setInterval(() => void this.refreshQuietly(), REFRESH_MS);
     setInterval(() => this.renderState(), 1_000);
@@ -157,7 +170,7 @@ export class Viewer {
     this.title.textContent = visible(this.name());
     this.sub.textContent = [this.agentName, texts(data, "model"), data.archived ? "archived" : ""].filter(Boolean).map(visible).join(" · ");
     this.renderMeter(data);
-    this.box.placeholder = `Message ${visible(this.agentName)} in this conversation`;
+    this.box.placeholder = `Message ${visible(this.agentName)}`;
   }
 
   private renderMeter(data: Data): void {
@@ -253,7 +266,7 @@ export class Viewer {
     if (document.hidden || this.turn || this.outgoing?.state === "sending" || !this.place.conversation || this.loading) return;
     if (this.waiting.contains(document.activeElement)) return;
     try {
-      await this.keepingEnd(() => this.refresh(epoch));
+      await this.refresh(epoch);
       if (this.turn && epoch === this.epoch) void this.follow(epoch);
     } catch (error) {
       if (epoch === this.epoch) this.report(error);
@@ -284,7 +297,7 @@ export class Viewer {
         if (epoch !== this.epoch) return;
         this.setOffline(false);
         if (["unknown", "not_confirmed"].includes(texts(data, "status"))) {
-          return this.undelivered(outgoing, "Letta could not confirm that it has this message.");
+          return this.undelivered(outgoing, "unconfirmed", "Letta could not confirm that it has this message.");
         }
         this.outgoing.state = "taken";
         await this.follow(epoch, data);
@@ -297,15 +310,15 @@ export class Viewer {
           if (epoch !== this.epoch) return;
           continue;
         }
-        if (error instanceof ToolError) return this.undelivered(outgoing, error.message);
+        if (error instanceof ToolError) return this.undelivered(outgoing, "refused", error.message);
         this.report(error);
-        return this.undelivered(outgoing, REPEATABLE ? "There is no connection." : "The connection broke, so it may have been sent. Look before you send it again.");
+        return this.undelivered(outgoing, "unconfirmed", REPEATABLE ? "There is no connection." : "The connection broke, so it may have been sent. Look before you send it again.");
       }
     }
   }
 
-  private undelivered(outgoing: Outgoing, note: string): void {
-    this.outgoing = { ...outgoing, state: "failed", note };
+  private undelivered(outgoing: Outgoing, state: "refused" | "unconfirmed", note: string): void {
+    this.outgoing = { ...outgoing, state, note };
     this.turn = null;
     this.render();
     this.toEnd();
@@ -344,7 +357,7 @@ export class Viewer {
     if (!this.turn || text === this.turn.text) return this.renderState();
     this.turn.text = text;
     this.turn.doing = "Writing its answer";
-    void this.keepingEnd(async () => this.renderLive());
+    this.renderLive();
   }
 
   private async ended(epoch: number, data: Data): Promise<void> {
@@ -352,15 +365,13 @@ export class Viewer {
     const status = texts(data, "status");
     for (let attempt = 0; ; attempt++) {
       try {
-        await this.keepingEnd(async () => {
-          this.turn = null;
-          await this.refresh(epoch);
-          if (epoch !== this.epoch) return;
-          // A run that is still listed as active right after its end is the one that has just ended.
-          this.turn = null;
-          this.outgoing = null;
-          this.render();
-        });
+        this.turn = null;
+        await this.refresh(epoch);
+        if (epoch !== this.epoch) return;
+        // A run that is still listed as active right after its end is the one that has just ended.
+        this.turn = null;
+        this.outgoing = null;
+        this.render();
         break;
       } catch (error) {
         if (epoch !== this.epoch) return;
@@ -607,9 +618,9 @@ export class Viewer {
     const { outgoing, turn } = this;
     const isListed = outgoing && this.messages.some((message) => message.kind === "user" && message.text === outgoing.text && this.messages.indexOf(message) >= this.messages.length - 3);
     if (outgoing && !(isListed && outgoing.state === "taken")) {
-      const who = h("header", { class: "who" }, h("b", {}, "User"), h("time", {}, { sending: "sending", taken: "now", failed: "not sent" }[outgoing.state]));
+      const who = h("header", { class: "who" }, h("b", {}, "User"), h("time", {}, { sending: "sending", taken: "now", refused: "not sent", unconfirmed: "not confirmed" }[outgoing.state]));
       const article = h("article", { class: `msg user ${outgoing.state}` }, who, markdown(outgoing.text, (url) => this.host.openLink(url)));
-      if (outgoing.state === "failed") {
+      if (outgoing.note) {
         const again = button("Send again", () => this.deliver(outgoing));
         const discard = button("Edit", () => {
           this.box.value = outgoing.text;
@@ -713,14 +724,8 @@ export class Viewer {
   }
 
   private toEnd(): void {
+    this.atEnd = true;
     this.scroller.scrollTop = this.scroller.scrollHeight;
-  }
-
-  /** Somebody who reads further up is not moved. */
-  private async keepingEnd(change: () => Promise<void>): Promise<void> {
-    const atEnd = this.isAtEnd();
-    await change();
-    if (atEnd) this.toEnd();
   }
 
   private fitBox(): void {

@@ -13,7 +13,14 @@ from pydantic import Field
 
 from letta_conversations_mcp.conversations.history import DEFAULT_KINDS, read_history
 from letta_conversations_mcp.conversations.lookup import check_message_id, find_agent, locate
-from letta_conversations_mcp.conversations.transcript import body, cut, shorten, to_markdown
+from letta_conversations_mcp.conversations.transcript import (
+    MESSAGE_CHARS,
+    RESERVED_CHARS,
+    body,
+    cut,
+    shorten,
+    to_markdown,
+)
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, MessageKind, MessageQuery
 from letta_conversations_mcp.tools.base import (
     VIEWER_URI,
@@ -23,8 +30,7 @@ from letta_conversations_mcp.tools.base import (
     ToolSpec,
     services_of,
 )
-from letta_conversations_mcp.tools.results.messages import MESSAGE_CHARS
-from letta_conversations_mcp.tools.results.result import RESERVED_CHARS, SUMMARY_CHARS
+from letta_conversations_mcp.tools.results.result import SUMMARY_CHARS
 from letta_conversations_mcp.tools.results.viewer import Shown, ViewedCall, ViewedMessage, ViewedPage
 
 VIEWED_KINDS: frozenset[MessageKind] = frozenset({*DEFAULT_KINDS, "reasoning"})
