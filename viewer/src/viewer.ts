@@ -43,7 +43,7 @@ export class Viewer {
   private outgoing: Outgoing | null = null;
   private turn: Turn | null = null;
   private offline = false;
-  private loading = false;
+  private loading: Promise<boolean> | null = null;
   private epoch = 0;
   /** Whether the view follows what is added; somebody who reads further up is not moved. */
   private atEnd = true;
@@ -204,9 +204,16 @@ export class Viewer {
     return readPage((await this.host.call("view_messages", { ...this.where(), ...args })).data);
   }
 
-  private async loadOlder(): Promise<boolean> {
-    if (this.loading || !this.older) return false;
-    this.loading = true;
+  /** Whether there is more now; a second call waits for the first. */
+  private loadOlder(): Promise<boolean> {
+    if (!this.older) return Promise.resolve(false);
+    this.loading ??= this.readOlder().finally(() => {
+      this.loading = null;
+    });
+    return this.loading;
+  }
+
+  private async readOlder(): Promise<boolean> {
     const epoch = this.epoch;
     this.olderButton.textContent = "Loading…";
     try {
@@ -223,7 +230,6 @@ export class Viewer {
       this.report(error);
       return false;
     } finally {
-      this.loading = false;
       this.olderButton.textContent = "Load older messages";
       this.olderButton.hidden = !this.older;
     }
@@ -452,7 +458,7 @@ export class Viewer {
     const { epoch } = this;
     while (this.older && epoch === this.epoch) {
       this.announce(`Reading older messages: ${this.messages.length} so far`);
-      if (!(await this.loadOlder()) && !this.loading) return;
+      if (!(await this.loadOlder())) return;
       await pause(0);
     }
     const text = toMarkdown(this.name(), this.agentName, this.messages);
@@ -497,7 +503,7 @@ export class Viewer {
   }
 
   private async goTo(id: string): Promise<void> {
-    while (!this.transcript.find(id) && this.older) if (!(await this.loadOlder()) && !this.loading) break;
+    while (!this.transcript.find(id) && this.older) if (!(await this.loadOlder())) break;
     const target = this.transcript.find(id);
     if (!target) return this.say("That message is not in the transcript any more.");
     for (let fold = target.closest("details"); fold; fold = fold.parentElement?.closest("details") ?? null) fold.open = true;
