@@ -41,11 +41,10 @@ NEWEST = 10
 
 async def show_conversation(
     ctx: ToolContext,
-    conversation_id: Annotated[str, Field(description="conv-… id, or 'default' with agent; empty: a list")] = "",
-    agent: Annotated[str, Field(description="agent id or exact name, for 'default' or its list")] = "",
+    conversation_id: Annotated[str, Field(description="empty: a list")] = "",
+    agent: DefaultAgentArgument = "",
 ) -> Shown:
-    """Show a conversation to the user in a viewer inside the chat: transcript, a box to write in, approvals. For a user
-    who wants to see it or take part; list_messages reads it to you. Changes nothing."""
+    """Show a conversation to the user, who can read, write and approve there. For yourself, list_messages reads it."""
     services = services_of(ctx)
     has_viewer = client_supports_apps(ctx)
     if not conversation_id.strip():
