@@ -190,3 +190,31 @@ async def test_a_lost_connection_is_said_and_what_was_running_is_there_when_it_i
     await expect(viewer.frame.get_by_text("worth the wait")).to_be_visible()
     await expect(viewer.frame.get_by_role("status")).not_to_contain_text("Not connected")
     assert await letta.stored_texts(agent_id, conversation_id) == ["take your time"]
+
+
+async def test_a_message_that_met_no_server_is_sent_once_when_it_is_back(viewer: Viewer, letta: Letta) -> None:
+    agent_id, conversation_id = await opened(viewer, letta)
+    viewer.site.refusing = True
+    await viewer.say("sent once")
+    await expect(viewer.frame.get_by_role("status")).to_contain_text("Not connected")
+    assert await letta.stored_texts(agent_id, conversation_id) == []
+
+    viewer.site.refusing = False
+
+    await expect(viewer.frame.get_by_text("echo: sent once")).to_be_visible()
+    assert await letta.stored_texts(agent_id, conversation_id) == ["sent once"]
+
+
+async def test_a_reply_is_seen_to_grow(viewer: Viewer, letta: Letta) -> None:
+    await opened(viewer, letta)
+    held = Hold(Say("Found."))
+    letta.model.enqueue(CallTools((Use("conversation_search", {"query": "tea"}),), text="I am looking."), held)
+
+    await viewer.say("look for it")
+
+    growing = viewer.frame.locator("article[aria-busy]")
+    await expect(growing).to_contain_text("I am looking.")
+    await expect(viewer.frame.get_by_role("status")).to_contain_text("Writing its answer")
+    held.gate.set()
+    await expect(viewer.frame.get_by_text("Found.")).to_be_visible()
+    await expect(growing).to_have_count(0)

@@ -15,7 +15,7 @@ const REFRESH_MS = 15_000;
 const RETRY_MS = [1_000, 2_000, 4_000, 8_000];
 const NEAR = 160;
 /** Whether send_message takes a message_key, with which a message can be sent again without being doubled. */
-const REPEATABLE = false;
+const REPEATABLE = true;
 
 /** A message on its way. The server takes one key once, so that sending it again is always safe. */
 interface Outgoing {

@@ -123,7 +123,6 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
         max_request_body_size=settings.max_body_bytes,
         session_idle_timeout=SESSION_IDLE_SECONDS,
         max_sessions=SESSIONS,
-        transport_security=host_and_origin_check(settings),
         transport_security=security,
     )
     app.router.routes.append(viewer_route(security))

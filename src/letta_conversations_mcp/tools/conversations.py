@@ -256,8 +256,8 @@ async def update(
     context_window_limit: Annotated[int | None, Field(ge=1, description="tokens")] = None,
     tags: Annotated[list[str] | None, Field(description="all of its tags from now on")] = None,
 ) -> Updated:
-    """Rename, describe, archive or restore a conversation, or change its model or context window. What is not given
-    stays as it is."""
+    """Rename, describe, archive or restore a conversation, or change its model or context window. The
+    rest stays."""
     backend = services_of(ctx).backend
     changes = ConversationChanges(
         summary=summary,
@@ -319,7 +319,7 @@ async def fork(
     hidden: Annotated[bool, Field(description="keep out of lists")] = False,
 ) -> Forked:
     """Branch a conversation, to try something from there: open a new one that begins with the same messages, as far
-    as they are in context. The first stays as it is."""
+    as they are in context."""
     ref = await locate(services_of(ctx).backend, conversation_id, agent)
     branch = await branching.fork(
         services_of(ctx).backend,

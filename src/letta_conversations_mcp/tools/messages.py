@@ -160,7 +160,7 @@ async def wait_for_reply(
 ) -> Reply:
     """Go on waiting for a reply, or fetch it again, without sending anything. Use it after send_message answered
     running, not_confirmed or unknown, a time-out or a lost connection; it works after a restart, and for others' turns.
-    Answers like send_message; `answers`: to which message, `at`: when."""
+    Answers like send_message."""
     services = services_of(ctx)
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
     wanted, key = check_run_id(run_id), message_key.strip()

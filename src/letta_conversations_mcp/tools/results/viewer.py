@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
 from letta_conversations_mcp.core.model import Message, MessageKind, ToolCall
 from letta_conversations_mcp.tools.results.result import Result
@@ -13,13 +14,16 @@ LONGEST_TEXT = 100_000
 """Characters of one message or tool result that the viewer gets."""
 
 
+Unlisted = Annotated[SkipJsonSchema[str], Field(exclude=True)]
+
+
 class Shown(Result):
     conversation_id: str = ""
     agent_id: str = ""
-    agent_name: str = ""
-    summary: str = ""
-    note: str = ""
-    transcript: Annotated[str, Field(exclude=True)] = ""
+    agent_name: Unlisted = ""
+    summary: Unlisted = ""
+    note: Unlisted = ""
+    transcript: Unlisted = ""
 
     def to_text(self) -> str:
         named = f" ({self.summary!r})" if self.summary else ""
