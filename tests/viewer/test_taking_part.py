@@ -216,5 +216,5 @@ async def test_a_reply_is_seen_to_grow(viewer: Viewer, letta: Letta) -> None:
     await expect(growing).to_contain_text("I am looking.")
     await expect(viewer.frame.get_by_role("status")).to_contain_text("Writing its answer")
     held.gate.set()
-    await expect(viewer.frame.get_by_text("Found.")).to_be_visible()
+    await expect(viewer.frame.get_by_text("Found.", exact=True)).to_be_visible()
     await expect(growing).to_have_count(0)
