@@ -32,7 +32,7 @@ async def list_agents(
     after: Annotated[str, Field(description="cursor: last id of the page before")] = "",
 ) -> AgentList:
     """Find Letta agents, newest first: id, name, model and description. Use it when the user names an agent that you
-    do not know, or asks who is there."""
+    do not know, or asks."""
     services = services_of(ctx)
     cursor = check_agent_id(after) if after.strip() else ""
     page = await services.backend.list_agents(search=search.strip(), after=cursor, limit=limit)

@@ -89,7 +89,7 @@ async def create_conversation(
     reuse: Annotated[bool, Field(description="return the oldest with exactly this summary")] = False,
 ) -> Created:
     """Open a conversation with a Letta agent: a message thread of its own. All conversations of an agent share its
-    memory blocks, except isolated ones. Opens another each time, unless key or reuse finds one."""
+    memory blocks, except isolated ones. Opens another, unless key or reuse finds one."""
     backend = services_of(ctx).backend
     check_text("summary", summary)
     check_text("description", description)
@@ -354,8 +354,8 @@ async def compact(
     prompt: Annotated[str, Field(description="instructions for it", max_length=50_000)] = "",
     clip_chars: Annotated[int | None, Field(ge=1, description="longest summary")] = None,
 ) -> Compacted:
-    """Replace the older messages in a conversation's context by a summary, to make room; Letta also does so when the
-    context is full. The agent loses the details; this cannot be undone. Returns the summary."""
+    """Replace the older messages in a conversation's context by a summary to make room. The
+    agent loses the details; this cannot be undone. Returns the summary."""
     services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
     wanted = CompactionSettings(

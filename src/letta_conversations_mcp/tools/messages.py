@@ -85,8 +85,8 @@ async def send_message(
     message_key: MessageKeyArgument = "",
 ) -> Reply:
     """Send one message to a Letta agent and wait for its reply. Continue a conversation by conversation_id; with agent
-    alone a new one is opened, whose id comes back. The agent remembers what is said, may run its tools, and may change
-    memory that all its conversations share. Status running means that the reply takes longer: call wait_for_reply,
+    alone a new one is opened, whose id comes back. The agent may run its tools and change the memory
+    that its conversations share. Status running means that the reply takes longer: call wait_for_reply,
     do NOT send it again."""
     services = services_of(ctx)
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
@@ -159,7 +159,7 @@ async def wait_for_reply(
     kinds: Annotated[list[ReplyKind], Field(description="as in send_message")] = [],
 ) -> Reply:
     """Go on waiting for a reply, or fetch it again, without sending anything. Use it after send_message answered
-    running, not_confirmed or unknown, a time-out or a lost connection; it works after a restart, and for others' turns.
+    running, not_confirmed or unknown or a lost connection; works for others' turns too.
     Answers like send_message."""
     services = services_of(ctx)
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
@@ -232,8 +232,8 @@ async def list_messages(
     skip_chars: Annotated[int, Field(ge=0, description="read on this far into each message")] = 0,
     ids: Annotated[bool, Field(description="show ids, for fork")] = False,
 ) -> MessageList:
-    """Read a conversation back, its transcript: a page of messages, oldest to newest, with cursors. Long messages
-    are cut to fit, none is left out."""
+    """Read a conversation back, its transcript: a page of messages, oldest to newest, with cursors. Long ones are
+    cut."""
     services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
     query = MessageQuery(
@@ -267,8 +267,7 @@ async def search_messages(
     limit: Annotated[int, Field(ge=1, le=50, description="rows on a page")] = 10,
     after: Annotated[str, Field(description="cursor from an answer")] = "",
 ) -> FoundList:
-    """Find messages by words or meaning, everywhere, of an agent or in a conversation. Returns snippets. A
-    server without search is looked through for the words; the answer says how far."""
+    """Find messages by words or meaning, everywhere, of an agent or in a conversation. Returns snippets of them."""
     services = services_of(ctx)
     ref = await _scope(ctx, conversation_id, agent)
     wanted = MessageSearch(
