@@ -58,7 +58,7 @@ async def test_the_demo_shows_the_main_job_on_a_machine_without_a_model(
     )
     assert told < unknown < shown.index("  On Friday: I find that earlier in this conversation.") < found
     assert shown.count("Ann: I find that in this agent's memory.") == 3  # twice when asked, once in the transcript
-    assert "… handing the message over, 0 s" in shown
+    assert "… looking up where the message goes, 0 s" in shown
     for call in ("create_agent", "create_conversation", "fork", "list_conversations", "compact", "delete"):
         assert f"▶ {call}(" in shown
     assert f"{FIRST_WORDS} On Friday: I find that in the summary." in shown
