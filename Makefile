@@ -26,7 +26,7 @@ test: $(VENV)/.installed
 
 # All transports and eras, every cell of the fault matrix, and coverage.
 test-full: $(VENV)/.installed
-	$(BIN)/python -m pytest --all-ways $(PARALLEL) $(SLOWEST) --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --ways=all $(PARALLEL) $(SLOWEST) --cov --cov-report=term $(ARGS)
 	$(BIN)/python -m tests.faults
 
 test-live: $(VENV)/.installed

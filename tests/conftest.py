@@ -2,13 +2,15 @@
 
 One Letta server, and one of ours for every transport and era, serve all tests of a worker; a test keeps to agents of
 its own. A test that takes `mcp` or `way` runs in one way, unless it is marked `all_ways` or the run is called with
-`--all-ways`.
+`--ways`.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncGenerator, Generator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -37,13 +39,21 @@ SLOW_SECONDS = 10
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew", action="store_true", help="write the tool schemas and the README anew")
     parser.addoption("--live", action="store_true", help="run the tests against a real Letta server, which is started")
-    parser.addoption("--all-ways", action="store_true", help="run every test over all transports and in both eras")
+    parser.addoption(
+        "--ways",
+        choices=("default", "others", "all"),
+        default="default",
+        help="transports and eras: one, and all where they matter; the others; or all for every test",
+    )
+    parser.addoption("--seconds", type=float, help="begin no test after so many, and say how many were left out")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # The developer's own settings, before any fixture or process of the tests can read them.
     for name in [each for each in os.environ if each.startswith("LETTA_") and each != "LETTA_TEST_HOME"]:
         del os.environ[name]
+    if (seconds := config.getoption("--seconds")) is not None:
+        config.pluginmanager.register(LimitedTime(config, seconds))
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(SlowTests(workers=config.getoption("numprocesses", None) or 1))
 
@@ -57,7 +67,8 @@ def cores() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    chosen = [each for each in items if config.getoption("--all-ways") or is_in_default_run(each)]
+    ways = config.getoption("--ways")
+    chosen = [each for each in items if ways == "all" or is_in_default_run(each) == (ways == "default")]
     if config.getoption("--live"):
         chosen = [each for each in chosen if not each.get_closest_marker("fake_only") and "letta" in _fixtures(each)]
     kept = set(chosen)
@@ -81,6 +92,34 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if mark := item.get_closest_marker("slow"):
         report.user_properties.append(("slow", mark.kwargs["reason"]))
     return report
+
+
+class LimitedTime:
+    """Begins no test after so many seconds, and says how many were left out."""
+
+    def __init__(self, config: pytest.Config, seconds: float) -> None:
+        self._config = config
+        self._deadline = time.monotonic() + seconds
+        self._left_out = 0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self) -> bool | None:
+        if time.monotonic() < self._deadline:
+            return None
+        self._left_out += 1
+        return True
+
+    def pytest_sessionfinish(self) -> None:
+        if output := getattr(self._config, "workeroutput", None):
+            output["left_out"] = self._left_out
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self._left_out += getattr(node, "workeroutput", {}).get("left_out", 0)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._left_out:
+            terminalreporter.section(f"{self._left_out} tests were left out, because the time was over")
 
 
 class SlowTests:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from math import inf
 
 import anyio
 
@@ -26,14 +27,16 @@ async def open_lane(place: Place, way: Way) -> AsyncGenerator[Lane]:
 
 
 async def run_matrix(
-    place: Place, cells: Iterable[tuple[Way, Case]], tell: Callable[[Outcome], None]
+    place: Place, cells: Iterable[tuple[Way, Case]], tell: Callable[[Outcome], None], seconds: float = inf
 ) -> Sequence[Outcome]:
-    """Every cell, in lanes by way, as many at once as the place can bear; the outcomes in the order of the cells."""
+    """Every cell that can be begun within so many seconds, in lanes by way, as many at once as the place can bear; the
+    outcomes in the order of the cells."""
     lanes: dict[Way, list[tuple[int, Case]]] = {}
     for place_in_table, (way, case) in enumerate(cells):
         lanes.setdefault(way, []).append((place_in_table, case))
     outcomes: dict[int, Outcome] = {}
 
+    deadline = anyio.current_time() + seconds
     opening = anyio.Lock()
     turn = anyio.Semaphore(place.at_once)
 
@@ -45,6 +48,8 @@ async def run_matrix(
                 await lane.warm_up()
             for place_in_table, case in cases:
                 async with turn:
+                    if anyio.current_time() >= deadline:
+                        return
                     outcome = outcomes[place_in_table] = await lane.run(case)
                 tell(outcome)
 
