@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from letta_conversations_mcp.http import build_app, listen
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.turns.timing import Pace
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.loopback import serve_loopback
 
@@ -27,6 +28,9 @@ Era = Literal["legacy", "modern"]
 
 TRANSPORTS: tuple[Transport, ...] = ("memory", "stdio", "http")
 ERAS: tuple[Era, ...] = ("legacy", "modern")
+
+BRISK = Pace(poll_first=0.05, poll_longest=0.3, settle=1)
+"""For servers in this process: they look more often at a Letta that hides nothing for long."""
 
 T = TypeVar("T")
 
@@ -77,7 +81,7 @@ def stdio_server(settings: Settings) -> StdioServerParameters:
 @asynccontextmanager
 async def http_server(settings: Settings) -> AsyncGenerator[str]:
     """Serve over HTTP in this process, on a free port; gives the base URL."""
-    app = build_app(build_server(settings), settings)
+    app = build_app(build_server(settings, BRISK), settings)
     async with serve_loopback(app, listen(settings.model_copy(update={"port": 0}))) as url:
         yield url
 
@@ -89,7 +93,7 @@ async def connect(
     """A client of a server with these settings. `person` answers what the client is asked; without, it cannot ask."""
     mode = "legacy" if era == "legacy" else "auto"
     if transport == "memory":
-        async with Client(build_server(settings), mode=mode, elicitation_callback=person) as client:
+        async with Client(build_server(settings, BRISK), mode=mode, elicitation_callback=person) as client:
             yield client
     elif transport == "stdio":
         async with Client(stdio_server(settings), mode=mode, elicitation_callback=person) as client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -87,18 +88,18 @@ class ConversationServer(MCPServer[Services]):
     current caller: everything, until `know_callers`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, pace: Pace | None = None) -> None:
         self.services: Services | None = None
         self.access: Callable[[], Access] = lambda: EVERYTHING
         self.drain = Drain()
         self.instrumentation = Instrumentation()
         self._options = settings
         self._request_log = RequestLog(lambda name: name in self.specs, self.drain, with_texts=settings.log_messages)
+        turn_pace = replace(pace or Pace(), turn=settings.turn_timeout, silence=settings.silence_timeout)
         limits = TurnLimits(running=settings.max_turns, queued=settings.max_queued, per_caller=settings.max_per_caller)
 
         @asynccontextmanager
         async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
-            pace = Pace(turn=settings.turn_timeout, silence=settings.silence_timeout)
             async with (
                 open_backend(settings, self.instrumentation) as opened,
                 open_pool(settings) as pool,
@@ -113,7 +114,7 @@ class ConversationServer(MCPServer[Services]):
                     return AnnouncingBackend(await pool.backend_of(key), bus)
 
                 async with open_scheduler(
-                    backend, pace, limits=limits, meter=self.instrumentation, drain=self.drain
+                    backend, turn_pace, limits=limits, meter=self.instrumentation, drain=self.drain
                 ) as sender:
                     self.services = Services(backend, sender, settings, backend_of, poller, background)
                     yield self.services
@@ -254,6 +255,9 @@ def _shared_bus(settings: Settings) -> RedisSubscriptionBus | None:
     return RedisSubscriptionBus(settings)
 
 
-def build_server(settings: Settings) -> ConversationServer:
-    """A server for any transport of the SDK. It opens its backend when the transport starts."""
-    return ConversationServer(settings)
+def build_server(settings: Settings, pace: Pace | None = None) -> ConversationServer:
+    """A server for any transport of the SDK. It opens its backend when the transport starts.
+
+    `pace` replaces the usual times, for tests. The bounds of a turn and of silence are always those of the settings.
+    """
+    return ConversationServer(settings, pace)
