@@ -119,6 +119,10 @@ def test_a_cursor_of_the_same_search_is_taken(cursor: str, place: str) -> None:
 AGENT = "agent-00000000-0000-4000-8000-000000000001"
 
 
+SOON = 1.5
+"""Seconds for a search that hangs in the end. What it asks before that takes milliseconds, or more on a busy machine."""
+
+
 class Endless:
     """Conversations without end in memory, of messages without end that say "walrus" and their number, the newest being
     number 0. From a given request for messages on, or for conversations, nothing is answered any more."""
@@ -156,8 +160,8 @@ async def look(endless: Endless, query: str, seconds: float, place: str = "", af
 
 
 async def test_a_request_that_hangs_ends_the_search_with_what_was_found_and_a_way_on() -> None:
-    result = await look(Endless(silent_from=2), "walrus", 0.1, CONVERSATION)
-    following = await look(Endless(silent_from=1), "walrus", 0.1, CONVERSATION, result.cursor)
+    result = await look(Endless(silent_from=2), "walrus", SOON, CONVERSATION)
+    following = await look(Endless(silent_from=1), "walrus", SOON, CONVERSATION, result.cursor)
 
     assert [each.message.text for each in result.found] == [f"walrus {number}" for number in range(200)]
     assert (result.scanned, result.cursor) == (200, "message-199")
@@ -165,8 +169,8 @@ async def test_a_request_that_hangs_ends_the_search_with_what_was_found_and_a_wa
 
 
 async def test_the_time_is_one_for_all_conversations_together() -> None:
-    result = await look(Endless(silent_from=5 * 3 + 2), "walrus 499", 0.1)
-    following = await look(Endless(silent_from=1), "walrus", 0.1, after=result.cursor)
+    result = await look(Endless(silent_from=5 * 3 + 2), "walrus 499", SOON)
+    following = await look(Endless(silent_from=1), "walrus", SOON, after=result.cursor)
 
     # The default conversation and two others; in the third it was cut short.
     assert (result.conversations, result.cut_short) == (4, ["default", "conv-0", "conv-1", "conv-2"])
@@ -182,7 +186,7 @@ async def test_a_search_that_could_look_at_nothing_is_no_search_without_results(
 
 
 async def test_a_list_of_conversations_that_hangs_ends_the_search_too() -> None:
-    result = await look(Endless(lists_conversations=False), "walrus 7", 0.1)
+    result = await look(Endless(lists_conversations=False), "walrus 7", SOON)
 
     assert result.found[0].message.text == "walrus 7"
     assert (result.conversations, result.cursor) == (1, "default")

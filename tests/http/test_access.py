@@ -11,11 +11,12 @@ from mcp_types import EmptyResult, ResourceTemplateReference, SubscribeRequest, 
 from pydantic import SecretStr
 
 from letta_conversations_mcp.http import CannotServe, build_app
-from letta_conversations_mcp.http.auth.token_file import LOOK_SECONDS, make_token
+from letta_conversations_mcp.http.auth.token_file import make_token
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.catalogue import TOOLS
 from tests.http.team import Team, call_tool, client_of, member, post
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say
 from tests.rig.servers import Answer, Era, http_server
@@ -149,12 +150,12 @@ async def test_a_change_of_the_file_holds_for_the_next_call(team: Team, era: Era
     async with http_server(team.settings(NOWHERE)) as url, client_of(url, token, era) as ann:
         assert "scope" not in await ann.refused("delete", conversation_id="conv-x")
         team.add("ann", scopes=["read"])
-        with anyio.fail_after(LOOK_SECONDS + 5):
+        with anyio.fail_after(HANG_SECONDS):
             while "needs the scope 'delete'" not in await ann.refused("delete", conversation_id="conv-x"):
                 await anyio.sleep(0.05)
         team.tables.clear()
         team.write()
-        with anyio.fail_after(LOOK_SECONDS + 5):
+        with anyio.fail_after(HANG_SECONDS):
             while (await post(url, "tools/list", {}, team.bearer("ann"))).status_code != 401:
                 await anyio.sleep(0.05)
 
@@ -164,7 +165,7 @@ async def test_a_file_that_is_broken_leaves_the_tokens_in_force(team: Team, capl
     async with http_server(team.settings(NOWHERE)) as url:
 
         async def is_let_in_until(times: int) -> None:
-            with anyio.fail_after(LOOK_SECONDS + 5):
+            with anyio.fail_after(HANG_SECONDS):
                 while caplog.text.count("stay in force") < times:
                     assert (await post(url, "tools/list", {}, team.bearer("ann"))).status_code == 200
                     await anyio.sleep(0.05)

@@ -123,7 +123,7 @@ class Caller:
         self.client = client
         self.progress: list[str] = []
 
-    async def call(self, tool: str, **arguments: Any) -> Answer:
+    async def call(self, tool: str, /, **arguments: Any) -> Answer:
         """Whatever comes back, an error too."""
         words: list[str] = []
 
@@ -137,7 +137,7 @@ class Caller:
         assert isinstance(content, TextContent), content
         return Answer(content.text, result.structured_content or {}, bool(result.is_error), words)
 
-    async def ok(self, tool: str, **arguments: Any) -> Answer:
+    async def ok(self, tool: str, /, **arguments: Any) -> Answer:
         """The answer of a call that must succeed."""
         answer = await self.call(tool, **arguments)
         assert not answer.is_error, answer.text
@@ -159,7 +159,7 @@ class Caller:
             while not any(words in each for each in self.progress):
                 await anyio.sleep(0.02)
 
-    async def refused(self, tool: str, **arguments: Any) -> str:
+    async def refused(self, tool: str, /, **arguments: Any) -> str:
         """The text of a call that must be an error."""
         answer = await self.call(tool, **arguments)
         assert answer.is_error, answer
