@@ -120,7 +120,7 @@ AGENT = "agent-00000000-0000-4000-8000-000000000001"
 
 
 SOON = 1.5
-"""Seconds for a search that hangs in the end. What it asks before that takes milliseconds, or more on a busy machine."""
+"""Seconds for a search that hangs in the end. What it asks before takes milliseconds, or more on a busy machine."""
 
 
 class Endless:
