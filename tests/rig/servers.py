@@ -29,8 +29,8 @@ Era = Literal["legacy", "modern"]
 TRANSPORTS: tuple[Transport, ...] = ("memory", "stdio", "http")
 ERAS: tuple[Era, ...] = ("legacy", "modern")
 
-BRISK = Pace(poll_first=0.05, poll_longest=0.3, settle=1)
-"""For servers in this process: they look more often at a Letta that hides nothing for long."""
+BRISK = Pace(poll_first=0.05, poll_longest=0.3)
+"""For servers in this process: they look more often than at a real Letta."""
 
 T = TypeVar("T")
 

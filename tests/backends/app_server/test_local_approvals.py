@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def asking(asking_caller: Caller, model: ScriptedModel) -> Caller:
 
 async def stopped_at(caller: Caller, model: ScriptedModel, *answers: CallTools | Say) -> Answer:
     """A turn of a new agent that has stopped at the first of these answers."""
-    agent = (await caller.ok("create_agent", name="careful", model=MODEL)).data["agent_id"]
+    agent = (await caller.ok("create_agent", name=f"careful {uuid.uuid4().hex[:6]}", model=MODEL)).data["agent_id"]
     model.enqueue(*answers)
     return await caller.ok("send_message", agent=agent, message="make it")
 

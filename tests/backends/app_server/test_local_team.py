@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,10 @@ async def test_a_list_of_several_agents_is_read_page_by_page(
     team.add("boss")
     settings = local_settings.model_copy(update={"tokens_file": team.path})
     async with http_server(settings) as url, client_of(url, team.tokens["boss"], "modern") as boss:
-        agents = [(await boss.ok("create_agent", name="one", model=MODEL)).data["agent_id"] for _ in range(3)]
+        agents = [
+            (await boss.ok("create_agent", name=f"one {uuid.uuid4().hex[:6]}", model=MODEL)).data["agent_id"]
+            for _ in range(3)
+        ]
         made: list[str] = []
         for number in range(7):
             for agent_id in (agents[number % 2], agents[2]):
@@ -78,7 +82,7 @@ async def test_a_cursor_that_was_deleted_since_is_still_a_place(
     team.add("boss")
     settings = local_settings.model_copy(update={"tokens_file": team.path})
     async with http_server(settings) as url, client_of(url, team.tokens["boss"], "modern") as boss:
-        agent_id = (await boss.ok("create_agent", name="one", model=MODEL)).data["agent_id"]
+        agent_id = (await boss.ok("create_agent", name=f"one {uuid.uuid4().hex[:6]}", model=MODEL)).data["agent_id"]
         opened = [await boss.ok("create_conversation", agent=agent_id, summary=f"number {n}") for n in range(3)]
         made = [each.data["conversation_id"] for each in opened]
         await boss.ok("delete", conversation_id=made[1], confirm=True)
