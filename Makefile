@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: viewer viewer-check viewer-images demo test test-full test-live conformance check format bench clean faults faults-live
+.PHONY: viewer viewer-check viewer-images demo test test-full test-live conformance check format bench clean faults faults-live evals
 
 # The tools of development, at the versions that were tested; made again when they change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -69,6 +69,10 @@ check: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+# With EVAL_BASE_URL and EVAL_MODEL a model plays the cases; without, they are only checked.
+evals: $(VENV)/.installed
+	$(BIN)/python -m evals
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
