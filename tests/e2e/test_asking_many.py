@@ -133,6 +133,10 @@ async def test_a_call_that_is_made_again_asks_those_once_who_have_not_answered(m
         tasks.start_soon(partial(mcp.ok, "ask_many", **call))
         await letta.model.asked(2)
         tasks.cancel_scope.cancel()
+    # Answered after the server has read that the call was given up.
+    for agent_id, _ in agents:
+        [opened] = (await mcp.ok("list_conversations", agent=agent_id)).data["conversations"]
+        await mcp.ok("wait_for_reply", conversation_id=opened["id"], wait_seconds=0)
     for each in held:
         each.gate.set()
     again = await mcp.ok("ask_many", **call)

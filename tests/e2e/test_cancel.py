@@ -162,7 +162,7 @@ async def test_only_the_named_run_is_stopped_and_what_is_queued_behind_it_is_sen
     assert answers["stop"].data["run_ids"] == [running.data["run_id"]]
     assert "withdrawn" not in answers["stop"].data
     assert (answers["second"].data["status"], answers["second"].data["reply"]) == ("completed", "echo: second")
-    assert await letta.stored_texts(agent_id, place["conversation_id"]) == ["first", "second"]
+    assert await letta.stored_texts(agent_id, place["conversation_id"]) == ["second"]
 
 
 async def test_a_run_that_has_ended_is_not_stopped_in_the_place_of_the_one_that_runs(mcp: Caller, letta: Letta) -> None:

@@ -67,6 +67,9 @@ async def test_a_call_to_an_agent_that_is_made_again_opens_one_conversation(mcp:
         tasks.start_soon(partial(mcp.ok, "send_message", **call))
         await letta.model.asked()
         tasks.cancel_scope.cancel()
+    # Answered after the server has read that the call was given up.
+    [opened] = (await mcp.ok("list_conversations", agent=name)).data["conversations"]
+    await mcp.ok("wait_for_reply", conversation_id=opened["id"], wait_seconds=0)
     held.gate.set()
     again = await mcp.ok("send_message", **call)
     anew = await mcp.ok("send_message", **call)

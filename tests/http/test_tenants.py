@@ -216,7 +216,7 @@ async def test_a_search_of_everything_is_one_of_what_is_there(team: Team, letta:
 async def test_prompts_bring_along_nothing_of_somebody_else(team: Team, letta: Letta, era: Era) -> None:
     async with two(team, letta, era) as they:
         for name, arguments in (
-            ("summarise_conversation", {"conversation": they.other_conversation}),
+            ("summarise_conversation", {"conversation_id": they.other_conversation}),
             ("agent_activity", {"agent": they.other_agent}),
             ("agent_activity", {"agent": they.other_name}),
         ):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import anyio
 from mcp import Client, StdioServerParameters
@@ -64,12 +64,16 @@ def environment(settings: Settings) -> dict[str, str]:
     """The variables that make a process have these settings; and nothing of the developer's own."""
     chosen = settings.model_dump(exclude_defaults=True)
     names = {"api_key": "LETTA_API_KEY", "base_url": "LETTA_BASE_URL", "project": "LETTA_PROJECT"}
-    values = {
-        name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in chosen.items()
-    }
+    values = {name: _plain(value) for name, value in chosen.items()}
     passed_on = ("COVERAGE_", "LMSTUDIO_BASE_URL")
     inherited = {name: value for name, value in os.environ.items() if name.startswith(passed_on)}
     return inherited | {names.get(name, f"LETTA_MCP_{name.upper()}"): str(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return ",".join(str(_plain(each)) for each in cast("tuple[Any, ...]", value))
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 def stdio_server(settings: Settings) -> StdioServerParameters:

@@ -60,9 +60,6 @@ class ForwardingBackend:
     async def create_agent(self, new: NewAgent) -> Agent:
         return await self._inner.create_agent(new)
 
-    async def delete_agent(self, agent_id: str) -> None:
-        await self._inner.delete_agent(agent_id)
-
     async def list_models(self) -> Sequence[str]:
         return await self._inner.list_models()
 

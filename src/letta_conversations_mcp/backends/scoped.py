@@ -92,10 +92,6 @@ class ScopedBackend:
     async def create_agent(self, new: NewAgent) -> Agent:
         raise Refused("create an agent", "your token is for certain agents only", "A person has to make it.")
 
-    async def delete_agent(self, agent_id: str) -> None:
-        self._check_agent(agent_id)
-        raise Refused("delete an agent", "your token is for certain agents only", "A person has to delete it.")
-
     async def list_models(self) -> Sequence[str]:
         return await self._backend.list_models()
 

@@ -93,10 +93,6 @@ class Backend(Protocol):
         """Not idempotent: names are not unique."""
         ...
 
-    async def delete_agent(self, agent_id: str) -> None:
-        """Delete an agent with its conversations and its memory, for good. Raises NotFound."""
-        ...
-
     async def list_models(self) -> Sequence[str]:
         """The handles of the models that an agent can have here, `provider/model`."""
         ...

@@ -95,7 +95,7 @@ class ConversationServer(MCPServer[Services]):
         self.instrumentation = Instrumentation()
         self._options = settings
         self._request_log = RequestLog(lambda name: name in self.specs, self.drain, with_texts=settings.log_messages)
-        turn_pace = replace(pace or Pace(), turn=settings.turn_timeout, silence=settings.silence_timeout)
+        turn_pace = replace(pace or Pace(), turn=settings.turn_timeout)
         limits = TurnLimits(running=settings.max_turns, queued=settings.max_queued, per_caller=settings.max_per_caller)
 
         @asynccontextmanager
@@ -258,6 +258,6 @@ def _shared_bus(settings: Settings) -> RedisSubscriptionBus | None:
 def build_server(settings: Settings, pace: Pace | None = None) -> ConversationServer:
     """A server for any transport of the SDK. It opens its backend when the transport starts.
 
-    `pace` replaces the usual times, for tests. The bounds of a turn and of silence are always those of the settings.
+    `pace` replaces the usual times, for tests. The bound of a turn is always that of the settings.
     """
     return ConversationServer(settings, pace)

@@ -68,7 +68,10 @@ async def ask_many(
 
     async def ask(place: int, target: Target) -> None:
         async with room:
-            identity = identity_of(ctx, "ask_many", target.name, message_key, message, target.opens)
+            # One that is named several times is asked as often, with a key too.
+            earlier = targets[:place].count(target)
+            key = f"{message_key} {earlier + 1}" if message_key.strip() and earlier else message_key
+            identity = identity_of(ctx, "ask_many", target.name, key, message, target.opens, earlier)
             rows[place] = await _ask(services, target, message, deadline, identity)
         news.set()
 

@@ -200,11 +200,16 @@ async def test_a_missing_capability_is_named() -> None:
 
 async def test_a_command_that_is_never_answered_ends_within_the_bound() -> None:
     def answer(command: dict[str, Any]) -> dict[str, Any] | None:
-        known = command["type"] == "app_server_info"
-        return {"success": True, "protocol_version": 1, "capabilities": CAPABLE} if known else None
+        match command["type"]:
+            case "app_server_info":
+                return {"success": True, "protocol_version": 1, "capabilities": CAPABLE}
+            case "agent_list":
+                return {"success": True, "agents": []}
+            case _:
+                return None
 
     async with websocket(answer) as url, attached(url, request_timeout=1) as caller:
-        question = await caller.refused("list_agents")
+        question = await caller.refused("list_models")
         change = await caller.refused("create_agent", name="new", model="lmstudio/fake-1")
 
     assert "did not answer within 1 s" in question

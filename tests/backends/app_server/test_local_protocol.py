@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import SecretStr
+
 from letta_conversations_mcp.settings import Settings
 from tests.backends.app_server.conftest import MODEL, unique
 from tests.rig.model import Hold, Say, ScriptedModel
@@ -16,7 +18,10 @@ async def test_a_reply_that_takes_long_is_fetched_by_its_task_in_another_process
     held = Hold(Say("at last"))
     model.enqueue(held)
 
-    async with task_client(local_settings) as client, task_client(local_settings, "stdio") as replica:
+    # Without a secret that both have, a process cannot read the id of another one's task.
+    shared = local_settings.model_copy(update={"request_state_keys": (SecretStr("k" * 32),)})
+
+    async with task_client(shared) as client, task_client(shared, "stdio") as replica:
         created = await client.call("create_agent", name=unique("slow one"), model=MODEL)
         task_id = await client.task(
             "send_message", agent=created["structuredContent"]["agent_id"], message="take your time"

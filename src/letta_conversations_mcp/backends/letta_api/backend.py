@@ -109,15 +109,6 @@ class ApiBackend(ApiConversations, ApiApprovals):
             data = await client.json(client.once.agents.with_raw_response.create(extra_body=body))
         return read_agent(client.object(data))
 
-    async def delete_agent(self, agent_id: str) -> None:
-        client = await self._open()
-        with client.asking.to(
-            "delete the agent",
-            after="It may be deleted: the same call can be made again, and says so.",
-            missing=NotFound.agent(agent_id),
-        ):
-            await client.once.agents.with_raw_response.delete(agent_id)
-
     async def list_models(self) -> Sequence[str]:
         client = await self._open()
         with client.asking.to("list the models", after=AFTER_READING):
