@@ -357,6 +357,25 @@ async def test_a_message_whose_run_failed_is_sent_again_under_its_key_with_anoth
     assert identity.otid(HERE, 1) != otid
 
 
+@pytest.mark.parametrize("key", ["k", "otid:11111111-1111-4111-8111-111111111111"])
+async def test_whoever_waits_for_a_message_whose_run_failed_is_given_that_failure(key: str) -> None:
+    place = Place()
+    identity = CallIdentity(key=key)
+    place.runs_of_otids = {identity.otid(HERE): "run-7"}
+    place.runs = {"run-7": [Run(id="run-7", status="failed")]}
+    async with scheduler_at(place) as scheduler:
+        found = await scheduler.find_message(HERE, identity)
+
+    assert found is not None
+    assert found.run_id == "run-7"
+
+
+def test_a_key_that_only_looks_like_an_otid_is_a_key_like_any_other() -> None:
+    otid = CallIdentity(key="otid:somebody's").otid(HERE)
+
+    assert uuid.UUID(otid).version == 4
+
+
 async def test_a_history_too_long_to_be_searched_is_said_to_be() -> None:
     place = Place()
     place.messages = [

@@ -158,9 +158,8 @@ async def wait_for_reply(
     wait_seconds: WaitArgument = None,
     kinds: Annotated[list[ReplyKind], Field(description="as in send_message")] = [],
 ) -> Reply:
-    """Go on waiting for a reply, or fetch it again, without sending anything. Use it after send_message answered
-    running, not_confirmed or unknown or a lost connection; works for others' turns too.
-    Answers like send_message."""
+    """Go on waiting for a reply, or fetch it again, without sending anything. Use it after
+    running, not_confirmed, unknown or a lost connection; works for others' turns too. Answers like send_message."""
     services = services_of(ctx)
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
     wanted, key = check_run_id(run_id), message_key.strip()

@@ -55,10 +55,10 @@ WORTH_JOINING = ("completed", "empty", "needs_approval", "unknown")
 class CallIdentity:
     """A call as its caller made it, before anything was derived from it.
 
-    `caller` is the name of the token, "" where there are none. `target` is the conversation or agent as the caller
-    named it. `session` is one stdio process or one session of the
-    older protocol, "" where calls have none. `request` is the id of the JSON-RPC request. `call` is a hash of the tool
-    and its arguments as given. `key` is the caller's `message_key`.
+    `caller` is the name of the token, "" where there are none. `session` is one stdio process or one session of the
+    older protocol, "" where calls have none. `request` is the id of the JSON-RPC request. `target` is the conversation
+    or agent as the caller named it. `call` is a hash of the tool and its arguments as given. `key` is the caller's
+    `message_key`.
     """
 
     caller: str = ""
@@ -74,8 +74,9 @@ class CallIdentity:
         The same for the same key. `attempt` counts the runs of such a message that failed: Letta answers an otid that
         it knows with the old run, for three hours.
         """
-        if self.key.startswith(OTID_PREFIX):
-            return self.key.removeprefix(OTID_PREFIX)
+        given = self.key.removeprefix(OTID_PREFIX)
+        if given != self.key and not attempt and _fields(given) != NO_UUID:
+            return given
         if self.key:
             parts = ["key", self.caller, str(ref), self.key, *([str(attempt)] if attempt else [])]
             return str(uuid.UUID(bytes=_hash(*parts, size=16), version=4))
@@ -116,12 +117,15 @@ def _hash(*parts: str, size: int) -> bytes:
     ).digest()
 
 
+NO_UUID = (-1, -1)
+
+
 def _fields(otid: str) -> tuple[int, int]:
     """The first 32 and the last 48 bits; of what is no UUID something that equals nothing else."""
     try:
         read = uuid.UUID(otid)
     except ValueError:
-        return -1, -1
+        return NO_UUID
     return read.time_low, read.node
 
 
@@ -186,6 +190,8 @@ class RecentCalls:
         if not identity.session or identity.session != call.identity.session:
             return False
         if call.waiting and now - call.made_at >= SILENT_AFTER_SECONDS:
+            if len(self._silent) >= MOST_KEPT:
+                self._silent.clear()
             self._silent.add(session)
             return True
         answered = call.answered_at

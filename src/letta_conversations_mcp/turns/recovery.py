@@ -53,11 +53,12 @@ ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class KeySearch:
-    """What a search for a key found: the message with its otid, the run that has it, and whether the whole history was
-    looked through."""
+    """What a search for a key found: the message with the otid to send it under, the run that has it, the newest of its
+    runs that failed, and whether the whole history was looked through."""
 
     message: OutgoingMessage
     run: Run | None
+    failed: Run | None
     is_whole: bool
 
 
@@ -211,6 +212,7 @@ async def find_by_key(
         InvalidArgument: the key was used for another message.
     """
     history, is_whole = await _history(backend, ref)
+    failed: Run | None = None
     for attempt in range(ATTEMPTS):
         tried = message.model_copy(update={"otid": identity.otid(ref, attempt)})
         run_id = ""
@@ -220,12 +222,13 @@ async def find_by_key(
         run_id = run_id or await backend.run_of_otid(ref, tried.otid)
         run = await backend.get_run(ref, run_id) if run_id else await _active_run_of(backend, ref, tried, pace)
         if run is None:
-            return KeySearch(tried, None, is_whole)
+            return KeySearch(tried, None, failed, is_whole)
         if run.status not in ("failed", "cancelled") or known is not None:
             if known is None:
                 stored = map(read_message, await backend.list_run_chunks(ref, run.id))
                 _check_text(tried, next(filter(tried.is_in, stored), None))
-            return KeySearch(tried, run, is_whole)
+            return KeySearch(tried, run, failed, is_whole)
+        failed = run
     raise InvalidArgument("message_key", f"its message has failed {ATTEMPTS} times. Use a new key to try again.")
 
 

@@ -399,7 +399,8 @@ class Scheduler:
                 return turn
         message = OutgoingMessage(text="", otid=otid)
         found = await find_by_key(self._backend, ref, identity, message, self._pace)
-        return TrackedTurn(ref, run=found.run) if found.run else None
+        run = found.run or found.failed
+        return TrackedTurn(ref, run=run) if run else None
 
     async def find(self, ref: ConversationRef, run_id: str = "") -> TrackedTurn:
         """The turn of a run, or the newest turn of a conversation: here, or wherever it was started, running or ended.
