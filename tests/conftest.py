@@ -37,7 +37,7 @@ SLOW_SECONDS = 10
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--renew", action="store_true", help="write the tool schemas and the README anew")
+    parser.addoption("--renew", action="store_true", help="write the tool schemas and the table of options again")
     parser.addoption("--live", action="store_true", help="run the tests against a real Letta server, which is started")
     parser.addoption(
         "--ways",

@@ -1,4 +1,4 @@
-"""The README is true: its tables name what the code has."""
+"""The README and the pages beside it are true: their tables name what the code has."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from letta_conversations_mcp.tools.catalogue import TOOLS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+OPTIONS_PAGE = ROOT / "docs" / "options.md"
+RESOURCES_PAGE = ROOT / "docs" / "resources.md"
 OPTIONS = re.compile(r"(<!-- options: .*? -->\n).*?(<!-- end of options -->)", re.DOTALL)
 
 
@@ -32,13 +34,13 @@ def options_table() -> str:
 
 
 def test_every_option_has_its_row(pytestconfig: pytest.Config) -> None:
-    text = README.read_text()
+    text = OPTIONS_PAGE.read_text()
     renewed = OPTIONS.sub(lambda found: f"{found[1]}{options_table()}{found[2]}", text)
     if pytestconfig.getoption("--renew"):
-        README.write_text(renewed)
+        OPTIONS_PAGE.write_text(renewed)
         text = renewed
 
-    assert text == renewed, "the options changed: pytest --renew writes the table anew"
+    assert text == renewed, "the options changed: pytest --renew writes the table again"
 
 
 def test_every_tool_has_its_row() -> None:
@@ -47,14 +49,14 @@ def test_every_tool_has_its_row() -> None:
     assert sorted(rows) == sorted(spec.fn.__name__ for spec in TOOLS if spec.for_models)
 
 
-def test_every_command_and_prompt_is_told() -> None:
+def test_every_command_and_prompt_is_documented() -> None:
     readme, page = README.read_text(), (ROOT / "docs" / "commands.md").read_text()
 
     for command in COMMANDS:
         assert f"letta-conversations-mcp {command.name}" in readme
         assert command.name == "serve" or f"\n## {command.name}\n" in page
     for prompt in PROMPTS:
-        assert f"`{prompt.name}`" in readme
+        assert f"`{prompt.name}`" in RESOURCES_PAGE.read_text()
 
 
 def test_the_configurations_are_json() -> None:
