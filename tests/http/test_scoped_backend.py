@@ -267,21 +267,21 @@ async def test_where_there_is_no_search_that_is_said(letta: Letta) -> None:
 
 async def test_a_backend_is_opened_once_for_a_key_and_only_so_many(letta: Letta) -> None:
     async with open_pool(BackendSettings(base_url=letta.base_url), most=2) as pool:
-        first = await pool.backend_of("one")
+        first = await pool.backend_of_key("one")
 
-        assert await pool.backend_of("one") is first
-        assert await pool.backend_of("two") is not first
+        assert await pool.backend_of_key("one") is first
+        assert await pool.backend_of_key("two") is not first
         with pytest.raises(Overloaded, match="2 Letta keys"):
-            await pool.backend_of("three")
-        assert await pool.backend_of("one") is first
+            await pool.backend_of_key("three")
+        assert await pool.backend_of_key("one") is first
 
 
 async def test_a_backend_that_nobody_uses_makes_room(letta: Letta) -> None:
     settings = BackendSettings(base_url=letta.base_url)
     async with open_pool(settings, most=1, idle_seconds=0) as pool:
-        first = await pool.backend_of("one")
+        first = await pool.backend_of_key("one")
         await first.list_models()
-        second = await pool.backend_of("two")
+        second = await pool.backend_of_key("two")
 
         assert second is not first
         assert await second.list_models()

@@ -23,13 +23,13 @@ from letta_conversations_mcp.core.model import (
 )
 from letta_conversations_mcp.turns.idempotency import CallIdentity, fingerprint
 from letta_conversations_mcp.turns.scheduler import Fork, Report, Scheduler, Send, open_scheduler
-from letta_conversations_mcp.turns.timing import Pace
+from letta_conversations_mcp.turns.timing import Timing
 from letta_conversations_mcp.turns.turn import TrackedTurn
 from tests.rig.bounds import HANG_SECONDS
 
 HERE = ConversationRef(conversation_id="conv-00000000-0000-4000-8000-000000000001", agent_id="agent-1")
 THERE = ConversationRef(conversation_id="conv-00000000-0000-4000-8000-000000000002", agent_id="agent-1")
-QUICK = Pace(
+QUICK = Timing(
     report_at_most_every=0.01,
     report_at_least_every=0.05,
     poll_first=0.001,
@@ -109,8 +109,8 @@ class Place:
 
 
 @asynccontextmanager
-async def scheduler_at(place: Place, pace: Pace = QUICK) -> AsyncGenerator[Scheduler]:
-    async with open_scheduler(cast("Backend", place), pace) as scheduler:
+async def scheduler_at(place: Place, timing: Timing = QUICK) -> AsyncGenerator[Scheduler]:
+    async with open_scheduler(cast("Backend", place), timing) as scheduler:
         yield scheduler
 
 

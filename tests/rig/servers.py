@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from letta_conversations_mcp.http import build_app, listen
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.turns.timing import Pace
+from letta_conversations_mcp.turns.timing import Timing
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.loopback import serve_loopback
 
@@ -29,7 +29,7 @@ Era = Literal["legacy", "modern"]
 TRANSPORTS: tuple[Transport, ...] = ("memory", "stdio", "http")
 ERAS: tuple[Era, ...] = ("legacy", "modern")
 
-BRISK = Pace(poll_first=0.05, poll_longest=0.3)
+BRISK = Timing(poll_first=0.05, poll_longest=0.3)
 """For servers in this process: they look more often than at a real Letta."""
 
 T = TypeVar("T")

@@ -30,10 +30,10 @@ from letta_conversations_mcp.core.model import (
     Run,
 )
 from letta_conversations_mcp.turns.scheduler import Scheduler, Send, open_scheduler
-from letta_conversations_mcp.turns.timing import Pace
+from letta_conversations_mcp.turns.timing import Timing
 from tests.rig.bounds import HANG_SECONDS
 
-PACE = Pace(
+PACE = Timing(
     report_at_most_every=0.001,
     report_at_least_every=0.002,
     poll_first=0.0001,

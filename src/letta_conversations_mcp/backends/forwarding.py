@@ -44,7 +44,7 @@ class ForwardingBackend:
         self.name = inner.name
         self.deletion: Deletion = inner.deletion
         self.keeps_tags = inner.keeps_tags
-        self.without_models = inner.without_models
+        self.no_models_advice = inner.no_models_advice
 
     async def check(self) -> Health:
         return await self._inner.check()

@@ -46,7 +46,7 @@ class _Unconfigured:
     name = "none"
     deletion: Deletion = "deleted"
     keeps_tags = True
-    without_models = ""
+    no_models_advice = ""
 
     def __init__(self, problem: NotConfigured) -> None:
         self._problem = problem

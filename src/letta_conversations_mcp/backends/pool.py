@@ -41,7 +41,7 @@ class BackendPool:
         self._opening = anyio.Lock()
         self._open: OrderedDict[str, _Open] = OrderedDict()
 
-    async def backend_of(self, key: str) -> Backend:
+    async def backend_of_key(self, key: str) -> Backend:
         """Raises Overloaded if too many backends are open and in use."""
         async with self._opening:
             if key not in self._open:

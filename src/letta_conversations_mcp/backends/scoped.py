@@ -65,7 +65,7 @@ class ScopedBackend:
         self.name = backend.name
         self.deletion: Deletion = backend.deletion
         self.keeps_tags = backend.keeps_tags
-        self.without_models = backend.without_models
+        self.no_models_advice = backend.no_models_advice
 
     async def check(self) -> Health:
         return await self._backend.check()

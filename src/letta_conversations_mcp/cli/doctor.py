@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from letta_conversations_mcp import __version__
-from letta_conversations_mcp.backends.letta_api.network import check_network, network_variables
+from letta_conversations_mcp.backends.letta_api.network_variables import check_network, network_variables
 from letta_conversations_mcp.cli.client_config import client_configuration, without_password
 from letta_conversations_mcp.cli.running import run_with_backend
 from letta_conversations_mcp.core.backend import Backend
@@ -223,7 +223,7 @@ async def _agents(backend: Backend) -> Check:
 async def _models(backend: Backend) -> Check:
     handles = [quote(each, NAME_CHARS) for each in await backend.list_models()]
     if not handles:
-        return Check("models", "fail", "none is offered: agents cannot answer", backend.without_models)
+        return Check("models", "fail", "none is offered: agents cannot answer", backend.no_models_advice)
     if handles == [FREE_MODEL]:
         to_do = "Connect a model provider to the server, as by its variable OPENAI_API_KEY; this one is a trial."
         return Check("models", "warn", f"only {FREE_MODEL}: no provider is connected", to_do)

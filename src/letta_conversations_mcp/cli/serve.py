@@ -80,7 +80,7 @@ def _serve_http(settings: Settings) -> int:
 
     async def settle() -> None:
         if server.services is not None:
-            await server.services.sender.settle()
+            await server.services.scheduler.settle()
 
     DrainingServer(config, server.drain, settle, settings.drain_seconds).run(sockets=[bound])
     return 0

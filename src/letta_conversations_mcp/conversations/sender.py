@@ -42,13 +42,13 @@ _INTRODUCED = re.compile(
 
 
 @dataclass(frozen=True)
-class Speaker:
+class Sender:
     """Who sends: a Letta agent by id, perhaps with the conversation it speaks from, or another program by name."""
 
     agent_id: str = ""
     conversation_id: str = ""
     name: str = ""
-    told_hop: int = 0
+    named_hop: int = 0
 
     def __str__(self) -> str:
         return f"agent with ID '{self.agent_id}'" if self.agent_id else f"agent '{self.name}'"
@@ -60,7 +60,7 @@ def hop_of(text: str) -> int:
     return int(found[1] or 1) if found else 0
 
 
-async def find_speaker(backend: Backend, given: str) -> Speaker:
+async def find_sender(backend: Backend, given: str) -> Sender:
     """Who is meant by a `sender` argument: an agent id, a conversation id or a name, and the hop if it is named.
 
     Raises:
@@ -71,45 +71,45 @@ async def find_speaker(backend: Backend, given: str) -> Speaker:
     found = _GIVEN.fullmatch(" ".join(given[:GIVEN_CHARS].split()))
     who, hop = (found["who"].strip(), int(found["hop"] or 0)) if found else ("", 0)
     if AGENT_ID.fullmatch(who):
-        return Speaker(agent_id=who, told_hop=hop)
+        return Sender(agent_id=who, named_hop=hop)
     if CONVERSATION_ID.fullmatch(who):
-        return Speaker(agent_id=await backend.owner_of(who), conversation_id=who, told_hop=hop)
+        return Sender(agent_id=await backend.owner_of(who), conversation_id=who, named_hop=hop)
     if _NAME.fullmatch(who):
-        return Speaker(name=who, told_hop=hop)
+        return Sender(name=who, named_hop=hop)
     raise InvalidArgument("sender", "give your conversation id (conv-…), your agent id (agent-…) or a short name.")
 
 
-async def next_hop(backend: Backend, sender: Scheduler, speaker: Speaker, text: str, most: int) -> int:
+async def next_hop(backend: Backend, scheduler: Scheduler, sender: Sender, text: str, most: int) -> int:
     """The position that this message would have in its chain. Raises TooManyHops beyond `most`."""
-    hop = 1 + max(speaker.told_hop, hop_of(text), await _hop_before(backend, sender, speaker))
+    hop = 1 + max(sender.named_hop, hop_of(text), await _hop_before(backend, scheduler, sender))
     if hop > most:
         raise TooManyHops(hop, most)
     return hop
 
 
-def introduce(speaker: Speaker, ref: ConversationRef, text: str, hop: int, most: int) -> str:
+def introduce(sender: Sender, ref: ConversationRef, text: str, hop: int, most: int) -> str:
     """The text with its introduction. Raises InvalidArgument if an agent sends to the conversation that it speaks
     from."""
-    if speaker.conversation_id and speaker.conversation_id == ref.conversation_id:
+    if sender.conversation_id and sender.conversation_id == ref.conversation_id:
         raise InvalidArgument("sender", "that is the conversation that the message goes to; just answer there.")
     onward = ref.agent_id if ref.conversation_id == DEFAULT_CONVERSATION else ref.conversation_id
     return (
-        f"[Incoming message from {speaker} - your response will be delivered to the sender] "
+        f"[Incoming message from {sender} - your response will be delivered to the sender] "
         f"[hop {hop} of {most}; to message another agent because of this, give sender='{onward} hop {hop}'] {text}"
     )
 
 
-async def _hop_before(backend: Backend, sender: Scheduler, speaker: Speaker) -> int:
-    """The position of the message that the speaker is answering, as far as it is known."""
-    if not speaker.agent_id:
+async def _hop_before(backend: Backend, scheduler: Scheduler, sender: Sender) -> int:
+    """The position of the message that the sender is answering, as far as it is known."""
+    if not sender.agent_id:
         return 0
-    texts = sender.messages_to(speaker.agent_id, speaker.conversation_id)
+    texts = scheduler.messages_to(sender.agent_id, sender.conversation_id)
     # They may be of other callers, so that a chain counts whoever sends; but not for one who cannot see the agent. That
     # of a conversation was found.
-    if texts and not speaker.conversation_id and not await _is_seen(backend, speaker.agent_id):
+    if texts and not sender.conversation_id and not await _is_seen(backend, sender.agent_id):
         return 0
-    if speaker.conversation_id:
-        ref = ConversationRef(conversation_id=speaker.conversation_id, agent_id=speaker.agent_id)
+    if sender.conversation_id:
+        ref = ConversationRef(conversation_id=sender.conversation_id, agent_id=sender.agent_id)
         newest = await backend.list_messages(ref, MessageQuery(limit=NEWEST))
         texts += [message.text for message in newest.items if message.kind == "user"][-1:]
     return max(map(hop_of, texts), default=0)

@@ -68,7 +68,7 @@ class Backend(Protocol):
     """What delete_conversation does here."""
     keeps_tags: bool
     """Whether conversations have tags here."""
-    without_models: str
+    no_models_advice: str
     """What a person can do if there are no models, in a sentence or two."""
 
     async def check(self) -> Health:

@@ -87,7 +87,7 @@ class Poller:
 
         return stop
 
-    def hear(self, event: ServerEvent) -> None:
+    def on_event(self, event: ServerEvent) -> None:
         """A listener of the bus."""
         if watch := self._watches.get(changed_conversation(event)):
             watch.changed.set()
@@ -126,7 +126,7 @@ async def open_poller(bus: SubscriptionBus, *, interval: float) -> AsyncGenerato
     """A poller that reads each watched conversation every `interval` seconds, and when `bus` says that it changed."""
     async with background_tasks() as tasks:
         poller = Poller(tasks, bus, interval)
-        stop = bus.subscribe(poller.hear)
+        stop = bus.subscribe(poller.on_event)
         try:
             yield poller
         finally:

@@ -48,7 +48,7 @@ from letta_conversations_mcp.tools.base import ConversationTool, Services, ToolC
 from letta_conversations_mcp.tools.mcp_errors import to_mcp_error, to_tool_error
 from letta_conversations_mcp.turns.draining import Drain
 from letta_conversations_mcp.turns.scheduler import TurnLimits, open_scheduler
-from letta_conversations_mcp.turns.timing import Pace
+from letta_conversations_mcp.turns.timing import Timing
 
 if TYPE_CHECKING:
     from letta_conversations_mcp.notifications.redis_bus import RedisSubscriptionBus
@@ -88,14 +88,14 @@ class ConversationServer(MCPServer[Services]):
     current caller: everything, until `know_callers`.
     """
 
-    def __init__(self, settings: Settings, pace: Pace | None = None) -> None:
+    def __init__(self, settings: Settings, timing: Timing | None = None) -> None:
         self.services: Services | None = None
         self.access: Callable[[], Access] = lambda: EVERYTHING
         self.drain = Drain()
         self.instrumentation = Instrumentation()
         self._options = settings
         self._request_log = RequestLog(lambda name: name in self.specs, self.drain, with_texts=settings.log_messages)
-        turn_pace = replace(pace or Pace(), turn=settings.turn_timeout)
+        timing = replace(timing or Timing(), turn=settings.turn_timeout)
         limits = TurnLimits(running=settings.max_turns, queued=settings.max_queued, per_caller=settings.max_per_caller)
 
         @asynccontextmanager
@@ -110,13 +110,13 @@ class ConversationServer(MCPServer[Services]):
                     background.start_soon(shared_bus.run)
                 backend = AnnouncingBackend(opened, bus)
 
-                async def backend_of(key: str) -> Backend:
-                    return AnnouncingBackend(await pool.backend_of(key), bus)
+                async def backend_of_key(key: str) -> Backend:
+                    return AnnouncingBackend(await pool.backend_of_key(key), bus)
 
                 async with open_scheduler(
-                    backend, turn_pace, limits=limits, meter=self.instrumentation, drain=self.drain
-                ) as sender:
-                    self.services = Services(backend, sender, settings, backend_of, poller, background)
+                    backend, timing, limits=limits, meter=self.instrumentation, drain=self.drain
+                ) as scheduler:
+                    self.services = Services(backend, scheduler, settings, backend_of_key, poller, background)
                     yield self.services
                     self.services = None
 
@@ -255,9 +255,9 @@ def _shared_bus(settings: Settings) -> RedisSubscriptionBus | None:
     return RedisSubscriptionBus(settings)
 
 
-def build_server(settings: Settings, pace: Pace | None = None) -> ConversationServer:
+def build_server(settings: Settings, timing: Timing | None = None) -> ConversationServer:
     """A server for any transport of the SDK. It opens its backend when the transport starts.
 
-    `pace` replaces the usual times, for tests. The bound of a turn is always that of the settings.
+    `timing` replaces the usual times, for tests. The bound of a turn is always that of the settings.
     """
-    return ConversationServer(settings, pace)
+    return ConversationServer(settings, timing)

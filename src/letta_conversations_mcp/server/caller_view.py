@@ -84,7 +84,7 @@ class Callers:
 
 
 async def _view(services: Services, access: Access) -> Services:
-    backend = await services.backend_of(access.letta_key) if access.letta_key else services.backend
+    backend = await services.backend_of_key(access.letta_key) if access.letta_key else services.backend
     if access.agents is not None:
         backend = ScopedBackend(backend, access.agents)
-    return replace(services, backend=backend, sender=services.sender.on_behalf_of(access.name, backend))
+    return replace(services, backend=backend, scheduler=services.scheduler.on_behalf_of(access.name, backend))

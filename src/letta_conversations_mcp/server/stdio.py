@@ -15,8 +15,8 @@ from mcp.server.stdio import stdio_server
 
 from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.server.app import build_server
+from letta_conversations_mcp.server.invalid_lines import Answering
 from letta_conversations_mcp.server.sdk_private import serve_over
-from letta_conversations_mcp.server.unparsed import Answering
 from letta_conversations_mcp.settings import Settings
 
 

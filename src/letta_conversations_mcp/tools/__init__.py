@@ -1,1 +1,1 @@
-"""What a client may call. Thin: check the arguments, ask the backend or the sender once, make one result."""
+"""What a client may call. Thin: check the arguments, ask the backend or the scheduler once, make one result."""

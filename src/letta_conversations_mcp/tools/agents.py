@@ -67,7 +67,7 @@ async def create_agent(
     if not handle:
         models = await backend.list_models()
         if not models:
-            raise Refused("create an agent", "there is no model for it", backend.without_models)
+            raise Refused("create an agent", "there is no model for it", backend.no_models_advice)
         handle = models[0]
     memory = {"persona": persona or f"I am {name}.", "human": human or "Nothing is known about the user yet."}
     agent = await backend.create_agent(NewAgent(name=name, model=handle, description=description, memory=memory))

@@ -99,7 +99,7 @@ async def respond_to_approval(
         decided = decide(ref.conversation_id, pending, approve=approve, reason=reason, call_ids=tool_call_ids)
         return ref, decided.model_copy(update={"otid": identity.otid(ref)})
 
-    turn, sent = await services.sender.send_and_wait(Send(prepare, identity), seconds, reporter(ctx))
+    turn, sent = await services.scheduler.send_and_wait(Send(prepare, identity), seconds, reporter(ctx))
     turn = await settle(ctx, sent.ref, turn, seconds)
     return Reply.of(turn, sent.ref, kinds, services.settings.max_output_chars)
 
@@ -157,15 +157,15 @@ async def _hand_over(ctx: ToolContext, ref: ConversationRef, approvals: Approval
     # The same decision, brought once more, has the same otid.
     identity = identity_of(ctx, "decision", str(ref), "", approvals.otid)
     try:
-        turn, _ = await services_of(ctx).sender.send_and_wait(Send(prepare, identity), seconds, reporter(ctx))
+        turn, _ = await services_of(ctx).scheduler.send_and_wait(Send(prepare, identity), seconds, reporter(ctx))
         return turn
     except NothingPending:
         return await _latest(ctx, ref, seconds)
 
 
 async def _latest(ctx: ToolContext, ref: ConversationRef, seconds: float) -> Turn:
-    sender = services_of(ctx).sender
-    return await sender.wait(await sender.find(ref), seconds, reporter(ctx))
+    scheduler = services_of(ctx).scheduler
+    return await scheduler.wait(await scheduler.find(ref), seconds, reporter(ctx))
 
 
 def _answers_by_calling_again(ctx: ToolContext) -> bool:

@@ -22,7 +22,7 @@ from letta_conversations_mcp.tools.base import (
     WaitArgument,
     services_of,
 )
-from letta_conversations_mcp.tools.calls import Opening, identity_of
+from letta_conversations_mcp.tools.calls import Destination, identity_of
 from letta_conversations_mcp.tools.messages import key_of
 from letta_conversations_mcp.tools.progress import HEARTBEAT_SECONDS, reporter
 from letta_conversations_mcp.tools.results.ask_many import Replies, ReplyRow, Target, collect, row_of
@@ -112,17 +112,17 @@ async def _ask(services: Services, target: Target, message: str, deadline: float
     seconds = deadline - anyio.current_time()
     if seconds < 0:
         return row_of(target, None, error="Not asked: the time was over before its place came. Nothing was sent to it.")
-    opening = Opening(services, identity)
+    destination = Destination(services, identity)
     ref: ConversationRef | None = None
 
     async def prepare() -> tuple[ConversationRef, OutgoingMessage]:
         nonlocal ref
         conversation_id, agent = ("", target.name) if target.opens else (target.name, "")
-        ref = await opening.find(conversation_id, agent)
+        ref = await destination.find(conversation_id, agent)
         return ref, OutgoingMessage(text=message)
 
     try:
-        turn, sent = await services.sender.send_and_wait(Send(prepare, identity), seconds, _without_report)
+        turn, sent = await services.scheduler.send_and_wait(Send(prepare, identity), seconds, _without_report)
     except ConversationError as error:
         return row_of(target, ref, error=str(error))
     except Exception:

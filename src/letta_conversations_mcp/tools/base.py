@@ -37,9 +37,9 @@ class Services:
     """What tools and resources work with. The server has one while it runs; each call gets its caller's view of it."""
 
     backend: Backend
-    sender: Scheduler
+    scheduler: Scheduler
     settings: Settings
-    backend_of: Callable[[str], Awaitable[Backend]]
+    backend_of_key: Callable[[str], Awaitable[Backend]]
     """The backend for a caller's own Letta key. Raises Overloaded."""
     poller: Poller
     background: TaskGroup

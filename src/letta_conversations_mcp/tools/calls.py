@@ -20,7 +20,7 @@ def identity_of(ctx: ToolContext, tool: str, target: str, message_key: str, *arg
     """The identity of a call of `tool` with these arguments, as they were given."""
     headers = ctx.headers
     return CallIdentity(
-        caller=services_of(ctx).sender.caller,
+        caller=services_of(ctx).scheduler.caller,
         session=STDIO if headers is None else headers.get("mcp-session-id", ""),
         request=str(ctx.request_id),
         target=target.strip(),
@@ -29,7 +29,7 @@ def identity_of(ctx: ToolContext, tool: str, target: str, message_key: str, *arg
     )
 
 
-class Opening:
+class Destination:
     """Where a message goes: the conversation that was named, or a new one of the agent.
 
     With a `message_key` the conversation that was opened for the message is found again, and so is the branch that was

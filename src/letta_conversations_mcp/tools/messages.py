@@ -21,7 +21,7 @@ from letta_conversations_mcp.conversations.search import (
     read_bound,
     search,
 )
-from letta_conversations_mcp.conversations.sender import find_speaker, introduce, next_hop
+from letta_conversations_mcp.conversations.sender import find_sender, introduce, next_hop
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
 from letta_conversations_mcp.core.model import (
     Chunk,
@@ -48,12 +48,12 @@ from letta_conversations_mcp.tools.base import (
     services_of,
     time_limit,
 )
-from letta_conversations_mcp.tools.calls import Opening, identity_of
+from letta_conversations_mcp.tools.calls import Destination, identity_of
 from letta_conversations_mcp.tools.progress import heartbeat, reporter
 from letta_conversations_mcp.tools.results.cancellation import Cancellation
-from letta_conversations_mcp.tools.results.found import FoundList
 from letta_conversations_mcp.tools.results.messages import MessageList
 from letta_conversations_mcp.tools.results.reply import Reply, ReplyKind
+from letta_conversations_mcp.tools.results.search import SearchResults
 from letta_conversations_mcp.turns.idempotency import OTID_PREFIX
 from letta_conversations_mcp.turns.scheduler import Send
 from letta_conversations_mcp.turns.turn import TrackedTurn
@@ -108,7 +108,7 @@ async def send_message(
         on_busy,
         sender,
     )
-    opening = Opening(services, identity)
+    destination = Destination(services, identity)
     outgoing = OutgoingMessage(
         text=message, images=tuple(map(read_image, images)), model=model.strip(), max_steps=max_steps
     )
@@ -116,19 +116,19 @@ async def send_message(
     async def prepare() -> tuple[ConversationRef, OutgoingMessage]:
         speaker, hop, most = None, 0, services.settings.max_depth
         if sender.strip():
-            speaker = await find_speaker(services.backend, sender)
-            hop = await next_hop(services.backend, services.sender, speaker, message, most)
-        ref = await opening.find(conversation_id, agent)
+            speaker = await find_sender(services.backend, sender)
+            hop = await next_hop(services.backend, services.scheduler, speaker, message, most)
+        ref = await destination.find(conversation_id, agent)
         text = introduce(speaker, ref, message, hop, most) if speaker else message
         return ref, outgoing.model_copy(update={"text": text})
 
     try:
-        turn, sent = await services.sender.send_and_wait(
-            Send(prepare, identity, on_busy, opening.fork), seconds, reporter(ctx)
+        turn, sent = await services.scheduler.send_and_wait(
+            Send(prepare, identity, on_busy, destination.fork), seconds, reporter(ctx)
         )
     except ConversationError as error:
-        if opening.made:
-            error.add(f"The new conversation {opening.made.conversation_id} is there.")
+        if destination.made:
+            error.add(f"The new conversation {destination.made.conversation_id} is there.")
         raise
     turn = await settle(ctx, sent.ref, turn, seconds)
     branch_of = str(sent.branch_of) if sent.branch_of else ""
@@ -169,12 +169,12 @@ async def wait_for_reply(
     async with time_limit("find the turn", max(seconds, LOOK_UP_SECONDS)):
         ref = await locate(services.backend, conversation_id, agent)
         if key:
-            found = await services.sender.find_message(ref, identity_of(ctx, "", "", key))
+            found = await services.scheduler.find_message(ref, identity_of(ctx, "", "", key))
             if found is None:
                 return Reply.of(Turn(status="not_confirmed"), ref, kinds, budget, message_key=key)
         else:
-            found = await services.sender.find(ref, wanted)
-    turn = await services.sender.wait(found, seconds, reporter(ctx))
+            found = await services.scheduler.find(ref, wanted)
+    turn = await services.scheduler.wait(found, seconds, reporter(ctx))
     if isinstance(found.message, OutgoingMessage):
         turn = turn.model_copy(update={"message": found.message.text})
     return Reply.of(turn, ref, kinds, budget, message_key=key)
@@ -199,14 +199,14 @@ async def cancel(
     wanted = check_run_id(run_id)
     ref = await locate(services.backend, conversation_id, agent)
     # First, or the next of them would begin as soon as the turn before it ends.
-    withdrawn = 0 if wanted else services.sender.withdraw_queued(ref)
+    withdrawn = 0 if wanted else services.scheduler.withdraw_queued(ref)
     try:
         stopped = tuple(await services.backend.cancel(ref, wanted))
     except ConversationError as error:
         if withdrawn:
             error.add(f"Taken back before they were handed over: {withdrawn} message(s).")
         raise
-    await services.sender.report_stopped(ref, stopped, SETTLE_SECONDS)
+    await services.scheduler.report_stopped(ref, stopped, SETTLE_SECONDS)
     pending = () if stopped else await services.backend.list_approvals(ref)
     chunks: list[Chunk] = []
     # The turns are stopped, whether or not what they have said can be read.
@@ -265,7 +265,7 @@ async def search_messages(
     mode: Annotated[SearchMode, Field(description="what must match")] = "both",
     limit: Annotated[int, Field(ge=1, le=50, description="rows on a page")] = 10,
     after: Annotated[str, Field(description="cursor from an answer")] = "",
-) -> FoundList:
+) -> SearchResults:
     """Find messages by words or meaning, everywhere, of an agent or in a conversation. Returns snippets of them."""
     services = services_of(ctx)
     ref = await _scope(ctx, conversation_id, agent)
@@ -284,7 +284,7 @@ async def search_messages(
         )
     names = await agent_names(services.backend, (each.agent_id for each in result.found))
     names |= await summaries(services.backend, (each.conversation_id for each in result.found))
-    return FoundList.of(result, wanted, services.settings.max_output_chars, names)
+    return SearchResults.of(result, wanted, services.settings.max_output_chars, names)
 
 
 async def _scope(ctx: ToolContext, conversation_id: str, agent: str) -> ConversationRef:

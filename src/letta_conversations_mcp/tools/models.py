@@ -27,7 +27,7 @@ async def list_models(
     every = await services.backend.list_models()
     found = [handle for handle in every if search.strip().lower() in handle.lower()]
     if not every:
-        return ModelList(note=services.backend.without_models)
+        return ModelList(note=services.backend.no_models_advice)
     shown = tuple(found[:MODELS])
     note = f"{len(found) - MODELS} more; search for a part of the name." if len(found) > MODELS else ""
     return ModelList(models=shown, note=note or ("" if found else f"None of the {len(every)} models has {search!r}."))

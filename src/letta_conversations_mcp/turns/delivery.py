@@ -22,7 +22,7 @@ from letta_conversations_mcp.core.model import Approvals, Chunk, Run, Turn
 from letta_conversations_mcp.turns.aggregate import TurnBuilder
 from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
 from letta_conversations_mcp.turns.recovery import died, find_run, follow
-from letta_conversations_mcp.turns.timing import Pace
+from letta_conversations_mcp.turns.timing import Timing
 from letta_conversations_mcp.turns.turn import ASKING, TrackedTurn
 
 logger = logging.getLogger(__name__)
@@ -34,13 +34,13 @@ RESUMPTIONS = 3
 class Delivery:
     """The way of one message. `run` it once; or `follow` the run of a turn that has joined one."""
 
-    def __init__(self, backend: Backend, turn: TrackedTurn, pace: Pace, meter: Meter = SILENT) -> None:
+    def __init__(self, backend: Backend, turn: TrackedTurn, timing: Timing, meter: Meter = SILENT) -> None:
         assert turn.message is not None  # noqa: S101
         self._backend = backend
         self._turn = turn
         self._ref = turn.ref
         self._message = turn.message
-        self._pace = pace
+        self._timing = timing
         self._meter = meter
         self._handed_over_at = datetime.now(UTC)
         self._lost: StreamLost | None = None
@@ -59,11 +59,11 @@ class Delivery:
         return await self._bounded(self._follow)
 
     async def _bounded(self, work: Callable[[], Awaitable[Turn]]) -> Turn:
-        with anyio.move_on_after(self._pace.turn):
+        with anyio.move_on_after(self._timing.turn):
             return await work()
         raise TimedOut(
             "finish the turn",
-            self._pace.turn,
+            self._timing.turn,
             f"The turn may go on: wait_for_reply({self._ref.in_call}) looks for it, "
             "and cancel stops it. Do not send the message again before that.",
         )
@@ -150,13 +150,13 @@ class Delivery:
                 # Even an agent that thinks for long sends a sign of life every 20 seconds.
                 return await self._ask(is_silent=True)
             failures = 0 if has_news else failures + 1
-            await anyio.sleep(self._pace.poll_first * (failures + 1))
+            await anyio.sleep(self._timing.poll_first * (failures + 1))
         return await self._ask()
 
     async def _ask(self, *, is_silent: bool = False) -> Turn | None:
         """Ask for the run that took the message, for as long as it takes to get an answer."""
-        give_up_at = anyio.current_time() + self._pace.give_up
-        pause = self._pace.poll_first
+        give_up_at = anyio.current_time() + self._timing.give_up
+        pause = self._timing.poll_first
         while True:
             try:
                 run = await self._find()
@@ -166,7 +166,7 @@ class Delivery:
                 self._turn.news(ASKING)
                 if run.active and is_silent:
                     return died(self._builder, has_message=False)
-                return await follow(self._backend, self._ref, run, self._pace)
+                return await follow(self._backend, self._ref, run, self._timing)
             except ConversationError as error:
                 logger.warning(
                     "what became of a turn in conversation %s could not be asked: %s", self._ref, error.label
@@ -174,12 +174,12 @@ class Delivery:
                 if anyio.current_time() > give_up_at:
                     return self._unknown()
             await anyio.sleep(pause)
-            pause = min(pause * 1.5, self._pace.poll_longest)
+            pause = min(pause * 1.5, self._timing.poll_longest)
 
     async def _find(self) -> Run | None:
         if self._turn.run_id:
             return await self._backend.get_run(self._ref, self._turn.run_id)
-        return await find_run(self._backend, self._ref, self._message, self._handed_over_at, self._pace)
+        return await find_run(self._backend, self._ref, self._message, self._handed_over_at, self._timing)
 
     def _never_taken(self, lost: StreamLost | None) -> ConversationError:
         return ServerFault(

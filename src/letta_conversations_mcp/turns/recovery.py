@@ -29,7 +29,7 @@ from letta_conversations_mcp.core.model import (
 from letta_conversations_mcp.core.times import parse_time
 from letta_conversations_mcp.turns.aggregate import TurnBuilder
 from letta_conversations_mcp.turns.idempotency import CallIdentity, key_was_used
-from letta_conversations_mcp.turns.timing import Pace
+from letta_conversations_mcp.turns.timing import Timing
 
 RECENT_RUNS = 20
 """How many of a conversation's newest runs are looked into to find a message that was handed over just now."""
@@ -62,7 +62,7 @@ class KeySearch:
     is_whole: bool
 
 
-async def newest_run(backend: Backend, ref: ConversationRef, pace: Pace) -> Run:
+async def newest_run(backend: Backend, ref: ConversationRef, timing: Timing) -> Run:
     """The active run, or else the newest.
 
     Looks a second time when none is active, because Letta lists a run only a moment after its message came in. Looks
@@ -71,7 +71,7 @@ async def newest_run(backend: Backend, ref: ConversationRef, pace: Pace) -> Run:
     Raises:
         NoReply: no turn has run in this conversation.
     """
-    settled_at = anyio.current_time() + pace.settle
+    settled_at = anyio.current_time() + timing.settle
     is_second_look = False
     newest: Run | None = None
     while True:
@@ -85,12 +85,12 @@ async def newest_run(backend: Backend, ref: ConversationRef, pace: Pace) -> Run:
         if newest is None and anyio.current_time() >= settled_at:
             raise NoReply(str(ref))
         is_second_look = True
-        await anyio.sleep(pace.unseen)
+        await anyio.sleep(timing.unseen)
 
 
-async def follow(backend: Backend, ref: ConversationRef, run: Run, pace: Pace) -> Turn:
+async def follow(backend: Backend, ref: ConversationRef, run: Run, timing: Timing) -> Turn:
     """Wait for the end of a run by asking, and build its turn from what it stored. A run that is dead has ended."""
-    run = await until_ended(backend, ref, run, pace)
+    run = await until_ended(backend, ref, run, timing)
     builder = TurnBuilder()
     builder.run_id = run.id
     stored = await backend.list_run_chunks(ref, run.id)
@@ -116,21 +116,21 @@ def died(builder: TurnBuilder, *, has_message: bool) -> Turn:
     return builder.build().model_copy(update={"status": "failed"})
 
 
-async def until_ended(backend: Backend, ref: ConversationRef, run: Run, pace: Pace) -> Run:
+async def until_ended(backend: Backend, ref: ConversationRef, run: Run, timing: Timing) -> Run:
     """The run when it has ended. One that is still `active` is dead: it has stored nothing for `silence` seconds, or a
     later run of the conversation has ended before it."""
-    pause = pace.poll_first
+    pause = timing.poll_first
     stored: int | None = None
     silent_since = anyio.current_time()
     while run.active:
         await anyio.sleep(pause)
-        pause = min(pause * 1.5, pace.poll_longest)
+        pause = min(pause * 1.5, timing.poll_longest)
         run = await backend.get_run(ref, run.id)
-        if not run.active or pause < pace.poll_longest:
+        if not run.active or pause < timing.poll_longest:
             continue
         if _is_overtaken(run, await backend.list_runs(ref, limit=RECENT_RUNS)):
             return run
-        if stored is not None and anyio.current_time() - silent_since < pace.silence:
+        if stored is not None and anyio.current_time() - silent_since < timing.silence:
             continue
         now_stored = len(await backend.list_run_chunks(ref, run.id))
         if now_stored == stored:
@@ -148,7 +148,7 @@ def _is_overtaken(run: Run, runs: Sequence[Run]) -> bool:
     return any((at := parse_time(each.created_at)) is not None and at > began for each in later)
 
 
-async def until_free(backend: Backend, ref: ConversationRef, busy: Busy, pace: Pace) -> None:
+async def until_free(backend: Backend, ref: ConversationRef, busy: Busy, timing: Timing) -> None:
     """Wait for the end of the turn that holds a conversation.
 
     Raises:
@@ -160,17 +160,17 @@ async def until_free(backend: Backend, ref: ConversationRef, busy: Busy, pace: P
         else:
             runs = await backend.list_runs(ref, limit=RECENT_RUNS)
         for run in runs:
-            if (await until_ended(backend, ref, run, pace)).active:
+            if (await until_ended(backend, ref, run, timing)).active:
                 raise Busy(ref.conversation_id, run.id, dead=True)
     except NotFound:
         # A run that does not say whose it is; the next try shows whether it has ended.
-        await anyio.sleep(pace.poll_longest)
+        await anyio.sleep(timing.poll_longest)
     # Letta sets the conversation free a moment after its run has ended.
-    await anyio.sleep(pace.poll_first)
+    await anyio.sleep(timing.poll_first)
 
 
 async def find_run(
-    backend: Backend, ref: ConversationRef, message: Outgoing, since: datetime, pace: Pace
+    backend: Backend, ref: ConversationRef, message: Outgoing, since: datetime, timing: Timing
 ) -> Run | None:
     """The run that took a message which was handed over after `since`; None when there has been none for `settle`
     seconds.
@@ -178,15 +178,15 @@ async def find_run(
     It is the run that stored the message's otid. A run that has failed at its first step stores nothing; one that was
     made since the hand-over, and shows no other message, is taken for this one's.
     """
-    settled_at = anyio.current_time() + pace.settle
-    pause = pace.poll_first
+    settled_at = anyio.current_time() + timing.settle
+    pause = timing.poll_first
     while True:
         if run_id := await backend.run_of_otid(ref, message.otid):
             return await backend.get_run(ref, run_id)
         runs = [each for each in await backend.list_runs(ref, limit=RECENT_RUNS) if _is_since(each, since)]
         failed: Run | None = None
         for run in runs:
-            ended, shown = await _until_it_shows(backend, ref, run, message, pace)
+            ended, shown = await _until_it_shows(backend, ref, run, message, timing)
             if any(map(message.is_in, shown)):
                 return ended
             if ended.status == "failed" and not _asked(shown):
@@ -196,11 +196,11 @@ async def find_run(
         if anyio.current_time() >= settled_at:
             return None
         await anyio.sleep(pause)
-        pause = min(pause * 1.5, pace.poll_longest)
+        pause = min(pause * 1.5, timing.poll_longest)
 
 
 async def find_by_key(
-    backend: Backend, ref: ConversationRef, identity: CallIdentity, message: OutgoingMessage, pace: Pace
+    backend: Backend, ref: ConversationRef, identity: CallIdentity, message: OutgoingMessage, timing: Timing
 ) -> KeySearch:
     """Where the message with this key was sent before, however long ago.
 
@@ -220,7 +220,7 @@ async def find_by_key(
             _check_text(tried, known)
             run_id = known.run_id
         run_id = run_id or await backend.run_of_otid(ref, tried.otid)
-        run = await backend.get_run(ref, run_id) if run_id else await _active_run_of(backend, ref, tried, pace)
+        run = await backend.get_run(ref, run_id) if run_id else await _active_run_of(backend, ref, tried, timing)
         if run is None:
             return KeySearch(tried, None, failed, is_whole)
         if run.status not in ("failed", "cancelled") or known is not None:
@@ -246,10 +246,12 @@ async def _history(backend: Backend, ref: ConversationRef) -> tuple[list[Message
         before = page.items[0].id
 
 
-async def _active_run_of(backend: Backend, ref: ConversationRef, message: OutgoingMessage, pace: Pace) -> Run | None:
+async def _active_run_of(
+    backend: Backend, ref: ConversationRef, message: OutgoingMessage, timing: Timing
+) -> Run | None:
     for run in await backend.list_runs(ref, limit=RECENT_RUNS):
         if run.active:
-            run, shown = await _until_it_shows(backend, ref, run, message, pace)
+            run, shown = await _until_it_shows(backend, ref, run, message, timing)
             if any(map(message.is_in, shown)):
                 return run
     return None
@@ -297,20 +299,20 @@ async def run_of_same(
 
 
 async def _until_it_shows(
-    backend: Backend, ref: ConversationRef, run: Run, message: Outgoing, pace: Pace
+    backend: Backend, ref: ConversationRef, run: Run, message: Outgoing, timing: Timing
 ) -> tuple[Run, list[Message]]:
     """A run, and what it has stored, as soon as that shows which message it answers, or when it has ended."""
-    pause = pace.poll_first
+    pause = timing.poll_first
     while True:
         shown = list(map(read_message, await backend.list_run_chunks(ref, run.id)))
         if not run.active or _asked(shown) is not None or any(map(message.is_in, shown)):
             return run, shown
         await anyio.sleep(pause)
-        pause = min(pause * 1.5, pace.poll_longest)
+        pause = min(pause * 1.5, timing.poll_longest)
         run = await backend.get_run(ref, run.id)
         if (
             run.active
-            and pause >= pace.poll_longest
+            and pause >= timing.poll_longest
             and _is_overtaken(run, await backend.list_runs(ref, limit=RECENT_RUNS))
         ):
             return run, shown

@@ -28,7 +28,7 @@ from letta_conversations_mcp.turns.draining import Drain
 from letta_conversations_mcp.turns.idempotency import CallIdentity, RecentCalls
 from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
 from letta_conversations_mcp.turns.recovery import find_by_key, follow, newest_run, run_of_same, until_free
-from letta_conversations_mcp.turns.timing import Pace
+from letta_conversations_mcp.turns.timing import Timing
 from letta_conversations_mcp.turns.turn import HANDING_OVER, LOOKING_UP, EndReason, State, TrackedTurn
 
 logger = logging.getLogger(__name__)
@@ -85,11 +85,11 @@ class Scheduler:
     """Sends messages and follows their turns. Made by `open_scheduler`, which gives it the task group it works in."""
 
     def __init__(
-        self, backend: Backend, tasks: TaskGroup, pace: Pace, *, limits: TurnLimits, meter: Meter, drain: Drain
+        self, backend: Backend, tasks: TaskGroup, timing: Timing, *, limits: TurnLimits, meter: Meter, drain: Drain
     ) -> None:
         self._backend = backend
         self._tasks = tasks
-        self._pace = pace
+        self._timing = timing
         self._limits = limits
         self._places = anyio.Semaphore(limits.running)
         self._meter = meter
@@ -98,14 +98,14 @@ class Scheduler:
         self._queues: dict[ConversationRef, _Queue] = {}
         self._calls = RecentCalls()
         self._started_at = datetime.now(UTC)
-        self._hands_over = False
+        self._until_running_only = False
         self._caller = ""
 
-    def handing_over(self) -> Scheduler:
+    def until_running(self) -> Scheduler:
         """The same turns, for a caller who waits by other means as soon as there is a run to ask for: `wait` ends
         then, though not before a first report would be due."""
         own = copy(self)
-        own._hands_over = True
+        own._until_running_only = True
         return own
 
     def on_behalf_of(self, caller: str, backend: Backend) -> Scheduler:
@@ -243,29 +243,29 @@ class Scheduler:
         """Deliver the message as soon as its conversation is free; once more when Letta could not be reached."""
         if send.identity.key and isinstance(turn.message, OutgoingMessage):
             with turn.queueing(SEARCHING):
-                found = await find_by_key(self._backend, turn.ref, send.identity, turn.message, self._pace)
+                found = await find_by_key(self._backend, turn.ref, send.identity, turn.message, self._timing)
                 turn.address(turn.ref, found.message)
                 if found.run is not None:
                     turn.join(found.run)
                 turn.note = "" if found.is_whole else NOT_SEARCHED
             if turn.joined:
-                return await Delivery(self._backend, turn, self._pace, self._meter).follow()
+                return await Delivery(self._backend, turn, self._timing, self._meter).follow()
         patient = True
         while turn.state is not State.ENDED:
             turn.move(State.SENDING, waiting_for=HANDING_OVER)
             try:
-                return await Delivery(self._backend, turn, self._pace, self._meter).run()
+                return await Delivery(self._backend, turn, self._timing, self._meter).run()
             except Busy as busy:
                 with turn.queueing("waiting for somebody else's turn in this conversation", busy):
                     if run := await self._run_of_same(turn, send, busy):
                         turn.join(run)
                     elif send.on_busy == "wait":
-                        await until_free(self._backend, turn.ref, busy, self._pace)
+                        await until_free(self._backend, turn.ref, busy, self._timing)
                         # It may have been this very message's, from another process that only now shows it.
                         if run := await self._run_of_same(turn, send, busy):
                             turn.join(run)
                 if turn.joined:
-                    return await Delivery(self._backend, turn, self._pace, self._meter).follow()
+                    return await Delivery(self._backend, turn, self._timing, self._meter).follow()
                 if send.on_busy != "wait":
                     return await self._leave(turn, send, busy)
             except ConversationError as error:
@@ -303,7 +303,7 @@ class Scheduler:
         await report(f"{reported}, 0 s")
         if turn.run is None:
             # Most turns of a quick model end before a second report is due: no task for those.
-            with self._drain.patience(min(seconds, self._pace.report_at_most_every)):
+            with self._drain.patience(min(seconds, self._timing.report_at_most_every)):
                 await turn.ended.wait()
             if turn.state is State.ENDED:
                 return turn.result()
@@ -311,14 +311,14 @@ class Scheduler:
             waiting.start_soon(self._keep_reporting, turn, report, started, reported)
             if turn.run is not None:
                 waiting.start_soon(self._watch, turn, turn.run)
-            elif self._hands_over:
+            elif self._until_running_only:
                 waiting.start_soon(self._until_running, turn, waiting.cancel_scope)
             with self._drain.patience(seconds - (anyio.current_time() - started)):
                 await turn.ended.wait()
-            with self._drain.patience(self._pace.look_up - (anyio.current_time() - started)):
+            with self._drain.patience(self._timing.look_up - (anyio.current_time() - started)):
                 while turn.state is State.QUEUED and turn.doing in ON_THE_WAY:
                     await turn.changed()
-            with self._drain.patience(self._pace.confirm - (anyio.current_time() - started)):
+            with self._drain.patience(self._timing.confirm - (anyio.current_time() - started)):
                 await self._until_taken(turn)
             waiting.cancel_scope.cancel()
         if self._drain.begun and not await self._is_taken(turn):
@@ -330,7 +330,7 @@ class Scheduler:
     async def _check_cancelled(self, turn: TrackedTurn) -> None:
         """Before a turn is reported as running: its stream stays open for a while after another process has cancelled
         it (seen on 0.16.8)."""
-        with anyio.move_on_after(self._pace.unseen):
+        with anyio.move_on_after(self._timing.unseen):
             try:
                 run = await self._backend.get_run(turn.ref, turn.run_id)
             except ConversationError:
@@ -360,20 +360,20 @@ class Scheduler:
 
     async def _keep_reporting(self, turn: TrackedTurn, report: Report, started: float, reported: str) -> None:
         """Report as soon as there is news, but not too often, and now and then without any."""
-        longest = self._pace.report_at_least_every - self._pace.report_at_most_every
+        longest = self._timing.report_at_least_every - self._timing.report_at_most_every
         while True:
-            await anyio.sleep(max(0.0, started + self._pace.report_at_most_every - anyio.current_time()))
+            await anyio.sleep(max(0.0, started + self._timing.report_at_most_every - anyio.current_time()))
             with anyio.move_on_after(longest):
                 while _progress(turn) == reported:
                     await turn.changed()
             reported = _progress(turn)
             doing, _, tail = reported.partition("\n")
             await report("\n".join(filter(None, [f"{doing}, {anyio.current_time() - started:.0f} s", tail])))
-            await anyio.sleep(self._pace.report_at_most_every)
+            await anyio.sleep(self._timing.report_at_most_every)
 
     async def _watch(self, turn: TrackedTurn, run: Run) -> None:
         try:
-            turn.finish(await follow(self._backend, turn.ref, run, self._pace))
+            turn.finish(await follow(self._backend, turn.ref, run, self._timing))
         except ConversationError as error:
             turn.finish(error)
 
@@ -398,7 +398,7 @@ class Scheduler:
             if isinstance(turn.message, OutgoingMessage) and turn.message.otid == otid:
                 return turn
         message = OutgoingMessage(text="", otid=otid)
-        found = await find_by_key(self._backend, ref, identity, message, self._pace)
+        found = await find_by_key(self._backend, ref, identity, message, self._timing)
         run = found.run or found.failed
         return TrackedTurn(ref, run=run) if run else None
 
@@ -411,7 +411,7 @@ class Scheduler:
         """
         if turn := self.find_here(ref, run_id):
             return turn
-        run = await self._backend.get_run(ref, run_id) if run_id else await newest_run(self._backend, ref, self._pace)
+        run = await self._backend.get_run(ref, run_id) if run_id else await newest_run(self._backend, ref, self._timing)
         return TrackedTurn(ref, run=run)
 
     def messages_to(self, agent_id: str, conversation_id: str = "") -> list[str]:
@@ -481,7 +481,7 @@ def _unexplained(turn: TrackedTurn) -> ServerFault:
 @asynccontextmanager
 async def open_scheduler(
     backend: Backend,
-    pace: Pace | None = None,
+    timing: Timing | None = None,
     *,
     limits: TurnLimits | None = None,
     meter: Meter = SILENT,
@@ -491,5 +491,5 @@ async def open_scheduler(
     themselves."""
     async with background_tasks() as tasks:
         yield Scheduler(
-            backend, tasks, pace or Pace(), limits=limits or TurnLimits(), meter=meter, drain=drain or Drain()
+            backend, tasks, timing or Timing(), limits=limits or TurnLimits(), meter=meter, drain=drain or Drain()
         )

@@ -39,7 +39,7 @@ class LocalBackend(LocalConversations, LocalMessages):
     name = "local"
     deletion: Deletion = "hidden"
     keeps_tags = True
-    without_models = (
+    no_models_advice = (
         "No model is connected to the agents on this machine. Start Ollama or LM Studio here, or set OPENAI_API_KEY, "
         "ANTHROPIC_API_KEY, OLLAMA_BASE_URL or LMSTUDIO_BASE_URL for this MCP server and start it again."
     )

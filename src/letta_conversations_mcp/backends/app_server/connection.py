@@ -22,7 +22,7 @@ from pydantic_core import from_json, to_json
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-from letta_conversations_mcp.backends.app_server.failures import next_step
+from letta_conversations_mcp.backends.app_server.error_texts import next_step
 from letta_conversations_mcp.backends.app_server.process import AppServer
 from letta_conversations_mcp.backends.app_server.subscription_keeper import SubscriptionKeeper
 from letta_conversations_mcp.backends.app_server.turn_lock import lock_folder

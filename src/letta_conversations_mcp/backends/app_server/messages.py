@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup
 from letta_conversations_mcp.backends.app_server.base import LocalBounds, LocalTools, ServerContext
 from letta_conversations_mcp.backends.app_server.connection import Connection, Frame, Frames, received
 from letta_conversations_mcp.backends.app_server.conversation_state import ControlRequest, answer, read_state, scope
-from letta_conversations_mcp.backends.app_server.failures import STALLED, STUCK
+from letta_conversations_mcp.backends.app_server.error_texts import STALLED, STUCK
 from letta_conversations_mcp.backends.app_server.hand_over import Outcome, hand_over
 from letta_conversations_mcp.backends.app_server.runs import TURN_MESSAGES, LocalRuns, run_id_of, turns_of
 from letta_conversations_mcp.backends.app_server.turn_lock import turn_lock

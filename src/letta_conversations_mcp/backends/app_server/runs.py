@@ -19,7 +19,7 @@ from letta_conversations_mcp.backends.app_server.app_server_json import (
 from letta_conversations_mcp.backends.app_server.base import LocalBase, LocalBounds, LocalTools, ServerContext
 from letta_conversations_mcp.backends.app_server.connection import Connection
 from letta_conversations_mcp.backends.app_server.conversation_state import LoopState, read_state
-from letta_conversations_mcp.backends.app_server.failures import STALLED, STUCK
+from letta_conversations_mcp.backends.app_server.error_texts import STALLED, STUCK
 from letta_conversations_mcp.backends.app_server.turn_stream import RUN_PREFIX
 from letta_conversations_mcp.core.errors import NotFound
 from letta_conversations_mcp.core.message_json import calls_of, mappings, text_field, text_of

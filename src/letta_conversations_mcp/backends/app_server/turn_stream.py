@@ -11,7 +11,7 @@ from typing import cast
 
 from letta_conversations_mcp.backends.app_server.app_server_json import otid_of
 from letta_conversations_mcp.backends.app_server.conversation_state import otids_by_run
-from letta_conversations_mcp.backends.app_server.failures import STALLED, in_words, innermost, is_conflict
+from letta_conversations_mcp.backends.app_server.error_texts import STALLED, in_words, innermost, is_conflict
 from letta_conversations_mcp.core.message_json import calls_of, mapping_field, text_field
 from letta_conversations_mcp.core.model import Chunk, ToolCall
 

@@ -62,7 +62,7 @@ class ApiBackend(ApiConversations, ApiApprovals):
     name = "api"
     deletion: Deletion = "deleted"
     keeps_tags = False
-    without_models = "The Letta server offers no model. A person has to connect a model provider to it."
+    no_models_advice = "The Letta server offers no model. A person has to connect a model provider to it."
 
     async def check(self) -> Health:
         client = await self._open()

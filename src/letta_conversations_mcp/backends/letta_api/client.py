@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic_core import from_json
 
 from letta_conversations_mcp.backends.letta_api.letta_json import Json
-from letta_conversations_mcp.backends.letta_api.network import check_network
+from letta_conversations_mcp.backends.letta_api.network_variables import check_network
 from letta_conversations_mcp.core.errors import Unreachable
 from letta_conversations_mcp.settings import BackendSettings
 from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from letta_client import AsyncLetta
     from letta_client._response import AsyncAPIResponse
 
-    from letta_conversations_mcp.backends.letta_api.translation import Asking
+    from letta_conversations_mcp.backends.letta_api.sdk_errors import Asking
 
 
 class Client:
@@ -44,7 +44,7 @@ class Client:
             import_module(f"letta_client.resources.{resource}")
 
         from letta_conversations_mcp.backends.letta_api.http_client import CountingClient
-        from letta_conversations_mcp.backends.letta_api.translation import Asking
+        from letta_conversations_mcp.backends.letta_api.sdk_errors import Asking
 
         self._httpx = httpx
         self._connect_seconds = settings.connect_timeout

@@ -17,7 +17,7 @@ import httpx_sse
 import letta_client
 from pydantic_core import from_json
 
-from letta_conversations_mcp.backends.letta_api.translation import Asking, waited_seconds, was_never_sent
+from letta_conversations_mcp.backends.letta_api.sdk_errors import Asking, waited_seconds, was_never_sent
 from letta_conversations_mcp.core.backend import StreamLost
 from letta_conversations_mcp.core.errors import NotFound, Unreachable
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Chunk, ConversationRef

@@ -224,7 +224,7 @@ class Tasks(Extension):
             return await self._carry_on(params.name, handler, arguments, ctx, call_next)
         services = ctx.lifespan_context
         at = datetime.now(UTC)
-        view = replace(services, sender=services.sender.handing_over())
+        view = replace(services, scheduler=services.scheduler.until_running())
         result = await call_next(replace(ctx, lifespan_context=view))
         if not isinstance(result, CallToolResult) or result.is_error:
             return result

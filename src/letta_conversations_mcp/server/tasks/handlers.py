@@ -253,13 +253,13 @@ async def _locate(services: Services, trace: Mapping[str, str]) -> ConversationR
 
 async def _turn(services: Services, ref: ConversationRef, run_id: str) -> Turn | str:
     """The turn of a run, or a few words about what it is doing."""
-    tracked = await services.sender.find(ref, run_id)
+    tracked = await services.scheduler.find(ref, run_id)
     # Letta is asked about a turn of this process too: the stream of one that another process stopped stays open until
     # the model's call ends.
     run = tracked.run or await services.backend.get_run(ref, run_id)
     if run.active:
         return tracked.doing
-    turn = await services.sender.wait(TrackedTurn(ref, run=run), FETCH_SECONDS, _without_report)
+    turn = await services.scheduler.wait(TrackedTurn(ref, run=run), FETCH_SECONDS, _without_report)
     return tracked.doing if turn.status == "running" else turn
 
 

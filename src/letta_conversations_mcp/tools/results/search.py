@@ -34,7 +34,7 @@ NAMED = 5
 """Conversations that a note names."""
 
 
-class FoundRow(Result):
+class SearchRow(Result):
     conversation_id: str
     message_id: str
     kind: MessageKind
@@ -45,7 +45,7 @@ class FoundRow(Result):
     summary: str = ""
 
     @classmethod
-    def of(cls, found: FoundMessage, query: str, size: int, names: Mapping[str, str]) -> FoundRow:
+    def of(cls, found: FoundMessage, query: str, size: int, names: Mapping[str, str]) -> SearchRow:
         return cls(
             conversation_id=found.conversation_id,
             message_id=found.message.id,
@@ -64,21 +64,21 @@ class FoundRow(Result):
         return f"**{SPEAKER[self.kind]}** · {self.at} · {place}\n{self.text}"
 
 
-class FoundList(Result):
-    messages: tuple[FoundRow, ...] = ()
+class SearchResults(Result):
+    messages: tuple[SearchRow, ...] = ()
     note: str = ""
     cursor: str = ""
     next: str = ""
 
     @classmethod
-    def of(cls, result: SearchResult, wanted: MessageSearch, budget: int, names: Mapping[str, str]) -> FoundList:
+    def of(cls, result: SearchResult, wanted: MessageSearch, budget: int, names: Mapping[str, str]) -> SearchResults:
         """What was found, within `budget` characters; `names` are those of its agents and conversations, by id."""
         room = budget - RESERVED_CHARS
         fitting = result.found[: max(room // (ROW_CHARS + SNIPPET_CHARS // 2), 1)]
         size = min(SNIPPET_CHARS, (room // max(len(fitting), 1) - ROW_CHARS) // 2)
         first = result.found[0] if result.found else None
         return cls(
-            messages=tuple(FoundRow.of(each, wanted.query, size, names) for each in fitting),
+            messages=tuple(SearchRow.of(each, wanted.query, size, names) for each in fitting),
             note=_note(result, wanted),
             cursor=result.cursor,
             next=f"Around the first: list_messages({first.ref.in_call}, before=… or after={first.message.id!r})."
