@@ -12,6 +12,7 @@ from mcp import Client
 
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.tools.base import MOST_CHARS
 from letta_conversations_mcp.tools.catalogue import TOOLS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.model import ScriptedModel
@@ -104,3 +105,41 @@ async def test_no_input_is_an_internal_error(caller: Caller, tool: str, data: st
     assert "inside this MCP server" not in answer.text
     assert "Traceback" not in answer.text
     assert answer.text.strip()
+
+
+def longest(schema: dict[str, Any]) -> int:
+    """The characters that a text argument, or each text of a list, may have; 0 for any other argument."""
+    each = schema.get("items", schema)
+    return each.get("maxLength", MOST_CHARS) if each.get("type") == "string" and "enum" not in each else 0
+
+
+TEXT_ARGUMENTS = [
+    (name, argument)
+    for name, tool in SPECS.items()
+    for argument, schema in tool.parameters["properties"].items()
+    if longest(schema)
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), TEXT_ARGUMENTS, ids=[".".join(each) for each in TEXT_ARGUMENTS])
+async def test_every_text_argument_has_a_longest_text(name: str, argument: str) -> None:
+    schemas = SPECS[name].parameters["properties"]
+    required = SPECS[name].parameters.get("required", [])
+    given: dict[str, Any] = {each: "x" if longest(schemas[each]) else True for each in required}
+    text = "x" * (longest(schemas[argument]) + 1)
+
+    async with Client(build_server(Settings(base_url="http://127.0.0.1:9", create_agents=True))) as client:
+        refusal = await Caller(client).refused(
+            name, **given | {argument: [text] if "items" in schemas[argument] else text}
+        )
+
+    assert argument in refusal
+    assert f"at most {longest(schemas[argument])} characters" in refusal
+
+
+def test_the_text_arguments_are_found() -> None:
+    assert ("send_message", "message") in TEXT_ARGUMENTS
+    assert ("send_message", "images") in TEXT_ARGUMENTS
+    assert ("list_agents", "after") in TEXT_ARGUMENTS
+    assert ("send_message", "max_steps") not in TEXT_ARGUMENTS
+    assert ("list_conversations", "order") not in TEXT_ARGUMENTS

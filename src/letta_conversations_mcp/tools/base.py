@@ -5,7 +5,7 @@ What a tool answers is in `results`, how an error reaches the client in `mcp_err
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -64,6 +64,9 @@ VIEWER_URI = "ui://letta-conversations/viewer.html"
 """The page of the viewer. Here, because the server announces it before it loads any tool."""
 
 
+MOST_CHARS = 2_000
+"""Of a text whose argument states no maximum of its own: an id, a name, a cursor, words to search for."""
+
 MOST_KEY_CHARS = 200
 MessageKeyArgument = Annotated[
     str,
@@ -102,6 +105,8 @@ class ConversationTool(Tool):
             checked = self.fn_metadata.validate_arguments(arguments)
         except ValidationError as error:
             raise ToolError(self._explain(error)) from error
+        if long := self._too_long(checked):
+            raise to_tool_error(long)
         if broken := next((name for name, value in checked.items() if _has_nul(value)), ""):
             raise to_tool_error(InvalidArgument(broken, "it holds a NUL character, which cannot be stored."))
         try:
@@ -136,6 +141,17 @@ class ConversationTool(Tool):
             annotations=self.annotations,
             _meta=self.meta,
         )
+
+    def _too_long(self, arguments: Mapping[str, Any]) -> InvalidArgument | None:
+        """Texts whose own maximum is not in the schema have one all the same; stating it 50 times would cost tokens."""
+        for name, value in arguments.items():
+            schema = self.parameters["properties"].get(name, {})
+            texts = cast("list[object]", value if isinstance(value, list) else [value])
+            if "maxLength" not in schema.get("items", schema) and any(
+                isinstance(text, str) and len(text) > MOST_CHARS for text in texts
+            ):
+                return InvalidArgument(name, f"a text has at most {MOST_CHARS} characters here.")
+        return None
 
     def _explain(self, error: ValidationError) -> str:
         names = cast("dict[str, object]", self.parameters["properties"])

@@ -68,7 +68,8 @@ async def send_message(
     agent: Annotated[str, Field(description="agent id or exact name; needed without a conv-… id")] = "",
     wait_seconds: WaitArgument = None,
     images: Annotated[
-        list[str], Field(description="https://… or data:image/png;base64,… (png, jpeg, gif, webp)", max_length=20)
+        list[Annotated[str, Field(max_length=7_000_000)]],
+        Field(description="https://… or data:image/png;base64,… (png, jpeg, gif, webp)", max_length=20),
     ] = [],
     model: Annotated[str, Field(description="provider/model for this message only")] = "",
     max_steps: Annotated[int | None, Field(ge=1, le=1000, description="most steps (model calls) of the agent")] = None,
