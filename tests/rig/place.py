@@ -21,10 +21,12 @@ from letta_conversations_mcp.core.model import (
     Run,
     Turn,
 )
+from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.turns.idempotency import CallIdentity, fingerprint
-from letta_conversations_mcp.turns.scheduler import Fork, Report, Scheduler, Send, open_scheduler
+from letta_conversations_mcp.turns.scheduler import Fork, Scheduler, Send, open_scheduler
 from letta_conversations_mcp.turns.timing import Timing
 from letta_conversations_mcp.turns.turn import TrackedTurn
+from letta_conversations_mcp.turns.waiting import Report
 from tests.rig.bounds import HANG_SECONDS
 
 HERE = ConversationRef(conversation_id="conv-00000000-0000-4000-8000-000000000001", agent_id="agent-1")
@@ -109,8 +111,10 @@ class Place:
 
 
 @asynccontextmanager
-async def scheduler_at(place: Place, timing: Timing = QUICK) -> AsyncGenerator[Scheduler]:
-    async with open_scheduler(cast("Backend", place), timing) as scheduler:
+async def scheduler_at(
+    place: Place, timing: Timing = QUICK, settings: Settings | None = None
+) -> AsyncGenerator[Scheduler]:
+    async with open_scheduler(cast("Backend", place), settings or Settings(), timing) as scheduler:
         yield scheduler
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import anyio
 import pytest
 
@@ -13,9 +11,9 @@ from letta_conversations_mcp.core.model import (
     Message,
     Run,
 )
+from letta_conversations_mcp.settings import Settings
 from tests.rig.place import (
     HERE,
-    QUICK,
     Place,
     at_once,
     result,
@@ -126,7 +124,7 @@ async def test_a_stream_that_cannot_be_taken_up_is_asked_after() -> None:
 async def test_a_turn_is_not_followed_for_ever() -> None:
     place = Place()
     place.turns = {"endless": when_opened(anyio.Event(), says("never")), "next": at_once(says("yes"))}
-    async with scheduler_at(place, replace(QUICK, turn=0.05)) as scheduler:
+    async with scheduler_at(place, settings=Settings(turn_timeout=0.05)) as scheduler:
         with pytest.raises(TimedOut, match="wait_for_reply"):
             await result(scheduler, HERE, "endless")
 

@@ -29,6 +29,7 @@ from letta_conversations_mcp.core.model import (
     Page,
     Run,
 )
+from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.turns.scheduler import Scheduler, Send, open_scheduler
 from letta_conversations_mcp.turns.timing import Timing
 from tests.rig.bounds import HANG_SECONDS
@@ -207,7 +208,7 @@ async def play(plans: Sequence[Plan], *, keeps_streams: bool) -> tuple[Server, l
     server = Server(plans, keeps_streams=keeps_streams)
     outcomes = [Outcome() for _ in plans]
     with anyio.fail_after(HANG_SECONDS):
-        async with open_scheduler(cast("Backend", server), PACE) as scheduler:
+        async with open_scheduler(cast("Backend", server), Settings(), PACE) as scheduler:
             async with anyio.create_task_group() as callers:
                 for number, plan in enumerate(plans):
                     callers.start_soon(call, scheduler, number, plan, outcomes[number])

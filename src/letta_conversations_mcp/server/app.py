@@ -5,7 +5,6 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +46,7 @@ from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.base import ConversationTool, Services, ToolContext, ToolSpec, services_of
 from letta_conversations_mcp.tools.mcp_errors import to_mcp_error, to_tool_error
 from letta_conversations_mcp.turns.draining import Drain
-from letta_conversations_mcp.turns.scheduler import TurnLimits, open_scheduler
+from letta_conversations_mcp.turns.scheduler import open_scheduler
 from letta_conversations_mcp.turns.timing import Timing
 
 if TYPE_CHECKING:
@@ -95,8 +94,6 @@ class ConversationServer(MCPServer[Services]):
         self.instrumentation = Instrumentation()
         self._options = settings
         self._request_log = RequestLog(lambda name: name in self.specs, self.drain, with_texts=settings.log_messages)
-        timing = replace(timing or Timing(), turn=settings.turn_timeout)
-        limits = TurnLimits(running=settings.max_turns, queued=settings.max_queued, per_caller=settings.max_per_caller)
 
         @asynccontextmanager
         async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
@@ -114,7 +111,7 @@ class ConversationServer(MCPServer[Services]):
                     return AnnouncingBackend(await pool.backend_of_key(key), bus)
 
                 async with open_scheduler(
-                    backend, timing, limits=limits, meter=self.instrumentation, drain=self.drain
+                    backend, settings, timing, meter=self.instrumentation, drain=self.drain
                 ) as scheduler:
                     self.services = Services(backend, scheduler, settings, backend_of_key, poller, background)
                     yield self.services
@@ -258,6 +255,6 @@ def _shared_bus(settings: Settings) -> RedisSubscriptionBus | None:
 def build_server(settings: Settings, timing: Timing | None = None) -> ConversationServer:
     """A server for any transport of the SDK. It opens its backend when the transport starts.
 
-    `timing` replaces the usual times, for tests. The bound of a turn is always that of the settings.
+    `timing` replaces the usual times, for tests.
     """
     return ConversationServer(settings, timing)

@@ -9,7 +9,7 @@ import anyio
 
 from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.tools.base import ToolContext
-from letta_conversations_mcp.turns.scheduler import Report
+from letta_conversations_mcp.turns.waiting import Report
 
 HEARTBEAT_SECONDS = 10.0
 """Clients that time out by progress give up after a minute or more without any."""

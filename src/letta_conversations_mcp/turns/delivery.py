@@ -20,7 +20,7 @@ from letta_conversations_mcp.core.backend import Backend, NotResumable, StreamLo
 from letta_conversations_mcp.core.errors import AwaitingApproval, Busy, ConversationError, ServerFault, TimedOut
 from letta_conversations_mcp.core.model import Approvals, Chunk, Run, Turn
 from letta_conversations_mcp.turns.aggregate import TurnBuilder
-from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
+from letta_conversations_mcp.turns.instrumentation import Meter
 from letta_conversations_mcp.turns.recovery import died, find_run, follow
 from letta_conversations_mcp.turns.timing import Timing
 from letta_conversations_mcp.turns.turn import ASKING, TrackedTurn
@@ -34,13 +34,14 @@ RESUMPTIONS = 3
 class Delivery:
     """The way of one message. `run` it once; or `follow` the run of a turn that has joined one."""
 
-    def __init__(self, backend: Backend, turn: TrackedTurn, timing: Timing, meter: Meter = SILENT) -> None:
+    def __init__(self, backend: Backend, turn: TrackedTurn, timing: Timing, turn_timeout: float, meter: Meter) -> None:
         assert turn.message is not None  # noqa: S101
         self._backend = backend
         self._turn = turn
         self._ref = turn.ref
         self._message = turn.message
         self._timing = timing
+        self._turn_timeout = turn_timeout
         self._meter = meter
         self._handed_over_at = datetime.now(UTC)
         self._lost: StreamLost | None = None
@@ -59,11 +60,11 @@ class Delivery:
         return await self._bounded(self._follow)
 
     async def _bounded(self, work: Callable[[], Awaitable[Turn]]) -> Turn:
-        with anyio.move_on_after(self._timing.turn):
+        with anyio.move_on_after(self._turn_timeout):
             return await work()
         raise TimedOut(
             "finish the turn",
-            self._timing.turn,
+            self._turn_timeout,
             f"The turn may go on: wait_for_reply({self._ref.in_call}) looks for it, "
             "and cancel stops it. Do not send the message again before that.",
         )

@@ -2,9 +2,9 @@
 
 Owns the task of every turn. The task belongs to the server's task group and not to the call that began the turn, so a
 call that gives up, or is cancelled, leaves the turn running. Messages to one conversation are handed over first come,
-first served, and wait for turns that somebody else began. Leaves to others: what a repeated call is (`idempotency`),
-handing a message over (`delivery`), and finding a turn again (`recovery`). Of a turn that has ended nothing is kept
-that matters: Letta has it.
+first served, and wait for turns that other clients began. Leaves to others: what a repeated call is (`idempotency`),
+waiting for a turn (`waiting`), handing a message over (`delivery`), and finding a turn again (`recovery`). Keeps
+nothing of a turn that has ended: Letta has it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import Busy, ConversationError, Overloaded, ServerFault, ShuttingDown, TimedOut
 from letta_conversations_mcp.core.model import ConversationRef, OnBusy, Outgoing, OutgoingMessage, Run, Turn
 from letta_conversations_mcp.core.task_groups import background_tasks
+from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.turns.delivery import Delivery
 from letta_conversations_mcp.turns.draining import Drain
 from letta_conversations_mcp.turns.idempotency import CallIdentity, RecentCalls
 from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
-from letta_conversations_mcp.turns.recovery import find_by_key, follow, newest_run, run_of_same, until_free
+from letta_conversations_mcp.turns.recovery import find_by_key, newest_run, run_of_same, until_free
 from letta_conversations_mcp.turns.timing import Timing
-from letta_conversations_mcp.turns.turn import HANDING_OVER, LOOKING_UP, EndReason, State, TrackedTurn
+from letta_conversations_mcp.turns.turn import HANDING_OVER, LOOKING_UP, SEARCHING, EndReason, State, TrackedTurn
+from letta_conversations_mcp.turns.waiting import Report, TurnWait
 
 logger = logging.getLogger(__name__)
-
-Report = Callable[[str], Awaitable[None]]
-"""Tells the caller in words how a turn is getting on."""
 
 Fork = Callable[[ConversationRef], Awaitable[ConversationRef]]
 """Makes a branch of a conversation, for a message that does not wait there."""
@@ -42,24 +41,7 @@ Fork = Callable[[ConversationRef], Awaitable[ConversationRef]]
 QUEUED = "waiting for the turn before it in this conversation"
 FULL = "waiting for one of the turns on this server to end"
 
-SEARCHING = "looking for an earlier message with this key"
-ON_THE_WAY = (LOOKING_UP, SEARCHING, HANDING_OVER)
-"""What a QUEUED message does when it waits for nobody: its call lasts a little longer rather than take it back."""
-
-TAIL_CHARS = 160
-"""How much of the growing reply a progress report shows: a line or two."""
-
 NOT_SEARCHED = "The conversation is long: an earlier message with this key was looked for in its newest part only."
-
-
-@dataclass(frozen=True)
-class TurnLimits:
-    """How many turns run at the same time, how many messages may wait for that, and how many of both a caller has who
-    is known by name."""
-
-    running: int = 100
-    queued: int = 200
-    per_caller: int = 300
 
 
 @dataclass(frozen=True)
@@ -85,27 +67,27 @@ class Scheduler:
     """Sends messages and follows their turns. Made by `open_scheduler`, which gives it the task group it works in."""
 
     def __init__(
-        self, backend: Backend, tasks: TaskGroup, timing: Timing, *, limits: TurnLimits, meter: Meter, drain: Drain
+        self, backend: Backend, tasks: TaskGroup, settings: Settings, timing: Timing, *, meter: Meter, drain: Drain
     ) -> None:
         self._backend = backend
         self._tasks = tasks
+        self._settings = settings
         self._timing = timing
-        self._limits = limits
-        self._places = anyio.Semaphore(limits.running)
+        self._waiting = TurnWait(backend, timing, drain)
+        self._places = anyio.Semaphore(settings.max_turns)
         self._meter = meter
         self._drain = drain
         self._turns: set[TrackedTurn] = set()
         self._queues: dict[ConversationRef, _Queue] = {}
         self._calls = RecentCalls()
         self._started_at = datetime.now(UTC)
-        self._until_running_only = False
         self._caller = ""
 
     def until_running(self) -> Scheduler:
         """The same turns, for a caller who waits by other means as soon as there is a run to ask for: `wait` ends
         then, though not before a first report would be due."""
         own = copy(self)
-        own._until_running_only = True
+        own._waiting = replace(self._waiting, until_running=True)
         return own
 
     def on_behalf_of(self, caller: str, backend: Backend) -> Scheduler:
@@ -113,6 +95,7 @@ class Scheduler:
         counted as theirs."""
         own = copy(self)
         own._backend = backend
+        own._waiting = replace(self._waiting, backend=backend)
         own._caller = caller
         return own
 
@@ -162,11 +145,11 @@ class Scheduler:
         Raises:
             Overloaded: there are too many turns.
         """
-        if len(self._turns) >= self._limits.running + self._limits.queued:
+        if len(self._turns) >= self._settings.max_turns + self._settings.max_queued:
             raise Overloaded(f"{len(self._turns)} turns are running or waiting on this server")
         if self._caller:
             own = sum(each.caller == self._caller for each in self._turns)
-            if own >= self._limits.per_caller:
+            if own >= self._settings.max_per_caller:
                 raise Overloaded(f"{own} of your turns are running or waiting")
         turn = TrackedTurn(None, caller=self._caller)
         self._turns.add(turn)
@@ -249,12 +232,12 @@ class Scheduler:
                     turn.join(found.run)
                 turn.note = "" if found.is_whole else NOT_SEARCHED
             if turn.joined:
-                return await Delivery(self._backend, turn, self._timing, self._meter).follow()
+                return await self._delivery(turn).follow()
         patient = True
         while turn.state is not State.ENDED:
             turn.move(State.SENDING, waiting_for=HANDING_OVER)
             try:
-                return await Delivery(self._backend, turn, self._timing, self._meter).run()
+                return await self._delivery(turn).run()
             except Busy as busy:
                 with turn.queueing("waiting for somebody else's turn in this conversation", busy):
                     if run := await self._run_of_same(turn, send, busy):
@@ -265,7 +248,7 @@ class Scheduler:
                         if run := await self._run_of_same(turn, send, busy):
                             turn.join(run)
                 if turn.joined:
-                    return await Delivery(self._backend, turn, self._timing, self._meter).follow()
+                    return await self._delivery(turn).follow()
                 if send.on_busy != "wait":
                     return await self._leave(turn, send, busy)
             except ConversationError as error:
@@ -276,6 +259,9 @@ class Scheduler:
                     await anyio.sleep(error.try_again_after)
         return turn.result()
 
+    def _delivery(self, turn: TrackedTurn) -> Delivery:
+        return Delivery(self._backend, turn, self._timing, self._settings.turn_timeout, self._meter)
+
     async def _run_of_same(self, turn: TrackedTurn, send: Send, busy: Busy) -> Run | None:
         assert turn.message is not None  # noqa: S101
         return await run_of_same(self._backend, turn.ref, turn.message, busy, send.identity, self._started_at)
@@ -283,99 +269,13 @@ class Scheduler:
     # Waiting
 
     async def wait(self, turn: TrackedTurn, seconds: float, report: Report) -> Turn:
-        """Wait up to `seconds` for the end of a turn, reporting; then give it as it stands. When the server goes down,
-        that is as soon as Letta has the message.
-
-        On timeout, waits up to `confirm` seconds from the start for Letta to acknowledge the message, so that a run
-        that is reported as running can be found elsewhere; and up to `look_up` seconds for where the message goes.
-
-        Cancelling this ends the wait and nothing else.
-        """
-        turn.waiting_calls += 1
-        try:
-            return await self._wait(turn, seconds, report)
-        finally:
-            turn.waiting_calls -= 1
-
-    async def _wait(self, turn: TrackedTurn, seconds: float, report: Report) -> Turn:
-        started = anyio.current_time()
-        reported = turn.doing
-        await report(f"{reported}, 0 s")
-        if turn.run is None:
-            # Most turns of a quick model end before a second report is due: no task for those.
-            with self._drain.patience(min(seconds, self._timing.report_at_most_every)):
-                await turn.ended.wait()
-            if turn.state is State.ENDED:
-                return turn.result()
-        async with anyio.create_task_group() as waiting:
-            waiting.start_soon(self._keep_reporting, turn, report, started, reported)
-            if turn.run is not None:
-                waiting.start_soon(self._watch, turn, turn.run)
-            elif self._until_running_only:
-                waiting.start_soon(self._until_running, turn, waiting.cancel_scope)
-            with self._drain.patience(seconds - (anyio.current_time() - started)):
-                await turn.ended.wait()
-            with self._drain.patience(self._timing.look_up - (anyio.current_time() - started)):
-                while turn.state is State.QUEUED and turn.doing in ON_THE_WAY:
-                    await turn.changed()
-            with self._drain.patience(self._timing.confirm - (anyio.current_time() - started)):
-                await self._until_taken(turn)
-            waiting.cancel_scope.cancel()
-        if self._drain.begun and not await self._is_taken(turn):
-            return turn.result().model_copy(update={"status": "unknown"})
-        if turn.state is State.RUNNING and turn.run is None:
-            await self._check_cancelled(turn)
-        return turn.result()
-
-    async def _check_cancelled(self, turn: TrackedTurn) -> None:
-        """Before a turn is reported as running: its stream stays open for a while after another process has cancelled
-        it (seen on 0.16.8)."""
-        with anyio.move_on_after(self._timing.unseen):
-            try:
-                run = await self._backend.get_run(turn.ref, turn.run_id)
-            except ConversationError:
-                return
-            if run.status == "cancelled":
-                turn.stopped()
+        """Wait up to `seconds` for the end of a turn (`waiting.TurnWait`)."""
+        return await self._waiting.wait(turn, seconds, report)
 
     async def settle(self) -> None:
         """Wait until Letta has every message that is being handed over, or until the server has to go down."""
         for turn in list(self._turns):
-            await self._is_taken(turn)
-
-    async def _is_taken(self, turn: TrackedTurn) -> bool:
-        """True if the turn goes on without this process, or was not handed over at all."""
-        with anyio.move_on_after(self._drain.seconds_left):
-            await self._until_taken(turn)
-        return turn.state is not State.SENDING
-
-    async def _until_taken(self, turn: TrackedTurn) -> None:
-        while turn.state is State.SENDING:
-            await turn.changed()
-
-    async def _until_running(self, turn: TrackedTurn, waiting: anyio.CancelScope) -> None:
-        while turn.state is not State.RUNNING:
-            await turn.changed()
-        waiting.cancel()
-
-    async def _keep_reporting(self, turn: TrackedTurn, report: Report, started: float, reported: str) -> None:
-        """Report as soon as there is news, but not too often, and now and then without any."""
-        longest = self._timing.report_at_least_every - self._timing.report_at_most_every
-        while True:
-            await anyio.sleep(max(0.0, started + self._timing.report_at_most_every - anyio.current_time()))
-            with anyio.move_on_after(longest):
-                while _progress(turn) == reported:
-                    await turn.changed()
-            reported = _progress(turn)
-            doing, _, tail = reported.partition("\n")
-            await report("\n".join(filter(None, [f"{doing}, {anyio.current_time() - started:.0f} s", tail])))
-            await anyio.sleep(self._timing.report_at_most_every)
-
-    async def _watch(self, turn: TrackedTurn, run: Run) -> None:
-        try:
-            turn.finish(await follow(self._backend, turn.ref, run, self._timing))
-        except ConversationError as error:
-            turn.finish(error)
+            await self._waiting.is_taken(turn)
 
     # What runs now
 
@@ -461,12 +361,6 @@ def _ending(turn: TrackedTurn) -> Generator[None]:
         raise
 
 
-def _progress(turn: TrackedTurn) -> str:
-    """What is reported of a turn: what it is doing, and the end of the reply so far on a second line."""
-    tail = " ".join(turn.builder.reply_tail(TAIL_CHARS).split())
-    return f"{turn.doing}\n{tail}" if tail else turn.doing
-
-
 def _unexplained(turn: TrackedTurn) -> ServerFault:
     """What a wait gets when the turn's own task failed, or the server is going down."""
     place = turn.ref.in_call if turn.is_addressed else "conversation_id=…"
@@ -481,15 +375,13 @@ def _unexplained(turn: TrackedTurn) -> ServerFault:
 @asynccontextmanager
 async def open_scheduler(
     backend: Backend,
+    settings: Settings,
     timing: Timing | None = None,
     *,
-    limits: TurnLimits | None = None,
     meter: Meter = SILENT,
     drain: Drain | None = None,
 ) -> AsyncGenerator[Scheduler]:
     """A scheduler whose turns live as long as this context. Leaving it ends the waiting for them, not the turns
     themselves."""
     async with background_tasks() as tasks:
-        yield Scheduler(
-            backend, tasks, timing or Timing(), limits=limits or TurnLimits(), meter=meter, drain=drain or Drain()
-        )
+        yield Scheduler(backend, tasks, settings, timing or Timing(), meter=meter, drain=drain or Drain())

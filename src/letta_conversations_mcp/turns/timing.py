@@ -15,7 +15,7 @@ class Timing:
     is the least that a call may take to find where its message goes. `silence` is how long a run that can only be asked
     for may be active without storing anything before it counts as dead: longer than any call of a model, because a run
     stores nothing during one (a stream shows a sign of life every 20 seconds, see `--silence-timeout`). `give_up`
-    bounds the asking of a server that does not answer, `turn` the whole of a turn.
+    bounds the asking of a server that does not answer.
     """
 
     report_at_most_every: float = 1.0
@@ -28,4 +28,3 @@ class Timing:
     look_up: float = 10.0
     silence: float = 600.0
     give_up: float = 120.0
-    turn: float = 3600.0

@@ -25,6 +25,7 @@ from letta_conversations_mcp.turns.aggregate import TurnBuilder
 ASKING = "asking Letta for the reply"
 HANDING_OVER = "handing the message over"
 LOOKING_UP = "looking up where the message goes"
+SEARCHING = "looking for an earlier message with this key"
 
 WITHDRAWN = "withdrawn"
 """The stop reason of a message that was taken back before it was handed over."""
