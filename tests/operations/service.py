@@ -79,10 +79,13 @@ class Service:
 
 @asynccontextmanager
 async def service(
-    settings: Settings, variables: Mapping[str, str] | None = None, arguments: Sequence[str] = ("serve", "--http")
+    settings: Settings,
+    variables: Mapping[str, str] | None = None,
+    arguments: Sequence[str] = ("serve", "--http"),
+    prefix: Sequence[str] = (),
 ) -> AsyncGenerator[Service]:
-    """Run it on a free port; killed at the end if it still runs."""
-    command = [sys.executable, "-m", "letta_conversations_mcp", *arguments, "--port", "0"]
+    """Run it on a free port; killed at the end if it still runs. `prefix` is a command that runs another."""
+    command = [*prefix, sys.executable, "-m", "letta_conversations_mcp", *arguments, "--port", "0"]
     async with (
         await anyio.open_process(
             command, env=environment(settings) | dict(variables or {}), stderr=subprocess.PIPE

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import Any, cast
 
 import anyio
 
@@ -55,6 +56,7 @@ def _serve_http(settings: Settings) -> int:
     import uvicorn
 
     from letta_conversations_mcp.http import KEEP_ALIVE_SECONDS, STOP_SECONDS, CannotServe, build_app, listen
+    from letta_conversations_mcp.http.connections import BACKLOG, Connections, most_connections
     from letta_conversations_mcp.http.shutdown import DrainingServer
 
     server = build_server(settings)
@@ -70,8 +72,13 @@ def _serve_http(settings: Settings) -> int:
         ) from error
     host, port = bound.getsockname()[:2]
     _tell(f"Serving MCP at http://{f'[{host}]' if ':' in host else host}:{port}/mcp", settings)
+    connections = Connections(most_connections())
     config = uvicorn.Config(
         app,
+        # What makes the connections; uvicorn's own type allows only a class.
+        http=cast("Any", connections),
+        ws="none",
+        backlog=BACKLOG,
         log_config=None,
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -82,7 +89,7 @@ def _serve_http(settings: Settings) -> int:
         if server.services is not None:
             await server.services.scheduler.settle()
 
-    DrainingServer(config, server.drain, settle, settings.drain_seconds).run(sockets=[bound])
+    DrainingServer(config, server.drain, settle, settings.drain_seconds, connections).run(sockets=[bound])
     return 0
 
 

@@ -12,6 +12,7 @@ from types import FrameType
 import anyio
 import uvicorn
 
+from letta_conversations_mcp.http.connections import Connections
 from letta_conversations_mcp.turns.draining import Drain
 
 logger = logging.getLogger(__name__)
@@ -43,17 +44,24 @@ class DrainingServer(uvicorn.Server):
     """Still accepts connections while it drains, so that clients learn that it is shutting down."""
 
     def __init__(
-        self, config: uvicorn.Config, drain: Drain, settle: Callable[[], Awaitable[None]], seconds: float
+        self,
+        config: uvicorn.Config,
+        drain: Drain,
+        settle: Callable[[], Awaitable[None]],
+        seconds: float,
+        connections: Connections,
     ) -> None:
         super().__init__(config)
         self._drain = drain
         self._settle = settle
         self._seconds = seconds
+        self._connections = connections
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told = asyncio.Event()
 
     async def main_loop(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._connections.log_accept_errors_once()
         draining = asyncio.create_task(self._drain_when_told())
         try:
             await super().main_loop()

@@ -1,0 +1,174 @@
+"""Connections that bring no whole request: how long they stay, and who makes room for whom. Over real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.abc
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from letta_conversations_mcp.http.connections import Connections
+from letta_conversations_mcp.settings import Settings
+from tests.operations.service import service
+from tests.rig.bounds import HANG_SECONDS
+from tests.rig.loopback import loopback_socket, serve_loopback
+
+SOON = 0.2
+HEAD = b"GET /quick HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+LONG = 600.0
+
+
+class App:
+    """Answers at once, except to /slow, which waits until `go` is set."""
+
+    def __init__(self) -> None:
+        self.go = anyio.Event()
+        self.asked = anyio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/slow":
+            self.asked.set()
+            await self.go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@asynccontextmanager
+async def serving(most: int = 100, head_seconds: float = LONG) -> AsyncGenerator[tuple[str, App]]:
+    app = App()
+    options = {"http": Connections(most, head_seconds), "lifespan": "off"}
+    async with serve_loopback(app, loopback_socket(), **options) as url:
+        yield url, app
+        app.go.set()
+
+
+@asynccontextmanager
+async def connected(url: str, sent: bytes = b"") -> AsyncGenerator[anyio.abc.SocketStream]:
+    parts = urlsplit(url)
+    async with await anyio.connect_tcp(str(parts.hostname), parts.port or 0) as stream:
+        if sent:
+            await stream.send(sent)
+        yield stream
+
+
+async def is_closed(stream: anyio.abc.SocketStream) -> bool:
+    """True as soon as the other side has closed; False if it sends something instead."""
+    with anyio.fail_after(HANG_SECONDS):
+        try:
+            return not await stream.receive()
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            return True
+
+
+async def answers(stream: anyio.abc.SocketStream, sent: bytes) -> bool:
+    await stream.send(sent)
+    with anyio.fail_after(HANG_SECONDS):
+        try:
+            return (await stream.receive()).startswith(b"HTTP/1.1 200")
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            return False
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD])
+async def test_a_connection_without_a_whole_head_is_closed(sent: bytes) -> None:
+    async with serving(head_seconds=SOON) as (url, _), connected(url, sent) as stream:
+        assert await is_closed(stream)
+
+
+async def test_a_head_that_comes_in_small_pieces_gets_no_more_time() -> None:
+    async def drip(stream: anyio.abc.SocketStream) -> None:
+        with anyio.fail_after(HANG_SECONDS):
+            while True:
+                await stream.send(b"X-More: 1\r\n")
+                await anyio.sleep(SOON / 10)
+
+    async with serving(head_seconds=SOON) as (url, _), connected(url, HEAD) as stream:
+        with pytest.raises(anyio.BrokenResourceError):
+            await drip(stream)
+
+
+async def test_half_a_head_after_a_whole_request_is_closed_too() -> None:
+    async with serving(head_seconds=SOON) as (url, _), connected(url) as stream:
+        assert await answers(stream, HEAD + b"\r\n")
+        await stream.send(HEAD)
+        assert await is_closed(stream)
+
+
+async def test_a_connection_that_waits_for_its_answer_is_not_closed() -> None:
+    async with (
+        serving(head_seconds=SOON) as (url, app),
+        connected(url, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n") as slow,
+        connected(url, HEAD) as later,
+    ):
+        await app.asked.wait()
+        # Connected later, so its deadline passes after the other's would.
+        assert await is_closed(later)
+        app.go.set()
+        assert await answers(slow, b"")
+
+
+async def test_an_idle_connection_that_was_used_is_kept() -> None:
+    async with serving(head_seconds=SOON) as (url, _), connected(url) as used:
+        assert await answers(used, HEAD + b"\r\n")
+        async with connected(url) as later:
+            assert await is_closed(later)
+        assert await answers(used, HEAD + b"\r\n")
+
+
+async def test_the_connection_that_has_been_idle_for_longest_makes_room() -> None:
+    async with (
+        serving(most=3) as (url, app),
+        connected(url, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n") as busy,
+        connected(url) as first,
+        connected(url) as second,
+    ):
+        await app.asked.wait()
+        assert await answers(first, HEAD + b"\r\n")
+        assert await answers(second, HEAD + b"\r\n")
+        assert await answers(first, HEAD + b"\r\n")
+        async with connected(url) as new:
+            assert await answers(new, HEAD + b"\r\n")
+            assert await is_closed(second)
+            assert await answers(first, HEAD + b"\r\n")
+            app.go.set()
+            assert await answers(busy, b"")
+
+
+async def test_without_an_idle_connection_there_is_no_room() -> None:
+    async with (
+        serving(most=1) as (url, app),
+        connected(url, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n") as busy,
+    ):
+        await app.asked.wait()
+        async with connected(url) as refused:
+            assert await is_closed(refused)
+        app.go.set()
+        assert await answers(busy, b"")
+
+
+async def test_a_process_with_few_descriptors_survives_many_half_open_requests() -> None:
+    few = ("sh", "-c", 'ulimit -n 256; exec "$@"', "sh")
+    async with service(Settings(base_url="http://127.0.0.1:9"), prefix=few) as server, AsyncExitStack() as streams:
+        opened = [
+            await streams.enter_async_context(connected(server.url, b"POST /mcp HTTP/1.1\r\nHost: 127"))
+            for _ in range(300)
+        ]
+
+        assert (await server.get("/healthz")).status_code == 200
+        assert await is_closed(opened[0])
+        assert server.log.count("\n") < 10
+        assert "128 connections are open" in server.log
+
+
+async def test_the_limit_for_descriptors_is_raised_at_the_start() -> None:
+    low = ("sh", "-c", 'ulimit -S -n 64; exec "$@"', "sh")
+    async with service(Settings(base_url="http://127.0.0.1:9"), prefix=low) as server, AsyncExitStack() as streams:
+        for _ in range(150):
+            await streams.enter_async_context(connected(server.url))
+
+        assert (await server.get("/healthz")).status_code == 200
+        assert "connections" not in server.log
