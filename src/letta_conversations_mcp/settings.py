@@ -349,6 +349,16 @@ class Settings(BackendSettings):
         return bool(self.token.get_secret_value() or self.tokens_file or self.oidc_issuer)
 
 
+def flag_of(name: str) -> str:
+    """The flag of an option, by its name or alias."""
+    return f"--{name.replace('_', '-')}"
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of an option, by its name or alias."""
+    return name.upper() if name.startswith("letta_") else f"{VARIABLE_PREFIX}{name.upper()}"
+
+
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """The LETTA_MCP_… variables that no option reads, each with the one that may have been meant, "" if none is
     close."""

@@ -1,11 +1,65 @@
-"""The error that ends a command."""
+"""How a command ends that could not do its work: the error, and what the person reads of any."""
 
 from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from letta_conversations_mcp.core.errors import ConversationError, NotConfigured
+from letta_conversations_mcp.settings import variable_of
+
+PROGRAM = "letta-conversations-mcp"
+
+FAILED = 1
+UNUSABLE = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+"""Exit statuses. The last two are what a shell reports for a process that these signals ended."""
 
 
 class CommandFailed(Exception):
     """A command failed. The text is for the person at the terminal, `status` is the exit status."""
 
-    def __init__(self, message: str, *, status: int = 2) -> None:
+    def __init__(self, message: str, *, status: int = UNUSABLE) -> None:
         self.status = status
         super().__init__(message)
+
+
+def run_to_status(work: Callable[[], int]) -> int:
+    """The exit status of `work`. Its errors are reported on stderr."""
+    try:
+        return work()
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        return fail("\n".join(map(_option_problem, problems)))
+    except NotConfigured as error:
+        return fail(error.for_person)
+    except CommandFailed as error:
+        return fail(str(error), error.status)
+    except ConversationError as error:
+        return fail(error.for_person, FAILED)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Or Python would complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def warn(message: str) -> None:
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+
+
+def fail(message: str, status: int = UNUSABLE) -> int:
+    warn(message)
+    return status
+
+
+def _option_problem(problem: ErrorDetails) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    place = f"--{name.replace('_', '-')} (or {variable_of(name)})" if name else "options"
+    return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
