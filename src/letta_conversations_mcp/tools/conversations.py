@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from letta_conversations_mcp.conversations import compaction, memory
 from letta_conversations_mcp.conversations import describe as describing
 from letta_conversations_mcp.conversations import fork as branching
 from letta_conversations_mcp.conversations import update as updating
@@ -26,18 +25,12 @@ from letta_conversations_mcp.conversations.lookup import (
     locate,
 )
 from letta_conversations_mcp.conversations.names import agent_names
-from letta_conversations_mcp.conversations.transcript import (
-    RESERVED_CHARS,
-    cut,
-    length,
-)
+from letta_conversations_mcp.conversations.transcript import cut
 from letta_conversations_mcp.conversations.update import check_model, check_text
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import NO_TAGS, InvalidArgument, NotConfirmed, Refused
 from letta_conversations_mcp.core.model import (
     Archived,
-    CompactionMode,
-    CompactionSettings,
     Conversation,
     ConversationChanges,
     ConversationQuery,
@@ -54,22 +47,15 @@ from letta_conversations_mcp.tools.base import (
     ToolSpec,
     services_of,
 )
-from letta_conversations_mcp.tools.progress import heartbeat
 from letta_conversations_mcp.tools.results.conversations import (
-    Compacted,
     ConversationList,
-    ConversationRow,
     Created,
     Deleted,
     Forked,
-    Recompiled,
     Updated,
 )
 from letta_conversations_mcp.tools.results.description import Described
 from letta_conversations_mcp.tools.results.result import SUMMARY_CHARS
-
-KEPT_LESS = 3
-"""Messages by which a server may miss `keep_percent` without a word: it cuts only before an answer of the agent."""
 
 
 async def create_conversation(
@@ -187,51 +173,8 @@ async def list_conversations(
         limit=limit,
     )
     page = await backend.list_conversations(query)
-    note = ""
-    if archived != "all" and page.items and all(each.archived is None for each in page.items):
-        note = "This Letta server does not archive conversations; all are listed." if archived == "only" else ""
-    items = page.items
-    # What has no time of its own is the end of such a list, and as a cursor would begin it again (seen on 0.16.8).
-    if order_by == "last_message_at":
-        items = tuple(each for each in items if each.last_message_at)
-    silent = len(page.items) - len(items)
-    if silent:
-        note = f"{note} Conversations without a message are left out; order_by='created_at' has them.".strip()
-    if not items:
-        scope = " of this agent" if owner else ""
-        return ConversationList(
-            note=note,
-            next=""
-            if silent
-            else f"No {'more ' if after else ''}conversations{scope}{' match' if search and not after else ''}. "
-            "create_conversation or send_message(agent=…) opens one.",
-        )
-    names = {} if owner else await agent_names(backend, (each.agent_id for each in items))
-    rows = [
-        ConversationRow.of(each, with_agent=owner is None, agent_name=names.get(each.agent_id, "")) for each in items
-    ]
-    budget = services_of(ctx).settings.max_output_chars - RESERVED_CHARS
-    while len(rows) > 1 and sum(length(row.model_dump_json(exclude_defaults=True)) for row in rows) > budget:
-        rows.pop()
-    more = (page.more and not silent) or len(rows) < len(items)
-    if more and order_by != "created_at" and not rows[-1].last_message_at:
-        more, note = False, "The rest has never had a message; order_by='created_at' lists all."
-    whose = f" of agent {owner.name[:80]!r} ({owner.id})" if owner else " of all agents"
-    return ConversationList(
-        listed=f"{len(rows)} conversation{'s' if len(rows) > 1 else ''}{whose}, {ORDERS[order_by]} {ENDS[order]} first"
-        f"{', more follow' if more else ', no more' if after or page.more is False else ''}:",
-        conversations=tuple(rows),
-        note=note,
-        next=f"More: the same call with after={rows[-1].id!r}." if more else "",
-    )
-
-
-ORDERS: dict[OrderBy, str] = {
-    "created_at": "opened",
-    "last_message_at": "last message",
-    "last_run_completion": "last finished turn",
-}
-ENDS: dict[Order, str] = {"desc": "latest", "asc": "earliest"}
+    names = {} if owner else await agent_names(backend, (each.agent_id for each in page.items))
+    return ConversationList.of(page, query, owner, names, services_of(ctx).settings.max_output_chars)
 
 
 async def describe(
@@ -280,36 +223,6 @@ async def update(
     )
 
 
-async def recompile(
-    ctx: ToolContext,
-    conversation_id: ConversationArgument,
-    agent: DefaultAgentArgument = "",
-    dry_run: Annotated[bool, Field(description="only tell")] = False,
-) -> Recompiled:
-    """Refresh a conversation's copy of the agent's memory, made when it was opened: for an agent that does not know
-    there what it learned since. Returns what changed."""
-    services = services_of(ctx)
-    ref = await locate(services.backend, conversation_id, agent)
-    done = await memory.recompile(services.backend, ref, dry_run=dry_run)
-    room = services.settings.max_output_chars - RESERVED_CHARS
-    told = done.prompt.strip() if done.changes is None else done.changes
-    shown = cut(told, room // 2)
-    notes = [
-        "Cut to fit." if shown != told else "",
-        f"It holds the agent's own value of {', '.join(done.shared)}, not this conversation's isolated one: a fault of "
-        "this Letta server."
-        if done.shared
-        else "",
-    ]
-    return Recompiled(
-        conversation_id=ref.conversation_id,
-        dry_run=dry_run,
-        changes="" if done.changes is None else shown,
-        prompt=shown if done.changes is None else "",
-        note=" ".join(filter(None, notes)),
-    )
-
-
 async def fork(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
@@ -337,44 +250,6 @@ async def fork(
         shared_messages=branch.shared,
         note=" ".join(branch.notes),
         next=f"Talk in it with send_message(conversation_id={made.id!r}, message=…).",
-    )
-
-
-async def compact(
-    ctx: ToolContext,
-    conversation_id: ConversationArgument,
-    agent: DefaultAgentArgument = "",
-    mode: Annotated[
-        CompactionMode | None, Field(description="replace all or the oldest; self_…: the agent itself summarises")
-    ] = None,
-    keep_percent: Annotated[
-        int | None, Field(ge=5, le=95, description="share of the messages to keep, in sliding modes")
-    ] = None,
-    model: Annotated[str, Field(description="provider/model that writes the summary")] = "",
-    prompt: Annotated[str, Field(description="instructions for it", max_length=50_000)] = "",
-    clip_chars: Annotated[int | None, Field(ge=1, description="longest summary")] = None,
-) -> Compacted:
-    """Replace the older messages in a conversation's context by a summary to make room. The
-    agent loses the details; this cannot be undone. Returns the summary."""
-    services = services_of(ctx)
-    ref = await locate(services.backend, conversation_id, agent)
-    wanted = CompactionSettings(
-        mode=mode, model=model.strip(), prompt=prompt, clip_chars=clip_chars, keep_percent=keep_percent
-    )
-    async with heartbeat(ctx, "writing the summary"):
-        done = await compaction.compact(services.backend, ref, wanted)
-    room = services.settings.max_output_chars - RESERVED_CHARS
-    summary = cut(done.summary, room)
-    notes = ["The summary is longer; list_messages(kinds=['summary']) shows it."] if summary != done.summary else []
-    if keep_percent and done.after < done.before * keep_percent / 100 - KEPT_LESS:
-        notes.append("The server kept less than was asked for: it replaces more when the context stays too full.")
-    return Compacted(
-        conversation_id=ref.conversation_id,
-        messages_before=done.before,
-        messages_after=done.after,
-        summary=summary,
-        older_listed=done.older_listed,
-        note=" ".join(notes),
     )
 
 
@@ -410,10 +285,8 @@ async def delete(
 CONVERSATION_TOOLS = (
     ToolSpec(create_conversation, title="Open a conversation"),
     ToolSpec(list_conversations, title="List conversations", read_only=True),
-    ToolSpec(compact, title="Compact a conversation", destructive=True),
     ToolSpec(delete, title="Delete a conversation", destructive=True, idempotent=True, deletes=True),
     ToolSpec(describe, title="Describe a conversation", read_only=True),
     ToolSpec(update, title="Change a conversation", idempotent=True),
-    ToolSpec(recompile, title="Refresh a conversation's memory", idempotent=True),
     ToolSpec(fork, title="Fork a conversation"),
 )

@@ -27,7 +27,7 @@ from letta_conversations_mcp.core.times import parse_time
 from letta_conversations_mcp.tools.ask_many import AT_ONCE
 from letta_conversations_mcp.tools.base import Services
 from letta_conversations_mcp.tools.results.ask_many import ReplyRow, Target, collect, row_of
-from letta_conversations_mcp.tools.results.conversations import Compacted
+from letta_conversations_mcp.tools.results.context import Compacted
 from letta_conversations_mcp.tools.results.reply import Reply
 from letta_conversations_mcp.tools.results.result import Result
 from letta_conversations_mcp.turns.turn import TrackedTurn

@@ -1,19 +1,23 @@
-"""What the tools answer that open, list, change, fork, compact and delete conversations."""
+"""What the tools answer that open, list, change, fork and delete conversations."""
 
 from __future__ import annotations
 
-from letta_conversations_mcp.conversations.transcript import (
-    cut,
-    minute,
-)
-from letta_conversations_mcp.core.model import (
-    Conversation,
-    Deletion,
-)
+from collections.abc import Mapping, Sequence
+
+from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, cut, length, minute
+from letta_conversations_mcp.core.model import Agent, Conversation, ConversationQuery, Deletion, Order, OrderBy, Page
 from letta_conversations_mcp.tools.results.result import SUMMARY_CHARS, Result
 
 NAME_CHARS = 80
 """Of an agent's name beside its id."""
+
+
+ORDERS: dict[OrderBy, str] = {
+    "created_at": "opened",
+    "last_message_at": "last message",
+    "last_run_completion": "last finished turn",
+}
+ENDS: dict[Order, str] = {"desc": "latest", "asc": "earliest"}
 
 
 class ConversationRow(Result):
@@ -60,10 +64,67 @@ class ConversationList(Result):
     note: str = ""
     next: str = ""
 
+    @classmethod
+    def of(
+        cls,
+        page: Page[Conversation],
+        query: ConversationQuery,
+        owner: Agent | None,
+        names: Mapping[str, str],
+        budget: int,
+    ) -> ConversationList:
+        """As many rows of the page as fit into `budget` characters. `owner` is the agent whose conversations they are;
+        without one, the rows name their agents, by `names`."""
+        items, by_message = page.items, query.order_by == "last_message_at"
+        # What has no time of its own is the end of such a list, and as a cursor would begin it again (seen on 0.16.8).
+        shown = tuple(each for each in items if each.last_message_at) if by_message else items
+        left_out = len(shown) < len(items)
+        note = _note(query, items, left_out=left_out)
+        if not shown:
+            return cls(note=note, next="" if left_out else _nothing(query))
+        rows = [
+            ConversationRow.of(each, with_agent=owner is None, agent_name=names.get(each.agent_id, ""))
+            for each in shown
+        ]
+        room = budget - RESERVED_CHARS
+        while len(rows) > 1 and sum(length(row.model_dump_json(exclude_defaults=True)) for row in rows) > room:
+            rows.pop()
+        more = (page.more and not left_out) or len(rows) < len(shown)
+        if more and query.order_by != "created_at" and not rows[-1].last_message_at:
+            more, note = False, "The rest has never had a message; order_by='created_at' lists all."
+        whose = f" of agent {owner.name[:80]!r} ({owner.id})" if owner else " of all agents"
+        end = ", more follow" if more else ", no more" if query.after or page.more is False else ""
+        return cls(
+            listed=f"{len(rows)} conversation{'s' if len(rows) > 1 else ''}{whose}, {ORDERS[query.order_by]} "
+            f"{ENDS[query.order]} first{end}:",
+            conversations=tuple(rows),
+            note=note,
+            next=f"More: the same call with after={rows[-1].id!r}." if more else "",
+        )
+
     def to_text(self) -> str:
         return "\n".join(
             filter(None, [self.listed, *(row.to_text() for row in self.conversations), self.note, self.next])
         )
+
+
+def _note(query: ConversationQuery, items: Sequence[Conversation], *, left_out: bool) -> str:
+    """What the reader should know of a page of conversations."""
+    notes: list[str] = []
+    if query.archived == "only" and items and all(each.archived is None for each in items):
+        notes.append("This Letta server does not archive conversations; all are listed.")
+    if left_out:
+        notes.append("Conversations without a message are left out; order_by='created_at' has them.")
+    return " ".join(notes)
+
+
+def _nothing(query: ConversationQuery) -> str:
+    scope = " of this agent" if query.agent_id else ""
+    match = " match" if query.search and not query.after else ""
+    return (
+        f"No {'more ' if query.after else ''}conversations{scope}{match}. "
+        "create_conversation or send_message(agent=…) opens one."
+    )
 
 
 class Created(Result):
@@ -82,25 +143,6 @@ class Created(Result):
         first = f"{'Found' if self.reused else 'Created'} conversation {self.conversation_id}{named} {whose}."
         blocks = f"Isolated blocks: {', '.join(self.isolated_block_ids)}." if self.isolated_block_ids else ""
         return "\n".join(filter(None, [first, blocks, self.note, self.next]))
-
-
-class Compacted(Result):
-    conversation_id: str
-    messages_before: int
-    messages_after: int
-    summary: str = ""
-    older_listed: bool = True
-    note: str = ""
-
-    def to_text(self) -> str:
-        older = "stay readable with list_messages" if self.older_listed else "are no longer listed by this backend"
-        first = (
-            f"Compacted {self.conversation_id}: {self.messages_before} messages in context before, "
-            f"{self.messages_after} after. The older ones {older}."
-        )
-        return "\n".join(
-            filter(None, [first, f"Summary that replaces them: {self.summary}" if self.summary else "", self.note])
-        )
 
 
 class Deleted(Result):
@@ -157,23 +199,3 @@ class Updated(Result):
         lost = f" This Letta server ignored: {', '.join(self.ignored)}." if self.ignored else ""
         done = f"Updated {self.conversation_id}: {', '.join(self.changed)}."
         return f"{done} It is now: {', '.join(filter(None, now))}.{lost}"
-
-
-class Recompiled(Result):
-    conversation_id: str
-    dry_run: bool = False
-    changes: str = ""
-    prompt: str = ""
-    note: str = ""
-
-    def to_text(self) -> str:
-        place = f"the copy of the memory in {self.conversation_id}"
-        if self.prompt:
-            done = f"{'This would be' if self.dry_run else 'Refreshed'} {place}. It is not known what it was before."
-        elif self.changes:
-            done = f"{'Recompiling would change' if self.dry_run else 'Refreshed'} {place} (- before, + now):"
-        else:
-            done = (
-                f"{'There is nothing to refresh' if self.dry_run else 'Nothing is different'}: {place} was up to date."
-            )
-        return "\n".join(filter(None, [done, self.changes, self.prompt, self.note]))
