@@ -11,6 +11,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check --constraint constrai
 
 
 FROM python:3.12-slim
+LABEL io.modelcontextprotocol.server.name="io.github.OWNER/letta-conversations-mcp"
 RUN groupadd --gid 10001 app \
     && useradd --uid 10001 --gid app --no-create-home --home-dir / --shell /usr/sbin/nologin app
 COPY --from=build /opt/app /opt/app

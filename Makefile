@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: viewer viewer-check viewer-images demo test test-full test-live conformance check format bench clean faults faults-live evals
+.PHONY: pages viewer viewer-check viewer-images demo test test-full test-live conformance check format bench clean faults faults-live evals
 
 # The tools of development, at the versions that were tested; made again when they change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -58,6 +58,10 @@ viewer-images: $(VENV)/.installed viewer
 viewer/node_modules/.package-lock.json: viewer/package-lock.json
 	cd viewer && npm ci --silent
 	touch $@
+
+# Everything written from the code and from distribution/server.toml: bundles, snippets, the reference of the tools.
+pages: $(VENV)/.installed
+	$(BIN)/python -m distribution --record
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check

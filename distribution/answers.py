@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from tests.rig.model import CallTools, Hold, Say, ScriptedModel, Use
 from tests.rig.servers import Answer, Caller, connect
 
 RECORDED = Path(__file__).parent / "answers.json"
+
+ID = re.compile(r"((?:conv|agent|run|message)-[0-9a-f]{4})[0-9a-f]{4}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""Ids are shortened, for people to read."""
 
 DUE = "Invoice 4711 is due on Friday."
 
@@ -48,17 +52,18 @@ class Recorder:
 
 
 async def record() -> None:
-    """Write `answers.json`. Raises AssertionError for a tool that refuses."""
+    """Write `answers.json`. Raises AssertionError if a tool refuses, RuntimeError if a story does not hold."""
     async with _letta() as letta:
         settings = Settings(base_url=letta.base_url, create_agents=True)
         async with connect(settings, "memory", "modern") as client:
             recorder = Recorder(Caller(client), letta)
             await _tools(recorder)
-            await _one_per_customer(recorder)
-            await _ask_specialists(recorder)
-            await _come_back(recorder)
+            await _remembers(recorder)
+            await _never_doubles(recorder)
+            await _ask_five(recorder)
     found = {"tools": recorder.tools, "stories": recorder.stories}
-    RECORDED.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(found, indent=2, ensure_ascii=False)
+    RECORDED.write_text(ID.sub(r"\1…", text) + "\n")
 
 
 @asynccontextmanager
@@ -90,6 +95,7 @@ async def _tools(recorder: Recorder) -> None:
         "PATCH", f"/v1/agents/{agent_id}/core-memory/blocks/human", json={"value": "Name: Ann. Likes short answers."}
     )
     await recorder.tool("recompile", **place)
+    model.enqueue(Say("Invoice 4711 is due on Friday."))
     await recorder.tool("compact", **place, mode="all")
     await recorder.tool("show_conversation", **place)
     await recorder.tool("delete", conversation_id=branch.data["conversation_id"], confirm=True)
@@ -119,46 +125,49 @@ async def _cancel(recorder: Recorder) -> None:
     held.gate.set()
 
 
-async def _one_per_customer(recorder: Recorder) -> None:
-    story = "One conversation per customer"
+async def _remembers(recorder: Recorder) -> None:
+    """A customer comes back, and the key finds the conversation."""
+    story = "It remembers"
     _, agent = await recorder.letta.new_agent("support")
-    first = await recorder.step(story, "create_conversation", agent=agent, key="customer:ann", summary="Ann")
-    place = {"conversation_id": first.data["conversation_id"]}
-    recorder.letta.model.enqueue(Say("I have noted it: 12 Elm Street from May on."), Say("To 12 Elm Street."))
-    await recorder.mcp.ok("send_message", **place, message="From May on, I live at 12 Elm Street.")
-    again = await recorder.step(story, "create_conversation", agent=agent, key="customer:ann")
-    await recorder.step(
-        story, "send_message", conversation_id=again.data["conversation_id"], message="Where will you send my order?"
+    first = await recorder.mcp.ok("create_conversation", agent=agent, key="customer:ann", summary="Ann")
+    recorder.letta.model.enqueue(Say("I have noted it."), Say("To 12 Elm Street."))
+    await recorder.mcp.ok(
+        "send_message", conversation_id=first.data["conversation_id"], message="From May on, I live at 12 Elm Street."
     )
+    found = await recorder.step(story, "create_conversation", agent=agent, key="customer:ann")
+    place = {"conversation_id": found.data["conversation_id"]}
+    await recorder.step(story, "send_message", **place, message="Where will you send my order?")
 
 
-async def _ask_specialists(recorder: Recorder) -> None:
-    story = "Ask several agents at once"
+async def _never_doubles(recorder: Recorder) -> None:
+    """A program is killed and calls again; the model is asked once."""
+    story = "It never doubles"
+    await recorder.letta.new_agent("cashier")
+    recorder.letta.model.enqueue(Say("Paid 20 euros to Bob."))
+    call = {"agent": "cashier", "message": "Pay Bob 20 euros.", "message_key": "payment-17"}
+    await recorder.step(story, "send_message", **call)
+    asked = len(recorder.letta.model.calls)
+    async with connect(Settings(base_url=recorder.letta.base_url), "memory", "modern") as another:
+        restarted = Recorder(Caller(another), recorder.letta, stories=recorder.stories)
+        await restarted.step(story, "send_message", **call)
+    if len(recorder.letta.model.calls) != asked:
+        raise RuntimeError("the model was asked again")
+
+
+async def _ask_five(recorder: Recorder) -> None:
+    """Five agents answer at the same time."""
     replies = {
         "tax": "Yes: keep the receipts.",
         "legal": "Your contract does not forbid it.",
         "travel": "Yes, up to 40 euros a day.",
+        "payroll": "It goes into next month's pay.",
+        "insurance": "Meals are not covered.",
     }
     for name, reply in replies.items():
         await recorder.mcp.ok("create_agent", name=name, model=MODEL, persona=f"I know {name} matters.")
         recorder.letta.model.enqueue(Say(reply), after=f"I know {name} matters.")
-    await recorder.step(story, "ask_many", message="Can I deduct meals on a business trip?", agents=list(replies))
-
-
-async def _come_back(recorder: Recorder) -> None:
-    story = "Hand over a long task and come back"
-    _, agent = await recorder.letta.new_agent("researcher")
-    held = Hold(Say("Three suppliers fit; the cheapest delivers in May."))
-    recorder.letta.model.enqueue(held)
-    started = await recorder.step(
-        story, "send_message", agent=agent, message="Compare our suppliers.", wait_seconds=0
-    )
-    held.gate.set()
     await recorder.step(
-        story,
-        "wait_for_reply",
-        conversation_id=started.data["conversation_id"],
-        run_id=started.data["run_id"],
+        "Ask five agents at once", "ask_many", message="Can I deduct meals on a business trip?", agents=list(replies)
     )
 
 

@@ -146,7 +146,10 @@ def examples(server: Description) -> dict[str, Any]:
             "letta-cloud": {"command": server.name, "env": {"LETTA_API_KEY": "your-key"}},
             "letta-self-hosted": {
                 "command": server.name,
-                "env": {"LETTA_BASE_URL": "http://localhost:8283", "LETTA_API_KEY": "the server's password, if it has one"},
+                "env": {
+                    "LETTA_BASE_URL": "http://localhost:8283",
+                    "LETTA_API_KEY": "the server's password, if it has one",
+                },
             },
             "letta-on-this-machine": {
                 "command": server.name,

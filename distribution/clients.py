@@ -11,10 +11,10 @@ from urllib.parse import quote, urlencode
 from distribution.description import Description
 
 URL = "http://127.0.0.1:8000/mcp"
-TOKEN = "your-token"
+PLACEHOLDER = "your-token"
 KEY = "your-key"
 ENV = {"LETTA_API_KEY": KEY}
-HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+HEADERS = {"Authorization": f"Bearer {PLACEHOLDER}"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,14 @@ class ClientGuide:
     note: str = ""
 
     def markdown(self) -> str:
-        parts = [f"## {self.title}", self.place, "Over stdio:", self.stdio.markdown(), "Over HTTP:", self.http.markdown()]
+        parts = [
+            f"## {self.title}",
+            self.place,
+            "Over stdio:",
+            self.stdio.markdown(),
+            "Over HTTP:",
+            self.http.markdown(),
+        ]
         return "\n\n".join([*parts, *([self.note] if self.note else [])])
 
 
@@ -49,17 +56,23 @@ def client_guides(server: Description) -> tuple[ClientGuide, ...]:
     return (
         ClientGuide(
             "Claude Desktop",
-            "`claude_desktop_config.json`, which Settings, Developer, Edit Config opens. Restart Claude Desktop afterwards.",
+            "`claude_desktop_config.json`, which *Settings*, *Developer*, *Edit Config* opens. Restart the app.",
             servers(entry),
-            servers({"command": "npx", "args": ["-y", "mcp-remote", URL, "--header", "Authorization: Bearer ${TOKEN}"], "env": {"TOKEN": TOKEN}}),
-            "Claude Desktop reaches HTTP servers on this machine through `mcp-remote` (needs Node.js). A server with a public "
-            "URL can be added as a connector.",
+            servers(
+                {
+                    "command": "npx",
+                    "args": ["-y", "mcp-remote", URL, "--header", "Authorization: Bearer ${TOKEN}"],
+                    "env": {"TOKEN": PLACEHOLDER},
+                }
+            ),
+            "Claude Desktop reaches HTTP servers on this machine through `mcp-remote`, which needs Node.js. A server "
+            "with a public URL can be added as a connector.",
         ),
         ClientGuide(
             "Claude Code",
             "A command; `--scope user` makes the server available in all projects.",
             shell(f"claude mcp add letta -e LETTA_API_KEY={KEY} -- {server.name}"),
-            shell(f'claude mcp add --transport http letta {URL} --header "Authorization: Bearer {TOKEN}"'),
+            shell(f'claude mcp add --transport http letta {URL} --header "Authorization: Bearer {PLACEHOLDER}"'),
             f"Or install the plugin from a clone: `claude plugin marketplace add ./{server.name}`, then "
             f"`claude plugin install {server.name}@{server.name}`.",
         ),
@@ -71,15 +84,25 @@ def client_guides(server: Description) -> tuple[ClientGuide, ...]:
         ),
         ClientGuide(
             "VS Code",
-            f"`.vscode/mcp.json` in a project, or the command *MCP: Open User Configuration*. [Add to VS Code]({vscode_link(server)})",
-            vscode({"type": "stdio", "command": server.name, "env": {"LETTA_API_KEY": "${input:letta}"}}, "Letta API key"),
+            "`.vscode/mcp.json` in a project, or the command *MCP: Open User Configuration*. "
+            f"[Add to VS Code]({vscode_link(server)})",
+            vscode(
+                {"type": "stdio", "command": server.name, "env": {"LETTA_API_KEY": "${input:letta}"}}, "Letta API key"
+            ),
             vscode({"type": "http", "url": URL, "headers": {"Authorization": "Bearer ${input:letta}"}}, "Token"),
         ),
         ClientGuide(
             "Codex",
             "`~/.codex/config.toml`.",
-            Snippet("toml", f'[mcp_servers.letta]\ncommand = "{server.name}"\nenv = {{ LETTA_API_KEY = "{KEY}" }}\ntool_timeout_sec = 60'),
-            Snippet("toml", f'[mcp_servers.letta]\nurl = "{URL}"\nbearer_token_env_var = "LETTA_MCP_TOKEN"\ntool_timeout_sec = 60'),
+            Snippet(
+                "toml",
+                f'[mcp_servers.letta]\ncommand = "{server.name}"\n'
+                f'env = {{ LETTA_API_KEY = "{KEY}" }}\ntool_timeout_sec = 60',
+            ),
+            Snippet(
+                "toml",
+                f'[mcp_servers.letta]\nurl = "{URL}"\nbearer_token_env_var = "LETTA_MCP_TOKEN"\ntool_timeout_sec = 60',
+            ),
             "Codex reads the token from the variable that `bearer_token_env_var` names.",
         ),
         ClientGuide(

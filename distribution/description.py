@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from letta_conversations_mcp import __version__
 from letta_conversations_mcp.settings import Settings
@@ -12,8 +13,7 @@ from letta_conversations_mcp.settings import Settings
 ROOT = Path(__file__).parent.parent
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(BaseModel, frozen=True, extra="forbid"):
     """An environment variable that a person sets. `description` is a clause, without a full stop."""
 
     variable: str
@@ -28,8 +28,7 @@ class Option:
         return self.variable.lower()
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(BaseModel, frozen=True, extra="forbid"):
     """What `server.toml` says, with the version of the package."""
 
     name: str
@@ -51,14 +50,12 @@ class Description:
 
 
 def read_description() -> Description:
-    """Raises KeyError for an option that has no description here and is not one of the settings."""
+    """Raises ValidationError for an option that has no description here and is not one of the settings."""
     found = tomllib.loads((Path(__file__).parent / "server.toml").read_text())
     known = _setting_descriptions()
-    options = tuple(
-        Option(**{"description": known.get(each["variable"]) or each["description"], **each})
-        for each in found.pop("options")
-    )
-    return Description(**found | {"keywords": tuple(found["keywords"])}, options=options)
+    for option in found["options"]:
+        option.setdefault("description", known.get(option["variable"]))
+    return Description.model_validate(found)
 
 
 def _setting_descriptions() -> dict[str, str]:

@@ -190,7 +190,7 @@ def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool, left_out: int) -> 
     place = ref.in_call
     notes: list[str] = []
     if turn.repeated:
-        again = "" if turn.status == "running" else " To send it again, repeat the call."
+        again = "" if turn.status == "running" else " To send it again, give the call another message_key."
         notes.append(f"{REPEATED}{again}")
     if turn.note:
         notes.append(turn.note)
