@@ -54,9 +54,7 @@ def test_every_command_and_prompt_is_documented() -> None:
 
     for command in (each for section in SECTIONS.values() for each in section):
         assert command.name == "completion" or command.name in readme
-        assert command.name in ("serve", "completion") or f"
-## {command.name}
-" in page
+        assert command.name in ("serve", "completion") or f"\n## {command.name}\n" in page
     for prompt in PROMPTS:
         assert f"`{prompt.name}`" in RESOURCES_PAGE.read_text()
 
