@@ -53,7 +53,7 @@ def test_every_command_and_prompt_is_documented() -> None:
     readme, page = README.read_text(), (ROOT / "docs" / "commands.md").read_text()
 
     for command in (each for section in SECTIONS.values() for each in section):
-        assert command.name == "completion" or command.name in readme
+        assert command.name == "completion" or str(command.name) in readme
         assert command.name in ("serve", "completion") or f"\n## {command.name}\n" in page
     for prompt in PROMPTS:
         assert f"`{prompt.name}`" in RESOURCES_PAGE.read_text()
