@@ -15,7 +15,7 @@ from mcp import MCPError
 from pydantic import SecretStr
 from starlette.types import Message, Receive, Scope, Send
 
-from letta_conversations_mcp.http.limits import Bounds, Limits
+from letta_conversations_mcp.http.limits import Limits
 from letta_conversations_mcp.settings import Settings
 from tests.http.team import HEADERS, Team, call_tool, client_of, modern_call, post
 from tests.rig.bounds import HANG_SECONDS
@@ -241,8 +241,7 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_dropped(caplog: pyte
         finally:
             given_up.set()
 
-    bounds = Bounds(calls=1, calls_per_caller=1, bodies_bytes=1000, seconds=0.2)
-    app = Limits(talks_without_end, "/mcp", bounds)
+    app = Limits(talks_without_end, "/mcp", Settings(max_calls=1, max_per_caller=1, body_timeout=0.2))
     async with serve_loopback(app, loopback_socket(), lifespan="off", log_level="critical") as url:
         async with raw(url, "Content-Length: 0"):
             with anyio.fail_after(HANG_SECONDS):
@@ -261,7 +260,7 @@ async def test_what_an_application_gets_wrong_is_still_its_own_error() -> None:
 
     async def send(message: Any) -> None: ...
 
-    app = Limits(breaks, "/mcp", Bounds(calls=1, calls_per_caller=1, bodies_bytes=1000, seconds=1))
+    app = Limits(breaks, "/mcp", Settings(max_calls=1, max_per_caller=1))
     for _ in range(3):
         with pytest.raises(ValueError, match="its own"):
             await app({"type": "http", "path": "/mcp", "method": "POST", "headers": []}, nothing, send)

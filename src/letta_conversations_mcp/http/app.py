@@ -22,7 +22,7 @@ from letta_conversations_mcp.http.auth.oidc import OidcTokens
 from letta_conversations_mcp.http.auth.token_file import BadTokensFile, OneToken, TokensFile
 from letta_conversations_mcp.http.endpoints import Endpoints
 from letta_conversations_mcp.http.host_check import host_and_origin_check, known_host
-from letta_conversations_mcp.http.limits import Bounds, CloseUnread, Limits
+from letta_conversations_mcp.http.limits import CloseUnread, Limits
 from letta_conversations_mcp.http.viewer_page import VIEWER_PATH, viewer_route
 from letta_conversations_mcp.observability.metrics import PrometheusMeter
 from letta_conversations_mcp.observability.readiness import Readiness
@@ -36,9 +36,6 @@ MCP_PATH = "/mcp"
 
 TOKEN_CHARS = 20
 """The shortest LETTA_MCP_TOKEN that other machines may try to guess."""
-
-BODIES = 8
-"""How many requests of the largest size are processed at a time."""
 
 SESSIONS = 2_000
 """Sessions of clients of the older protocol, which are kept in memory: a caller has a few."""
@@ -126,13 +123,7 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
         transport_security=security,
     )
     app.router.routes.append(viewer_route(security))
-    bounds = Bounds(
-        calls=settings.max_calls,
-        calls_per_caller=settings.max_per_caller,
-        bodies_bytes=BODIES * settings.max_body_bytes,
-        seconds=settings.body_timeout,
-    )
-    app.user_middleware.insert(0, Middleware(Limits, path=MCP_PATH, bounds=bounds))
+    app.user_middleware.insert(0, Middleware(Limits, path=MCP_PATH, settings=settings))
     if verifier is not None:
         open_paths, metadata_url = _publish_metadata(app, settings)
         app.user_middleware.insert(

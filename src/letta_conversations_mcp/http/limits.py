@@ -1,11 +1,11 @@
 """How much at a time: calls, streams, what is being received, and for how long.
 
-Over a limit a call is refused before its body is read, with HTTP 429 (this caller has too many) or 503 (all together
-have) and Retry-After: nothing was done, so it can be repeated. Turns of agents have limits of their own, in
-`core.sending`: those a model should read about, so the tool answers them in words.
+Over a limit a call is refused before its body is read, with HTTP 429 (this caller has too many) or 503 (all callers
+together have too many) and Retry-After: nothing was done, so it can be repeated. Turns of agents have their own limits
+in `turns/scheduler.py`: a model should read about those, so the tool answers them in words.
 
-Memory is bounded by this: bodies that are being received or worked on take `Bounds.bodies_bytes` together, answers are
-short, and a client that takes none of its answer is dropped.
+This bounds memory: bodies that are being received or processed take at most BODIES times `max_body_bytes`, answers are
+short, and a client that does not read its answer is dropped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import logging
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -24,21 +23,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from letta_conversations_mcp.core.errors import Overloaded
 from letta_conversations_mcp.http.refusal import refusal
+from letta_conversations_mcp.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """`streams` are what stays open to tell a client of changes: a client has one or none. `seconds` is how long a
-    body may take to arrive, and one part of an answer to be taken."""
+BODIES = 8
+"""How many requests of the largest size are held in memory at a time."""
 
-    calls: int
-    calls_per_caller: int
-    bodies_bytes: int
-    seconds: float
-    streams: int = 2_000
-    streams_per_caller: int = 200
+STREAMS = 2_000
+STREAMS_PER_CALLER = 200
+"""Streams that stay open to notify a client: each client has one or none."""
 
 
 class _Room:
@@ -81,12 +76,12 @@ class _Refused(Exception):
 class Limits:
     """The middleware, after authentication. Only requests to `path` are counted."""
 
-    def __init__(self, app: ASGIApp, path: str, bounds: Bounds) -> None:
+    def __init__(self, app: ASGIApp, path: str, settings: Settings) -> None:
         self._app = app
         self._path = path
-        self._bounds = bounds
-        self._calls = _Room("calls", bounds.calls, bounds.calls_per_caller)
-        self._streams = _Room("streams", bounds.streams, bounds.streams_per_caller)
+        self._settings = settings
+        self._calls = _Room("calls", settings.max_calls, settings.max_per_caller)
+        self._streams = _Room("streams", STREAMS, STREAMS_PER_CALLER)
         self._bodies_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,7 +90,7 @@ class Limits:
             return
         user = scope.get("user")
         caller = user.access_token.client_id if isinstance(user, AuthenticatedUser) else ""
-        exchange = _Exchange(self, receive, send, self._bounds.seconds)
+        exchange = _Exchange(self, receive, send, self._settings.body_timeout)
         try:
             room = self._streams if _is_stream(scope) else self._calls
             with room.place(caller), exchange.counted(Headers(scope=scope)):
@@ -110,7 +105,7 @@ class Limits:
 
     def take(self, count: int) -> None:
         """Raises _Refused when there is no room for so many bytes more."""
-        if self._bodies_bytes + count > self._bounds.bodies_bytes:
+        if self._bodies_bytes + count > BODIES * self._settings.max_body_bytes:
             raise _Refused(503, Overloaded("this server is receiving as much as it may"))
         self._bodies_bytes += count
 
