@@ -46,91 +46,95 @@ class ForwardingBackend:
         self.keeps_tags = inner.keeps_tags
         self.no_models_advice = inner.no_models_advice
 
+    @property
+    def inner(self) -> Backend:
+        return self._inner
+
     async def check(self) -> Health:
-        return await self._inner.check()
+        return await self.inner.check()
 
     async def list_agents(
         self, *, name: str = "", search: str = "", tag: str = "", after: str = "", limit: int = 20
     ) -> Page[Agent]:
-        return await self._inner.list_agents(name=name, search=search, tag=tag, after=after, limit=limit)
+        return await self.inner.list_agents(name=name, search=search, tag=tag, after=after, limit=limit)
 
     async def get_agent(self, agent_id: str) -> Agent:
-        return await self._inner.get_agent(agent_id)
+        return await self.inner.get_agent(agent_id)
 
     async def create_agent(self, new: NewAgent) -> Agent:
-        return await self._inner.create_agent(new)
+        return await self.inner.create_agent(new)
 
     async def list_models(self) -> Sequence[str]:
-        return await self._inner.list_models()
+        return await self.inner.list_models()
 
     async def create_conversation(self, new: NewConversation) -> Conversation:
-        return await self._inner.create_conversation(new)
+        return await self.inner.create_conversation(new)
 
     async def get_conversation(self, conversation_id: str) -> Conversation:
-        return await self._inner.get_conversation(conversation_id)
+        return await self.inner.get_conversation(conversation_id)
 
     async def owner_of(self, conversation_id: str) -> str:
-        return await self._inner.owner_of(conversation_id)
+        return await self.inner.owner_of(conversation_id)
 
     async def isolated_labels(self, conversation: Conversation) -> Sequence[str]:
-        return await self._inner.isolated_labels(conversation)
+        return await self.inner.isolated_labels(conversation)
 
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
-        return await self._inner.list_conversations(query)
+        return await self.inner.list_conversations(query)
 
     async def update_conversation(self, conversation_id: str, changes: ConversationChanges) -> Conversation:
-        return await self._inner.update_conversation(conversation_id, changes)
+        return await self.inner.update_conversation(conversation_id, changes)
 
     async def fork(self, ref: ConversationRef, *, at_message: str = "", hidden: bool = False) -> Conversation:
-        return await self._inner.fork(ref, at_message=at_message, hidden=hidden)
+        return await self.inner.fork(ref, at_message=at_message, hidden=hidden)
 
     async def delete_conversation(self, conversation_id: str) -> None:
-        await self._inner.delete_conversation(conversation_id)
+        await self.inner.delete_conversation(conversation_id)
 
     async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:
-        return await self._inner.list_messages(ref, query)
+        return await self.inner.list_messages(ref, query)
 
     async def search_messages(self, search: MessageSearch) -> Sequence[FoundMessage]:
-        return await self._inner.search_messages(search)
+        return await self.inner.search_messages(search)
 
     def send(self, ref: ConversationRef, message: OutgoingMessage) -> TurnStream:
-        return self._inner.send(ref, message)
+        return self.inner.send(ref, message)
 
     def resume(self, ref: ConversationRef, message: Outgoing, *, run_id: str, after: int) -> TurnStream:
-        return self._inner.resume(ref, message, run_id=run_id, after=after)
+        return self.inner.resume(ref, message, run_id=run_id, after=after)
 
     async def run_of_otid(self, ref: ConversationRef, otid: str) -> str:
-        return await self._inner.run_of_otid(ref, otid)
+        return await self.inner.run_of_otid(ref, otid)
 
     async def list_approvals(self, ref: ConversationRef) -> Sequence[ToolCall]:
-        return await self._inner.list_approvals(ref)
+        return await self.inner.list_approvals(ref)
 
     def respond(self, ref: ConversationRef, approvals: Approvals) -> TurnStream:
-        return self._inner.respond(ref, approvals)
+        return self.inner.respond(ref, approvals)
 
     async def cancel(self, ref: ConversationRef, run_id: str = "") -> Sequence[str]:
-        return await self._inner.cancel(ref, run_id)
+        return await self.inner.cancel(ref, run_id)
 
     async def compact(self, ref: ConversationRef, settings: CompactionSettings) -> Compaction:
-        return await self._inner.compact(ref, settings)
+        return await self.inner.compact(ref, settings)
 
     async def recompile(self, ref: ConversationRef, *, dry_run: bool = False) -> str:
-        return await self._inner.recompile(ref, dry_run=dry_run)
+        return await self.inner.recompile(ref, dry_run=dry_run)
 
     async def get_prompt(self, ref: ConversationRef) -> str:
-        return await self._inner.get_prompt(ref)
+        return await self.inner.get_prompt(ref)
 
     async def list_isolated_blocks(self, conversation: Conversation) -> Sequence[Block]:
-        return await self._inner.list_isolated_blocks(conversation)
+        return await self.inner.list_isolated_blocks(conversation)
 
     async def get_context_use(self, ref: ConversationRef) -> ContextUse | None:
-        return await self._inner.get_context_use(ref)
+        return await self.inner.get_context_use(ref)
 
     async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:
-        return await self._inner.list_runs(ref, limit=limit)
+        return await self.inner.list_runs(ref, limit=limit)
 
     async def get_run(self, ref: ConversationRef, run_id: str) -> Run:
-        return await self._inner.get_run(ref, run_id)
+        return await self.inner.get_run(ref, run_id)
 
     async def list_run_chunks(self, ref: ConversationRef, run_id: str) -> Sequence[Chunk]:
-        return await self._inner.list_run_chunks(ref, run_id)
+        return await self.inner.list_run_chunks(ref, run_id)

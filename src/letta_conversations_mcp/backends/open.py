@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
-from typing import NoReturn, cast
 
+from letta_conversations_mcp.backends.forwarding import ForwardingBackend
 from letta_conversations_mcp.backends.letta_api import ApiBackend
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import NotConfigured
@@ -40,8 +40,8 @@ def check_backend(settings: BackendSettings) -> None:
     )
 
 
-class _Unconfigured:
-    """A backend without a place to go: every verb raises the same NotConfigured."""
+class UnconfiguredBackend(ForwardingBackend):
+    """A backend with nowhere to forward to: each operation raises NotConfigured."""
 
     name = "none"
     deletion: Deletion = "deleted"
@@ -51,25 +51,23 @@ class _Unconfigured:
     def __init__(self, problem: NotConfigured) -> None:
         self._problem = problem
 
-    def __getattr__(self, verb: str) -> Callable[..., NoReturn]:
-        if verb.startswith("_"):
-            raise AttributeError(verb)
-
-        def refuse(*_: object, **__: object) -> NoReturn:
-            raise self._problem.with_traceback(None)
-
-        return refuse
+    @property
+    def inner(self) -> Backend:
+        raise self._problem.with_traceback(None)
 
 
 @asynccontextmanager
 async def open_backend(settings: BackendSettings, meter: Meter = SILENT) -> AsyncGenerator[Backend]:
-    """The backend, for as long as the context lasts. Without a place to go, one whose every verb raises NotConfigured:
-    a client that cannot start a server shows its user no more than "failed to connect"."""
+    """The backend, for as long as the context lasts.
+
+    If the settings name no place where conversations could live, each operation raises NotConfigured: a client that
+    cannot start a server shows its user no more than "failed to connect".
+    """
     try:
         check_backend(settings)
     except NotConfigured as problem:
         logger.warning("%s", problem.for_person)
-        yield cast("Backend", _Unconfigured(problem))
+        yield UnconfiguredBackend(problem)
         return
     if settings.uses_local:
         async with _open_local(settings) as backend:
@@ -84,15 +82,9 @@ async def _open_local(settings: BackendSettings) -> AsyncGenerator[Backend]:
     # Late: what the local backend needs is an extra that not everyone has installed.
     from platformdirs import user_data_path
 
-    from letta_conversations_mcp.backends.app_server.backend import LocalBounds, open_local_backend
+    from letta_conversations_mcp.backends.app_server.backend import open_local_backend
     from letta_conversations_mcp.backends.app_server.process import AppServer, LocalOptions, app_server
 
-    bounds = LocalBounds(
-        connect_seconds=settings.connect_timeout,
-        request_seconds=settings.request_timeout,
-        silence_seconds=settings.silence_timeout,
-        compact_seconds=settings.compact_timeout,
-    )
     options = LocalOptions(
         state_dir=settings.local_dir or user_data_path("letta-conversations-mcp"), environment=dict(os.environ)
     )
@@ -102,5 +94,5 @@ async def _open_local(settings: BackendSettings) -> AsyncGenerator[Backend]:
         yield AppServer(url=settings.app_server_url, token=settings.app_server_token.get_secret_value())
 
     server = running if settings.app_server_url else lambda: app_server(options)
-    async with open_local_backend(server, bounds, local_tools=settings.local_tools) as backend:
+    async with open_local_backend(server, settings) as backend:
         yield backend

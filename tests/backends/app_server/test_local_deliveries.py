@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from letta_conversations_mcp.backends.app_server.backend import LocalBackend, open_local_backend
-from letta_conversations_mcp.backends.app_server.base import LocalBounds, ServerContext
+from letta_conversations_mcp.backends.app_server.base import ServerContext
 from letta_conversations_mcp.backends.app_server.process import AppServer, LocalOptions, app_server
 from letta_conversations_mcp.core.backend import StreamLost
 from letta_conversations_mcp.core.model import (
@@ -24,7 +24,7 @@ from letta_conversations_mcp.core.model import (
     NewConversation,
     OutgoingMessage,
 )
-from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.settings import BackendSettings, Settings
 from tests.backends.app_server.conftest import MODEL
 from tests.backends.app_server.test_local_approvals import ONE_WAY, stopped_at, touch
 from tests.backends.app_server.test_local_faults import CAPABLE, websocket
@@ -35,8 +35,8 @@ from tests.rig.bounds import HANG_SECONDS
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import in_own_task
 
-OFTEN = LocalBounds(look_seconds=0.2)
-"""Looks often whether a silent turn still runs."""
+OFTEN = 0.2
+"""Seconds of silence after which the server is asked whether the turn still runs."""
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def server(model_url: str, model: ScriptedModel, tmp_path: Path) -> ServerContex
 
 @pytest.fixture
 async def backend(server: ServerContext) -> AsyncGenerator[LocalBackend]:
-    async with in_own_task(open_local_backend(server, OFTEN)) as opened:
+    async with in_own_task(open_local_backend(server, BackendSettings(), OFTEN)) as opened:
         yield opened
 
 
@@ -131,7 +131,7 @@ async def test_a_turn_that_ends_between_its_listing_and_its_state_has_not_failed
             yield AppServer(url, "")
 
     here = ConversationRef(conversation_id="local-conv-1", agent_id="agent-local-1")
-    async with in_own_task(open_local_backend(scripted, OFTEN)) as backend:
+    async with in_own_task(open_local_backend(scripted, BackendSettings(), OFTEN)) as backend:
         runs = await backend.list_runs(here, limit=10)
 
     assert [(each.id, each.status) for each in runs] == [("local-run-ours", "completed")]

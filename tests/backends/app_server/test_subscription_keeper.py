@@ -10,10 +10,10 @@ from typing import Any
 import anyio
 
 from letta_conversations_mcp.backends.app_server.backend import open_local_backend
-from letta_conversations_mcp.backends.app_server.base import LocalBounds
 from letta_conversations_mcp.backends.app_server.process import AppServer
 from letta_conversations_mcp.backends.app_server.subscription_keeper import SubscriptionKeeper
 from letta_conversations_mcp.core.model import ConversationRef
+from letta_conversations_mcp.settings import BackendSettings
 from tests.backends.app_server.test_local_faults import CAPABLE, websocket
 from tests.rig.servers import in_own_task
 
@@ -63,7 +63,7 @@ async def test_who_only_looks_subscribes_to_nothing() -> None:
         async with websocket(asked.answer) as url:
             yield AppServer(url, "")
 
-    async with in_own_task(open_local_backend(scripted, LocalBounds())) as backend:
+    async with in_own_task(open_local_backend(scripted, BackendSettings())) as backend:
         for ref in REFS:
             await backend.list_approvals(ref)
             await backend.list_runs(ref, limit=2)

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 from letta_conversations_mcp.backends.app_server.app_server_json import read_local_message
-from letta_conversations_mcp.backends.app_server.base import LocalBounds, LocalTools, ServerContext
+from letta_conversations_mcp.backends.app_server.base import LOOK_SECONDS, ServerContext
 from letta_conversations_mcp.backends.app_server.connection import TESTED_VERSION
 from letta_conversations_mcp.backends.app_server.conversations import LocalConversations
 from letta_conversations_mcp.backends.app_server.messages import LocalMessages
@@ -31,6 +31,7 @@ from letta_conversations_mcp.core.model import (
     Page,
 )
 from letta_conversations_mcp.core.task_groups import background_tasks
+from letta_conversations_mcp.settings import BackendSettings
 
 
 class LocalBackend(LocalConversations, LocalMessages):
@@ -93,7 +94,7 @@ class LocalBackend(LocalConversations, LocalMessages):
         answer = await connection.request(
             "conversation_compact",
             what="compact the conversation",
-            seconds=self._bounds.compact_seconds,
+            seconds=self._settings.compact_timeout,
             conversation_id=ref.conversation_id,
             body=body,
         )
@@ -108,8 +109,8 @@ class LocalBackend(LocalConversations, LocalMessages):
 
 @asynccontextmanager
 async def open_local_backend(
-    server: ServerContext, bounds: LocalBounds, *, local_tools: LocalTools = "off"
+    server: ServerContext, settings: BackendSettings, look_seconds: float = LOOK_SECONDS
 ) -> AsyncGenerator[LocalBackend]:
     """A backend whose connection lives in this context; `server` provides the App Server during its own context."""
     async with background_tasks() as tasks:
-        yield LocalBackend(server, tasks, bounds, local_tools)
+        yield LocalBackend(server, tasks, settings, look_seconds)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -16,38 +15,31 @@ from anyio.abc import TaskGroup, TaskStatus
 from letta_conversations_mcp.backends.app_server.connection import Connection, ConnectionBroken, Frame, open_connection
 from letta_conversations_mcp.backends.app_server.process import AppServer
 from letta_conversations_mcp.core.errors import ConversationError, TimedOut
-
-LocalTools = Literal["off", "ask", "on"]
-"""Whether the agents' tools are offered to them, and run only when somebody has approved each call."""
+from letta_conversations_mcp.settings import BackendSettings
 
 ServerContext = Callable[[], AbstractAsyncContextManager[AppServer]]
+
+LOOK_SECONDS = 5.0
 
 CLOSE_SECONDS = 1
 """For an abandoned connection to be noticed, which takes a turn of the event loop."""
 
 
-@dataclass(frozen=True)
-class LocalBounds:
-    """All in seconds. `look_seconds`: how long a turn is silent before the server is asked whether it runs."""
-
-    connect_seconds: float = 5.0
-    request_seconds: float = 60.0
-    look_seconds: float = 5.0
-    silence_seconds: float = 120.0
-    compact_seconds: float = 300.0
-
-
 class LocalBase:
-    """`server` gives an App Server for as long as its own context lasts; `tasks` holds the connection."""
+    """`server` gives an App Server for as long as its own context lasts; `tasks` holds the connection. `look_seconds`
+    is how long a turn may be silent before the server is asked whether it still runs."""
 
-    def __init__(self, server: ServerContext, tasks: TaskGroup, bounds: LocalBounds, tools: LocalTools) -> None:
+    def __init__(
+        self, server: ServerContext, tasks: TaskGroup, settings: BackendSettings, look_seconds: float = LOOK_SECONDS
+    ) -> None:
         self._server = server
         self._tasks = tasks
-        self._bounds = bounds
+        self._settings = settings
+        self._look_seconds = look_seconds
+        tools = settings.local_tools
         # Without a mode the server is "unrestricted": the agent runs shell commands unasked (measured).
         self._mode = "unrestricted" if tools == "on" else "strict"
         self._offers: dict[str, object] = {"client_tool_allowlist": []} if tools == "off" else {}
-        self._tools: LocalTools = tools
         self._opening = anyio.Lock()
         self._connection: Connection | None = None
 
@@ -80,8 +72,8 @@ class LocalBase:
                 self._server() as server,
                 open_connection(
                     server,
-                    connect_seconds=self._bounds.connect_seconds,
-                    request_seconds=self._bounds.request_seconds,
+                    connect_seconds=self._settings.connect_timeout,
+                    request_seconds=self._settings.request_timeout,
                 ) as connection,
             ):
                 task_status.started(connection)

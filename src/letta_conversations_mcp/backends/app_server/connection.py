@@ -27,7 +27,6 @@ from letta_conversations_mcp.backends.app_server.process import AppServer
 from letta_conversations_mcp.backends.app_server.subscription_keeper import SubscriptionKeeper
 from letta_conversations_mcp.backends.app_server.turn_lock import lock_folder
 from letta_conversations_mcp.core.errors import (
-    ConversationError,
     Refused,
     ServerFault,
     TimedOut,
@@ -37,6 +36,7 @@ from letta_conversations_mcp.core.errors import (
 )
 from letta_conversations_mcp.core.message_json import mapping_field, text_field
 from letta_conversations_mcp.core.model import ConversationRef
+from letta_conversations_mcp.core.task_groups import background_tasks
 
 SETTING = "--app-server-url (or LETTA_MCP_APP_SERVER_URL)"
 """Where a person gives the address of an App Server, for the errors."""
@@ -128,24 +128,17 @@ class Connection:
         key = (ref.agent_id, ref.conversation_id)
         if key in self._subscribed:
             return
-        failure: ConversationError | None = None
-        async with anyio.create_task_group() as tasks:
+        async with background_tasks(join=True) as tasks:
             tasks.start_soon(self._keeper.watch, ref, mode)
-            try:
-                await self.request(
-                    "runtime_start",
-                    what="open the conversation",
-                    agent_id=ref.agent_id,
-                    conversation_id=ref.conversation_id,
-                    mode=mode,
-                    wait_for_replay=True,
-                    client_info={"name": "letta-conversations-mcp"},
-                )
-            except ConversationError as error:
-                # Raised below: leaving the task group with it would wrap it in an ExceptionGroup.
-                failure = error
-        if failure is not None:
-            raise failure
+            await self.request(
+                "runtime_start",
+                what="open the conversation",
+                agent_id=ref.agent_id,
+                conversation_id=ref.conversation_id,
+                mode=mode,
+                wait_for_replay=True,
+                client_info={"name": "letta-conversations-mcp"},
+            )
         self._subscribed.add(key)
 
     def seconds_without_progress(self, ref: ConversationRef) -> float:
@@ -272,10 +265,9 @@ async def open_connection(
     except (OSError, TimeoutError, InvalidURI) as error:
         raise Unreachable(url, "The App Server cannot be reached", setting=SETTING) from error
     connection = Connection(server, socket, SubscriptionKeeper(url, token, server.in_use), request_seconds)
-    # Stays if the socket closes before the protocol is checked.
-    failure: Exception | None = ConnectionBroken("tell its version")
+    is_checked = False
     try:
-        async with anyio.create_task_group() as tasks:
+        async with background_tasks() as tasks:
 
             async def read() -> None:
                 await connection.read()
@@ -283,22 +275,18 @@ async def open_connection(
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(read)
-            try:
-                await _check_protocol(connection)
-                failure = None
-                yield connection
-            except ConversationError as error:
-                # Raised below: leaving the task group with it would wrap it in an ExceptionGroup.
-                failure = error
-            tasks.cancel_scope.cancel()
+            await _check_protocol(connection)
+            is_checked = True
+            yield connection
     finally:
         connection.close()
         with anyio.move_on_after(1, shield=True):
             await socket.close()
         # A server that is ending itself may not answer in time.
         socket.transport.abort()
-    if failure is not None:
-        raise failure
+    if not is_checked:
+        # The socket closed meanwhile, which cancelled the check.
+        raise ConnectionBroken("tell its version")
 
 
 async def _check_protocol(connection: Connection) -> None:

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import anyio
 from anyio.abc import TaskGroup
 
-from letta_conversations_mcp.backends.app_server.base import LocalBounds, LocalTools, ServerContext
+from letta_conversations_mcp.backends.app_server.base import LOOK_SECONDS, ServerContext
 from letta_conversations_mcp.backends.app_server.connection import Connection, Frame, Frames, received
 from letta_conversations_mcp.backends.app_server.conversation_state import ControlRequest, answer, read_state, scope
 from letta_conversations_mcp.backends.app_server.error_texts import STALLED, STUCK
@@ -38,6 +38,7 @@ from letta_conversations_mcp.core.model import (
     OutgoingMessage,
     ToolCall,
 )
+from letta_conversations_mcp.settings import BackendSettings
 
 NOT_OFFERED = "Tools on this machine are not offered here."
 
@@ -51,8 +52,10 @@ MOST_ATTEMPTS = 20
 class LocalMessages(LocalRuns):
     """The operations that begin, follow and stop a turn."""
 
-    def __init__(self, server: ServerContext, tasks: TaskGroup, bounds: LocalBounds, tools: LocalTools) -> None:
-        super().__init__(server, tasks, bounds, tools)
+    def __init__(
+        self, server: ServerContext, tasks: TaskGroup, settings: BackendSettings, look_seconds: float = LOOK_SECONDS
+    ) -> None:
+        super().__init__(server, tasks, settings, look_seconds)
         self._attempts: dict[str, int] = {}
         """How many ids were used up for each message whose turn could not begin yet."""
         self._holder: ConversationRef | None = None
@@ -80,9 +83,9 @@ class LocalMessages(LocalRuns):
         """Raises AwaitingApproval, Busy, or Refused when the conversation's turn is stuck."""
         state = await read_state(connection, ref)
         # The server would take it, and put it into the turn after the decision, or make one turn of all that wait.
-        if self._tools != "off" and state.pending:
+        if self._settings.local_tools != "off" and state.pending:
             raise AwaitingApproval(ref.conversation_id)
-        if state.silent_seconds > self._bounds.silence_seconds:
+        if state.silent_seconds > self._settings.silence_timeout:
             raise Refused("take the message", "a turn is stuck here", f"Nothing was sent. {STALLED}")
         if state.active:
             newest = await self.list_runs(ref, limit=1)
@@ -219,7 +222,7 @@ class LocalMessages(LocalRuns):
         if frame.get("type") != "control_request":
             return reader.read(frame)
         request = ControlRequest.of(frame)
-        if self._tools != "off":
+        if self._settings.local_tools != "off":
             return reader.stop_at(request.call)
         # Nobody was offered tools, and while the question is open the conversation is stuck.
         denial = Decision(tool_call_id=request.call.id, approve=False, reason=NOT_OFFERED)
@@ -233,14 +236,14 @@ class LocalMessages(LocalRuns):
         It says nothing by itself while a model thinks, and nothing either of a message that it had before and has
         dropped. Raises StreamLost when no turn runs, when the server is silent, and when the connection breaks.
         """
-        bounds = self._bounds
+        silence_timeout = self._settings.silence_timeout
         try:
-            with anyio.move_on_after(min(bounds.look_seconds, bounds.silence_seconds)):
+            with anyio.move_on_after(min(self._look_seconds, silence_timeout)):
                 return [await frames.receive()], False
-            with anyio.fail_after(bounds.silence_seconds):
+            with anyio.fail_after(silence_timeout):
                 state = await read_state(connection, ref)
         except TimeoutError as error:
-            raise StreamLost(f"silence for {bounds.silence_seconds:g} s") from error
+            raise StreamLost(f"silence for {silence_timeout:g} s") from error
         except (anyio.EndOfStream, anyio.ClosedResourceError) as error:
             raise StreamLost("the connection to the App Server broke") from error
         except ConversationError as error:
@@ -249,4 +252,4 @@ class LocalMessages(LocalRuns):
         # The turn may have ended while this was asked.
         if not (state.active or state.pending or any(each.get("type") == "turn_finished" for each in arrived)):
             raise StreamLost("the App Server runs no turn here")
-        return arrived, state.silent_seconds > bounds.silence_seconds
+        return arrived, state.silent_seconds > silence_timeout

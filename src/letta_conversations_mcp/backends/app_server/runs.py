@@ -16,7 +16,7 @@ from letta_conversations_mcp.backends.app_server.app_server_json import (
     without_reminders,
     without_repeats,
 )
-from letta_conversations_mcp.backends.app_server.base import LocalBase, LocalBounds, LocalTools, ServerContext
+from letta_conversations_mcp.backends.app_server.base import LOOK_SECONDS, LocalBase, ServerContext
 from letta_conversations_mcp.backends.app_server.connection import Connection
 from letta_conversations_mcp.backends.app_server.conversation_state import LoopState, read_state
 from letta_conversations_mcp.backends.app_server.error_texts import STALLED, STUCK
@@ -24,6 +24,7 @@ from letta_conversations_mcp.backends.app_server.turn_stream import RUN_PREFIX
 from letta_conversations_mcp.core.errors import NotFound
 from letta_conversations_mcp.core.message_json import calls_of, mappings, text_field, text_of
 from letta_conversations_mcp.core.model import Chunk, ConversationRef, MessageQuery, Run, TurnFailure
+from letta_conversations_mcp.settings import BackendSettings
 
 TURN_MESSAGES = 200
 """Messages looked through to find a turn again, the newest."""
@@ -49,8 +50,10 @@ STOPPED_SHORT = TurnFailure(type="stalled", message=STALLED, stored=True)
 class LocalRuns(LocalBase):
     """The operations that find turns again."""
 
-    def __init__(self, server: ServerContext, tasks: TaskGroup, bounds: LocalBounds, tools: LocalTools) -> None:
-        super().__init__(server, tasks, bounds, tools)
+    def __init__(
+        self, server: ServerContext, tasks: TaskGroup, settings: BackendSettings, look_seconds: float = LOOK_SECONDS
+    ) -> None:
+        super().__init__(server, tasks, settings, look_seconds)
         self._stopped: set[str] = set()
         """The runs that this process has stopped."""
 
@@ -84,7 +87,7 @@ class LocalRuns(LocalBase):
         return shown(found[0], await self._state(ref) if newest else None)
 
     def _run(self, turn: list[Chunk], turns: list[list[Chunk]], state: LoopState) -> Run:
-        run = run_of(turn, state if turn is turns[-1] else None, self._bounds.silence_seconds)
+        run = run_of(turn, state if turn is turns[-1] else None, self._settings.silence_timeout)
         if run.status == "failed" and run.id in self._stopped:
             # What is stored of a turn that was stopped before its first words does not tell it from a broken one.
             return Run(id=run.id, status="cancelled", stop_reason="cancelled")

@@ -29,6 +29,7 @@ from letta_conversations_mcp.cli.demo.agent import Stage, tell
 from letta_conversations_mcp.cli.demo.stand_in_model import NAME, stand_in
 from letta_conversations_mcp.cli.failure import CommandFailed
 from letta_conversations_mcp.core.errors import QUOTE_CHARS, quote
+from letta_conversations_mcp.core.task_groups import ungrouped
 from letta_conversations_mcp.settings import BackendSettings
 
 TOLD = "Invoice 4711 is due on Friday."
@@ -148,26 +149,20 @@ async def _connected(
     Raises CommandFailed, for a server that breaks too.
     """
     server = StdioServerParameters(command=sys.executable, args=["-m", "letta_conversations_mcp"], env=dict(variables))
-    failure: CommandFailed | None = None
     # What the server logs is for whoever looks for a fault, and would tear the show apart.
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         try:
-            async with Client(stdio_client(server, errlog=log)) as client:
-                try:
+            with ungrouped(CommandFailed, MCPError, OSError, TimeoutError):
+                async with Client(stdio_client(server, errlog=log)) as client:
                     yield Stage(console, client)
-                except CommandFailed as error:
-                    # Raised below: leaving the client with it would wrap it in an ExceptionGroup.
-                    failure = error
-        except* (MCPError, OSError, TimeoutError) as errors:
+        except (MCPError, OSError, TimeoutError) as error:
             log.seek(0)
             words = quote(log.read(), 10 * QUOTE_CHARS)[-QUOTE_CHARS:]
-            failure = CommandFailed(f"The server broke: {words or quote(errors.exceptions[0])}", status=1)
+            raise CommandFailed(f"The server broke: {words or quote(error)}", status=1) from error
         finally:
             if folder is not None:
                 with anyio.move_on_after(STOP_SECONDS, shield=True):
                     await until_stopped(folder)
-    if failure is not None:
-        raise failure
 
 
 def _variables(settings: BackendSettings) -> dict[str, str]:
