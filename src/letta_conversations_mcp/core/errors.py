@@ -203,10 +203,11 @@ class Forbidden(ConversationError):
 
 
 class Overloaded(ConversationError):
-    """This server has as much to do as it may. Nothing was done."""
+    """This server has as much to do as it may, or this caller has (`of_caller`). Nothing was done."""
 
-    def __init__(self, reason: str, seconds: int = RETRY_SECONDS) -> None:
+    def __init__(self, reason: str, seconds: int = RETRY_SECONDS, *, of_caller: bool = False) -> None:
         self.seconds = seconds
+        self.of_caller = of_caller
         super().__init__(f"Busy: {reason}. Nothing was done; try again in {seconds} seconds.")
 
 

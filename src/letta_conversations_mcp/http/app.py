@@ -22,7 +22,8 @@ from letta_conversations_mcp.http.auth.oidc import OidcTokens
 from letta_conversations_mcp.http.auth.token_file import BadTokensFile, OneToken, TokensFile
 from letta_conversations_mcp.http.endpoints import Endpoints
 from letta_conversations_mcp.http.host_check import host_and_origin_check, known_host
-from letta_conversations_mcp.http.limits import CloseUnread, Limits
+from letta_conversations_mcp.http.limits import Limits
+from letta_conversations_mcp.http.unread import CloseUnread
 from letta_conversations_mcp.http.viewer_page import VIEWER_PATH, viewer_route
 from letta_conversations_mcp.observability.metrics import PrometheusMeter
 from letta_conversations_mcp.observability.readiness import Readiness
@@ -36,9 +37,6 @@ MCP_PATH = "/mcp"
 
 TOKEN_CHARS = 20
 """The shortest LETTA_MCP_TOKEN that other machines may try to guess."""
-
-SESSIONS = 2_000
-"""Sessions of clients of the older protocol, which are kept in memory: a caller has a few."""
 
 SESSION_IDLE_SECONDS = 1800
 """How long an unused session is kept."""
@@ -119,7 +117,7 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
         stateless_http=settings.is_stateless,
         max_request_body_size=settings.max_body_bytes,
         session_idle_timeout=SESSION_IDLE_SECONDS,
-        max_sessions=SESSIONS,
+        max_sessions=None,  # Limits has a bound with shares.
         transport_security=security,
     )
     app.router.routes.append(viewer_route(security))
@@ -137,7 +135,6 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
                 scope_of=server.scope_of,
             ),
         )
-    app.user_middleware.insert(0, Middleware(CloseUnread))
     endpoints = _endpoints(
         server,
         settings,
@@ -145,6 +142,7 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
         callers_bring_keys=isinstance(verifier, TokensFile) and verifier.all_have_keys,
     )
     app.user_middleware.insert(0, endpoints)
+    app.user_middleware.insert(0, Middleware(CloseUnread, most=2 * settings.max_body_bytes))
     return app
 
 

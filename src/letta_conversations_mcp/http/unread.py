@@ -1,0 +1,56 @@
+"""Answering before the whole request was read, as every refusal does."""
+
+from __future__ import annotations
+
+import anyio
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LINGER_SECONDS = 5.0
+"""How long a client may go on sending after its answer."""
+
+
+class CloseUnread:
+    """The outermost middleware. The rest of a request that was answered early is thrown away, up to `most` bytes, and
+    then the connection is closed.
+
+    Closed at once, the client's system would throw the answer away: it learns of unread bytes first. Never closed, a
+    body without end would keep a connection and a core busy.
+    """
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        is_read = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+        closes = False
+
+        async def watched_receive() -> Message:
+            nonlocal is_read
+            message = await receive()
+            is_read = is_read or not message.get("more_body", False)
+            return message
+
+        async def drain() -> None:
+            left = self._most
+            with anyio.move_on_after(LINGER_SECONDS):
+                while not is_read and left > 0:
+                    left -= len((await watched_receive()).get("body", b""))
+
+        async def watched_send(message: Message) -> None:
+            nonlocal closes
+            if message["type"] == "http.response.start" and not is_read:
+                closes = True
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            elif closes and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await drain()
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        await self._app(scope, watched_receive, watched_send)
