@@ -14,7 +14,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated, S
 from letta_conversations_mcp.backends.announcing import AnnouncingBackend
 from letta_conversations_mcp.backends.open import open_backend
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import NotFound, Refused
+from letta_conversations_mcp.core.errors import NotFound, Overloaded
 from letta_conversations_mcp.core.model import ConversationChanges, NewConversation
 from letta_conversations_mcp.notifications import poller as polling
 from letta_conversations_mcp.notifications.events import LIST_CHANGED, changed_conversation, conversation_changed
@@ -178,10 +178,29 @@ async def test_only_so_many_conversations_are_watched(letta: Letta, monkeypatch:
     first, second = await a_conversation(letta), await a_conversation(letta)
     async with poller_of(letta, Ear(), NEVER) as (poller, backend, _):
         stop = await poller.watch(first, "one", backend)
-        with pytest.raises(Refused, match="watched already"):
+        with pytest.raises(Overloaded, match="1 watched conversations"):
             await poller.watch(second, "two", backend)
         stop()
+        stop()
         await poller.watch(second, "two", backend)
+
+
+async def test_one_caller_leaves_room_for_others_to_watch(letta: Letta, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "MOST_WATCHED", 4)
+    first, second = await a_conversation(letta), await a_conversation(letta)
+    async with poller_of(letta, Ear(), NEVER) as (poller, backend, _):
+        stops = [await poller.watch(first, uri, backend, "ann") for uri in ("one", "two")]
+        with pytest.raises(Overloaded) as refused:
+            await poller.watch(second, "three", backend, "ann")
+        await poller.watch(second, "three", backend, "bob")
+        await poller.watch(first, "one", backend, "eve")
+        stops[0]()
+        with pytest.raises(Overloaded):
+            await poller.watch(second, "three", backend, "ann")
+        stops[1]()
+        await poller.watch(second, "three", backend, "ann")
+
+    assert refused.value.of_caller
 
 
 async def test_making_and_deleting_a_conversation_lists_it_anew(letta: Letta) -> None:

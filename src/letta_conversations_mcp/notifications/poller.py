@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import anyio
 from anyio.abc import TaskGroup
 from mcp.server.subscriptions import ResourceUpdated, ServerEvent, SubscriptionBus
 
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import ConversationError, NotFound, Refused
+from letta_conversations_mcp.core.errors import ConversationError, NotFound
+from letta_conversations_mcp.core.fair_share import FairShare
 from letta_conversations_mcp.core.model import Conversation
 from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.notifications.events import changed_conversation
@@ -24,31 +26,41 @@ from letta_conversations_mcp.notifications.events import changed_conversation
 logger = logging.getLogger(__name__)
 
 MOST_WATCHED = 200
-"""Conversations: polled every five seconds they cause forty small requests a second."""
+"""Conversations: polled every five seconds they cause forty small requests a second. One that several callers watch is
+polled once, and counts for each of them."""
+
+
+@dataclass(frozen=True)
+class _Watcher:
+    """One subscription: what it is to, and its caller."""
+
+    uri: str
+    caller: str
+    backend: Backend
 
 
 class _Watch:
-    """One conversation that clients are subscribed to.
-
-    `seen` is the conversation as it was last read, None once it is deleted. `watchers` holds for each subscription its
-    URI and the backend of its caller.
-    """
+    """One conversation that clients are subscribed to. `seen` is the conversation as it was last read, None once it is
+    deleted."""
 
     def __init__(self, conversation_id: str, seen: Conversation) -> None:
         self.conversation_id = conversation_id
         self.seen: Conversation | None = seen
-        self.watchers: dict[object, tuple[str, Backend]] = {}
+        self.watchers: dict[object, _Watcher] = {}
         self.changed = anyio.Event()
         self.ending = anyio.CancelScope()
 
     @property
     def uris(self) -> list[str]:
-        return list(dict.fromkeys(uri for uri, _ in self.watchers.values()))
+        return list(dict.fromkeys(each.uri for each in self.watchers.values()))
 
     @property
     def backend(self) -> Backend:
         """The latest subscriber's: an earlier one may have lost access."""
-        return next(reversed(self.watchers.values()))[1]
+        return next(reversed(self.watchers.values())).backend
+
+    def is_watched_by(self, caller: str) -> bool:
+        return any(each.caller == caller for each in self.watchers.values())
 
 
 class Poller:
@@ -59,29 +71,31 @@ class Poller:
         self._bus = bus
         self._interval = interval
         self._watches: dict[str, _Watch] = {}
+        self._places = FairShare("watched conversations", MOST_WATCHED)
 
-    async def watch(self, conversation_id: str, uri: str, backend: Backend) -> Callable[[], None]:
+    async def watch(self, conversation_id: str, uri: str, backend: Backend, caller: str = "") -> Callable[[], None]:
         """Publish a ResourceUpdated for `uri` whenever the conversation changes, until the returned function is called.
 
         Raises:
             NotFound: `backend` has no such conversation.
-            Refused: too many conversations are watched already.
+            Overloaded: too many conversations are watched already, by this caller or in all.
         """
         seen = await backend.get_conversation(conversation_id)
-        watch = self._watches.get(conversation_id)
-        if watch is None:
-            if len(self._watches) >= MOST_WATCHED:
-                raise Refused(
-                    "watch a conversation", f"{MOST_WATCHED} are watched already", "Read it again now and then instead."
-                )
-            watch = self._watches[conversation_id] = _Watch(conversation_id, seen)
+        watch = self._watches.get(conversation_id) or _Watch(conversation_id, seen)
+        if not watch.is_watched_by(caller):
+            self._places.take(caller)
+        if not watch.watchers:
+            self._watches[conversation_id] = watch
             self._tasks.start_soon(self._poll, watch)
         key = object()
-        watch.watchers[key] = (uri, backend)
+        watch.watchers[key] = _Watcher(uri, caller, backend)
 
         def stop() -> None:
-            watch.watchers.pop(key, None)
-            if not watch.watchers and self._watches.get(conversation_id) is watch:
+            if watch.watchers.pop(key, None) is None:
+                return
+            if not watch.is_watched_by(caller):
+                self._places.give_back(caller)
+            if not watch.watchers:
                 del self._watches[conversation_id]
                 watch.ending.cancel()
 

@@ -27,7 +27,7 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, NotFound, Refused
+from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, NotFound, Overloaded
 from letta_conversations_mcp.core.model import CONVERSATION_ID
 from letta_conversations_mcp.server.sdk_private import connection_of
 from letta_conversations_mcp.tools.base import Services
@@ -153,7 +153,7 @@ class Subscriptions:
                 if isinstance(uri, str) and uri not in held:
                     try:
                         held[uri] = await _watch(ctx, uri)
-                    except (InvalidArgument, NotFound, Refused):
+                    except (InvalidArgument, NotFound, Overloaded):
                         continue
                     except ConversationError as error:
                         raise to_mcp_error(error) from error
@@ -172,7 +172,7 @@ async def _watch(ctx: Context, uri: str) -> Callable[[], None]:
     if found is None:
         raise InvalidArgument("uri", f"{uri[:200]!r} cannot be subscribed to; conversations and their transcripts can.")
     services = ctx.lifespan_context
-    return await services.poller.watch(found[1], uri, services.backend)
+    return await services.poller.watch(found[1], uri, services.backend, services.scheduler.caller)
 
 
 def _can_be_told(ctx: Context) -> bool:
