@@ -14,7 +14,7 @@ from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import NotConfigured
 from letta_conversations_mcp.core.model import Deletion
 from letta_conversations_mcp.settings import BackendSettings
-from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
+from letta_conversations_mcp.turns.instrumentation import NO_METER, Meter
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class UnconfiguredBackend(ForwardingBackend):
 
 
 @asynccontextmanager
-async def open_backend(settings: BackendSettings, meter: Meter = SILENT) -> AsyncGenerator[Backend]:
+async def open_backend(settings: BackendSettings, meter: Meter = NO_METER) -> AsyncGenerator[Backend]:
     """The backend, for as long as the context lasts.
 
     If the settings name no place where conversations could live, each operation raises NotConfigured: a client that

@@ -149,8 +149,7 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
 def _endpoints(
     server: ConversationServer, settings: Settings, *, calls_need_token: bool, callers_bring_keys: bool
 ) -> Middleware:
-    meter = PrometheusMeter()
-    server.instrumentation.add(meter)
+    meter = server.meter = PrometheusMeter()
     readiness = Readiness(key_of_its_own=not callers_bring_keys)
 
     async def unready() -> str:

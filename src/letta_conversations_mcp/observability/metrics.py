@@ -23,7 +23,8 @@ from prometheus_client import (
 )
 
 from letta_conversations_mcp import __version__
-from letta_conversations_mcp.turns.instrumentation import Meter, Outcome
+from letta_conversations_mcp.observability.instrumentation import LoggingMeter
+from letta_conversations_mcp.turns.instrumentation import Outcome
 from letta_conversations_mcp.turns.turn import TrackedTurn
 
 CALL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 45, 60, 120, 300, 600)
@@ -34,8 +35,8 @@ TURN_SECONDS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)
 PREFIX = "letta_mcp_"
 
 
-class PrometheusMeter(Meter):
-    """The metrics of one server, in a registry of its own."""
+class PrometheusMeter(LoggingMeter):
+    """The metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -91,7 +92,7 @@ class PrometheusMeter(Meter):
     def turn(self, turn: TrackedTurn) -> Generator[None]:
         self._followed.add(turn)
         try:
-            with self._turn_seconds.time():
+            with super().turn(turn), self._turn_seconds.time():
                 yield
         finally:
             self._followed.discard(turn)

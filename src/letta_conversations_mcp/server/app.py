@@ -34,7 +34,7 @@ from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import Forbidden
 from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.notifications.poller import open_poller
-from letta_conversations_mcp.observability.instrumentation import Instrumentation
+from letta_conversations_mcp.observability.instrumentation import LoggingMeter
 from letta_conversations_mcp.observability.request_log import UNKNOWN, RequestLog, counted
 from letta_conversations_mcp.server.request_state import explain_refusal
 from letta_conversations_mcp.server.resources import add_resources
@@ -91,14 +91,14 @@ class ConversationServer(MCPServer[Services]):
         self.services: Services | None = None
         self.access: Callable[[], Access] = lambda: EVERYTHING
         self.drain = Drain()
-        self.instrumentation = Instrumentation()
+        self.meter = LoggingMeter()
         self._options = settings
         self._request_log = RequestLog(lambda name: name in self.specs, self.drain, with_texts=settings.log_messages)
 
         @asynccontextmanager
         async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
             async with (
-                open_backend(settings, self.instrumentation) as opened,
+                open_backend(settings, self.meter) as opened,
                 open_pool(settings) as pool,
                 background_tasks() as background,
                 open_poller(bus, interval=settings.watch_interval) as poller,
@@ -110,9 +110,7 @@ class ConversationServer(MCPServer[Services]):
                 async def backend_of_key(key: str) -> Backend:
                     return AnnouncingBackend(await pool.backend_of_key(key), bus)
 
-                async with open_scheduler(
-                    backend, settings, timing, meter=self.instrumentation, drain=self.drain
-                ) as scheduler:
+                async with open_scheduler(backend, settings, timing, meter=self.meter, drain=self.drain) as scheduler:
                     self.services = Services(backend, scheduler, settings, backend_of_key, poller, background)
                     yield self.services
                     self.services = None
@@ -222,7 +220,7 @@ class ConversationServer(MCPServer[Services]):
     ) -> CallToolResult | InputRequiredResult:
         scope = self.scope_of(name)
         usable = self._usable()
-        with counted(self.instrumentation, name if name in self.specs else UNKNOWN):
+        with counted(self.meter, name if name in self.specs else UNKNOWN):
             if scope and not self.access().may(scope):
                 raise to_tool_error(Forbidden(name, scope))
             if name not in usable:

@@ -1,7 +1,6 @@
-"""What happens in this process, told as it happens to whoever counts it.
+"""The events that are logged, traced and counted. The code that does the work reports them to a `Meter`.
 
-The core tells, and knows nobody who listens: `Meter` forgets everything, and is what counts unless the server is given
-another one. Nothing here may fail or wait. What is told has no text of messages in it.
+A meter must neither raise nor wait. It is given ids and numbers, and no text of messages.
 """
 
 from __future__ import annotations
@@ -12,31 +11,31 @@ from typing import Literal
 from letta_conversations_mcp.turns.turn import TrackedTurn
 
 Outcome = Literal["ok", "error", "crash", "cancelled"]
-"""How a call of a tool ended: with an answer, with an error that the caller was told, with one that is a fault of this
-server, or not at all, because the caller left."""
+"""How a tool call ended: with an answer, with an error for the caller, with a fault of this server, or without an
+answer because the caller cancelled it."""
 
 
 class Meter:
-    """Counts nothing. Its methods are the events that there are."""
+    """Counts nothing: commands and tests use it as it is, servers a subclass (`observability/instrumentation.py`)."""
 
     def call(self, tool: str, outcome: Outcome, seconds: float) -> None:
-        """A tool was called. The name is one of the tools that there are, or "unknown"."""
+        """A tool was called. `tool` is the name of an existing tool, or "unknown"."""
 
     def turn(self, turn: TrackedTurn) -> AbstractContextManager[object]:
-        """Entered when a message takes its place in a conversation's order, left when its turn has ended."""
+        """Entered when a message is queued in its conversation, left when its turn has ended."""
         return nullcontext()
 
     def stream_lost(self) -> None:
         """The stream of a turn broke before the turn ended."""
 
     def stream_resumed(self) -> None:
-        """A stream that broke was taken up again, and brought news."""
+        """A broken stream was resumed and delivered something new."""
 
     def message_resent(self) -> None:
-        """A message that never arrived was handed over once more."""
+        """A message that never reached Letta was handed over again."""
 
     def letta_answered(self, status: int) -> None:
-        """A request to Letta was answered with this HTTP status; 0 when no answer came."""
+        """Letta answered a request with this HTTP status; 0 if no answer came."""
 
 
-SILENT = Meter()
+NO_METER = Meter()

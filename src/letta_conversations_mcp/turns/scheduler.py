@@ -27,7 +27,7 @@ from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.turns.delivery import Delivery
 from letta_conversations_mcp.turns.draining import Drain
 from letta_conversations_mcp.turns.idempotency import CallIdentity, RecentCalls
-from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
+from letta_conversations_mcp.turns.instrumentation import NO_METER, Meter
 from letta_conversations_mcp.turns.recovery import find_by_key, newest_run, run_of_same, until_free
 from letta_conversations_mcp.turns.timing import Timing
 from letta_conversations_mcp.turns.turn import HANDING_OVER, LOOKING_UP, SEARCHING, EndReason, State, TrackedTurn
@@ -378,7 +378,7 @@ async def open_scheduler(
     settings: Settings,
     timing: Timing | None = None,
     *,
-    meter: Meter = SILENT,
+    meter: Meter = NO_METER,
     drain: Drain | None = None,
 ) -> AsyncGenerator[Scheduler]:
     """A scheduler whose turns live as long as this context. Leaving it ends the waiting for them, not the turns

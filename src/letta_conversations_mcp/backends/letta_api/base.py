@@ -15,7 +15,7 @@ import anyio.to_thread
 from letta_conversations_mcp.backends.letta_api.client import Client
 from letta_conversations_mcp.core.model import Conversation
 from letta_conversations_mcp.settings import BackendSettings
-from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
+from letta_conversations_mcp.turns.instrumentation import NO_METER, Meter
 
 REMEMBERED = 10_000
 """Conversations in the cache of facts that never change; about 3 MB when it is full."""
@@ -37,7 +37,7 @@ class Known:
 class ApiBase:
     """`async with` it; the SDK is loaded and connections are opened at the first request."""
 
-    def __init__(self, settings: BackendSettings, meter: Meter = SILENT) -> None:
+    def __init__(self, settings: BackendSettings, meter: Meter = NO_METER) -> None:
         self._settings = settings
         self._meter = meter
         self._known: OrderedDict[str, Known] = OrderedDict()

@@ -16,7 +16,7 @@ from letta_conversations_mcp.backends.letta_api.letta_json import Json
 from letta_conversations_mcp.backends.letta_api.network_variables import check_network
 from letta_conversations_mcp.core.errors import Unreachable
 from letta_conversations_mcp.settings import BackendSettings
-from letta_conversations_mcp.turns.instrumentation import SILENT, Meter
+from letta_conversations_mcp.turns.instrumentation import NO_METER, Meter
 
 if TYPE_CHECKING:
     import httpx
@@ -33,7 +33,7 @@ class Client:
     retrying: AsyncLetta
     asking: Asking
 
-    def __init__(self, settings: BackendSettings, meter: Meter = SILENT) -> None:
+    def __init__(self, settings: BackendSettings, meter: Meter = NO_METER) -> None:
         """Raises NotConfigured for variables of the network that cannot be used."""
         import httpx
         import letta_client
