@@ -56,7 +56,7 @@ async def test_the_demo_shows_the_main_job_on_a_machine_without_a_model(
         shown.index(f"{FIRST_WORDS} {words}")
         for words in ("Noted: invoice 4711", "I do not know: I am sent nothing about invoice 4711", "On Friday")
     )
-    assert told < unknown < shown.index("  On Friday: I find that earlier in this conversation.") < found
+    assert told < unknown < shown.index("  > On Friday: I find that earlier in this conversation.") < found
     assert shown.count("Ann: I find that in this agent's memory.") == 3  # twice when asked, once in the transcript
     assert "… looking up where the message goes, 0 s" in shown
     for call in ("create_agent", "create_conversation", "fork", "list_conversations", "compact", "delete"):

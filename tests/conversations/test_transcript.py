@@ -66,7 +66,9 @@ def test_the_length_of_a_text_is_what_json_makes_of_it(text: str) -> None:
     # \x7f may be written in one character or in six: never count it for less than it travels as.
     assert length(text) >= _in_json(text)
     assert length("plain") == 5
-    assert length('"\n\x00') == 2 + 2 + 6
+    assert length('"\x00') == 2 + 6
+    # Marked, a line costs two more characters; the first one's mark is not counted.
+    assert length("a\nb") == 1 + 2 + 2 + 1
 
 
 @given(ANY_TEXT | COSTLY_TEXT, st.integers(0, 150))
@@ -82,7 +84,7 @@ def test_a_cut_text_costs_no_more_than_its_limit_and_no_room_is_wasted(text: str
     else:
         assert kept.endswith("…") or not limit
         assert text.startswith(kept[:-1])
-        # Of what is dropped, one character more could cost up to six.
+        # Of what is dropped, one character more could cost up to eleven.
         assert length(kept) + 12 > limit
 
 
@@ -143,4 +145,4 @@ def test_a_transcript_is_headings_and_texts_in_order() -> None:
         Message(id="2", kind="assistant", type="assistant_message", text="yes"),
     ]
 
-    assert to_markdown(messages, ["lo", "yes"]) == "**user** · 2026-11-21T00:52Z\nlo\n\n**agent**\nyes"
+    assert to_markdown(messages, ["lo", "yes"]) == "**user** · 2026-11-21T00:52Z\n> lo\n\n**agent**\n> yes"

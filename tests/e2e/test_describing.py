@@ -40,7 +40,7 @@ async def test_a_conversation_is_told_in_full(mcp: Caller, letta: Letta) -> None
     assert told.data["isolated_blocks"] == ["human"]
     assert told.data["memory_as_of"][:10] == told.data["created_at"][:10]
     assert {"run_id", "approvals", "unknown"} & set(told.data) == set()
-    for words in ("invoice 4711", "its own", "4 messages", "Isolated blocks: human", "recompile refreshes"):
+    for words in ("invoice 4711", "its own", "4 messages", "Isolated blocks: 'human'", "recompile refreshes"):
         assert words in told.text
 
 

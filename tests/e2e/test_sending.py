@@ -321,4 +321,4 @@ async def test_a_fetched_reply_says_which_message_it_answers(mcp: Caller, letta:
     fetched = await mcp.ok("wait_for_reply", conversation_id=sent.data["conversation_id"])
 
     assert fetched.data["answers"] == "Which one?"
-    assert "(to: Which one?)" in fetched.text
+    assert "In answer to:\n> Which one?\n" in fetched.text

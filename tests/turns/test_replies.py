@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
-from letta_conversations_mcp.conversations.transcript import CUT, length
+from letta_conversations_mcp.conversations.transcript import CUT
 from letta_conversations_mcp.core.model import ConversationRef, ToolCall, Turn, TurnFailure, TurnStatus, Usage
 from letta_conversations_mcp.tools.results.reply import Reply, ReplyKind
 from letta_conversations_mcp.turns.turn import WITHDRAWN
@@ -37,7 +37,7 @@ def _structured(reply: Reply) -> dict[str, object]:
 
 def _sizes(reply: Reply) -> tuple[int, int]:
     """What the two forms cost: characters of the text as JSON, and of the structured form."""
-    return length(reply.to_text()), len(to_json(_structured(reply)).decode())
+    return len(to_json(reply.to_text()).decode()), len(to_json(_structured(reply)).decode())
 
 
 def _repeated(unit: str, times: int) -> str:
@@ -281,7 +281,7 @@ def test_a_pending_decision_is_shown_in_full_without_asking() -> None:
     reply = _reply(RICH)
 
     assert _structured(reply)["approvals"] == [{"tool_call_id": "call_3", "name": "pay", "arguments": '{"n": 3}'}]
-    assert 'Waits for a decision: pay({"n": 3}) · call_3' in reply.to_text()
+    assert '\n\nWaits for a decision:\n> pay({"n": 3}) · call_3\n\n' in reply.to_text()
 
 
 def test_the_structured_form_leaves_out_what_is_not_there() -> None:

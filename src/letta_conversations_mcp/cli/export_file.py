@@ -15,6 +15,7 @@ from typing import BinaryIO, Literal
 from letta_conversations_mcp.conversations.history import DEFAULT_KINDS
 from letta_conversations_mcp.conversations.transcript import body, heading
 from letta_conversations_mcp.core.model import MESSAGE_ID, ConversationRef, Message, MessageKind
+from letta_conversations_mcp.core.untrusted import escaped_json, quoted
 
 Format = Literal["md", "jsonl"]
 
@@ -27,10 +28,6 @@ _BEGINNING: dict[Format, re.Pattern[bytes]] = {
     "md": re.compile(rf"<!-- ({_ID}) -->\n".encode()),
     "jsonl": re.compile(rf'\{{"id":"({_ID})"'.encode()),
 }
-_LIKE_A_BEGINNING = re.compile(rf"^(?=<!-- {_ID} -->)", re.MULTILINE)
-
-# Some programs end a line at these; a lone surrogate is no text in UTF-8.
-_ESCAPED = re.compile("[\u0085\u2028\u2029\ud800-\udfff]")
 
 
 class NotAnExport(Exception):
@@ -56,14 +53,8 @@ def entry(form: Format, message: Message) -> bytes:
     """A message as it stands in a file."""
     if form == "jsonl":
         line = json.dumps(message.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":"))
-        return f"{_ESCAPED.sub(_escape, line)}\n".encode()
-    # A message may hold what looks like the line that begins one: escaped, Markdown shows it as it was written.
-    said = _LIKE_A_BEGINNING.sub(r"\\", body(message))
-    return f"\n<!-- {message.id} -->\n{heading(message)}\n\n{said}\n".encode("utf-8", "replace")
-
-
-def _escape(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
+        return f"{escaped_json(line)}\n".encode()
+    return f"\n<!-- {message.id} -->\n{heading(message)}\n\n{quoted(body(message))}\n".encode()
 
 
 def find_end(file: BinaryIO, form: Format, ref: ConversationRef) -> Resumption:

@@ -6,6 +6,7 @@ same length, so that a page always shows every message that is on it.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC
 
@@ -13,6 +14,7 @@ from pydantic_core import to_json
 
 from letta_conversations_mcp.core.model import Message, MessageKind, ToolCall
 from letta_conversations_mcp.core.times import parse_time
+from letta_conversations_mcp.core.untrusted import MARK, quoted
 
 CUT = "…"
 """Ends a text of which only the beginning is shown."""
@@ -37,7 +39,12 @@ MESSAGE_CHARS = 60
 
 
 def length(text: str) -> int:
-    """What a text costs of a budget: its characters in JSON, in which every answer travels."""
+    """What a text costs of a budget: its characters in JSON, in which every answer travels. It travels once as it is
+    and once with every line marked; the longer one counts, without the mark of the first line."""
+    return max(_in_json(text), _in_json(quoted(text)) - len(MARK))
+
+
+def _in_json(text: str) -> int:
     # A lone surrogate, which a broken text may hold, cannot be sent and becomes one replacement character.
     return len(to_json(text.encode("utf-8", "replace").decode()).decode()) - 2
 
@@ -64,11 +71,8 @@ def cut(text: str, limit: int) -> str:
     limit -= len(CUT)
     if limit < 0:
         return ""
-    kept = text[:limit]
-    while kept and length(kept) > limit:
-        # An escaped character costs up to six: drop what is too much, and at least one.
-        kept = kept[: len(kept) - max(1, (length(kept) - limit) // 6)]
-    return kept + CUT
+    fitting = bisect_right(range(min(len(text), limit) + 1), limit, key=lambda size: length(text[:size])) - 1
+    return text[:fitting] + CUT
 
 
 def shorten(texts: Sequence[str], budget: int) -> list[str]:
@@ -105,6 +109,7 @@ def heading(message: Message, *, with_id: bool = False) -> str:
 
 
 def to_markdown(messages: Sequence[Message], texts: Sequence[str], *, with_ids: bool = False) -> str:
-    """A transcript: of every message who said it and when, and its text, which the caller has cut to fit."""
+    """A transcript: of every message who said it and when, and its text, which the caller has cut to fit, with every
+    line marked as somebody else's."""
     parts = zip(messages, texts, strict=True)
-    return "\n\n".join(f"{heading(message, with_id=with_ids)}\n{text}" for message, text in parts)
+    return "\n\n".join(f"{heading(message, with_id=with_ids)}\n{quoted(text)}" for message, text in parts)

@@ -32,6 +32,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from letta_conversations_mcp.core.untrusted import escaped
+
 QUOTE_CHARS = 300
 """How much of a server's own words an error carries: enough for its sentence, too little for a page."""
 
@@ -91,8 +93,8 @@ class ConversationError(Exception):
     """In seconds, when nothing was done and the same may well succeed after this."""
 
     def __init__(self, text: str, *, person: str = "") -> None:
-        self.for_person = person or text
-        super().__init__(text)
+        self.for_person = escaped(person or text)
+        super().__init__(escaped(text))
 
     @property
     def label(self) -> str:

@@ -33,6 +33,16 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def escaped_json(text: str) -> str:
+    """A JSON text without control characters; it means the same."""
+    return _CONTROLS.sub(_escape_in_json, text)
+
+
+def _escape_in_json(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
 def quoted(text: str) -> str:
     """The text with every line marked; "" stays ""."""
     return MARK + escaped(text).replace("\n", f"\n{MARK}") if text else ""

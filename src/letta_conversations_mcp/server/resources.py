@@ -34,6 +34,7 @@ from letta_conversations_mcp.conversations.transcript import (
 )
 from letta_conversations_mcp.core.errors import InvalidArgument
 from letta_conversations_mcp.core.model import CONVERSATION_ID, Conversation, ConversationQuery, MessageQuery
+from letta_conversations_mcp.core.untrusted import escaped
 from letta_conversations_mcp.server.completion import complete_argument
 from letta_conversations_mcp.tools.base import Services, ToolContext, services_of
 from letta_conversations_mcp.tools.mcp_errors import raising_mcp_errors, raising_resource_errors
@@ -137,8 +138,8 @@ async def _markdown(services: Services, conversation_id: str, before: str, limit
     texts = _fitting(services, page)
     parts = [
         f"[older messages]({_older_uri(conversation_id, page, limit, '')})" if page.older else "",
-        to_markdown(page.messages, texts) or "(no messages)",
         _cut_note(page, texts),
+        to_markdown(page.messages, texts) or "(no messages)",
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -172,7 +173,7 @@ def _cut_note(page: HistoryPage, texts: list[str]) -> str:
 
 def _as_resource(conversation: Conversation) -> Resource:
     when = minute(conversation.last_message_at or conversation.created_at)
-    title = conversation.summary[:80] or f"Conversation of {when}"
+    title = escaped(" ".join(conversation.summary.split()))[:80] or f"Conversation of {when}"
     return Resource(
         uri=f"letta://conversations/{conversation.id}/transcript",
         name=conversation.id,

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from letta_conversations_mcp.core.task_groups import background_tasks
+from letta_conversations_mcp.core.untrusted import escaped
 from letta_conversations_mcp.tools.base import ToolContext
 from letta_conversations_mcp.turns.waiting import Report
 
@@ -22,7 +23,7 @@ def reporter(ctx: ToolContext) -> Report:
     async def report(words: str) -> None:
         nonlocal count
         count += 1
-        await ctx.report_progress(count, message=words)
+        await ctx.report_progress(count, message=escaped(words))
 
     return report
 

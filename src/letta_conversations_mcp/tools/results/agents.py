@@ -27,8 +27,9 @@ class AgentRow(Result):
         )
 
     def to_text(self) -> str:
-        details = " · ".join(filter(None, [self.model, " ".join(self.description.split())]))
-        return f"{self.name} · {self.id}" + (f" · {details}" if details else "")
+        description = " ".join(self.description.split())
+        parts = [repr(self.name), self.id, self.model, repr(description) if description else ""]
+        return " · ".join(filter(None, parts))
 
 
 class AgentList(Result):
@@ -36,7 +37,7 @@ class AgentList(Result):
     next: str = ""
 
     def to_text(self) -> str:
-        return "\n".join(filter(None, [*(agent.to_text() for agent in self.agents), self.next]))
+        return "\n".join(filter(None, [self.next, *(agent.to_text() for agent in self.agents)]))
 
 
 class AgentCreated(Result):

@@ -11,11 +11,13 @@ from letta_conversations_mcp.conversations.transcript import (
     fair_share,
     length,
 )
+from letta_conversations_mcp.core.errors import quote
 from letta_conversations_mcp.core.model import (
     ConversationRef,
     Turn,
     TurnStatus,
 )
+from letta_conversations_mcp.core.untrusted import quoted
 from letta_conversations_mcp.tools.results.reply import REPEATED, UNCONFIRMED, describe_failure
 from letta_conversations_mcp.tools.results.result import Result
 
@@ -46,7 +48,7 @@ class ReplyRow(Result):
         ids = " · ".join(
             filter(None, [self.status, self.conversation_id, self.agent_id, self.run_id, self.message_key])
         )
-        return "\n".join(filter(None, [f"## {self.to} [{ids}]", self.reply, self.error, self.note]))
+        return "\n".join(filter(None, [f"## {quote(self.to)} [{ids}]", self.error, self.note, quoted(self.reply)]))
 
 
 class Replies(Result):
@@ -58,7 +60,8 @@ class Replies(Result):
 
     def to_text(self) -> str:
         head = f"{self.answered} of {self.asked} answered."
-        return "\n\n".join(filter(None, [head, *(row.to_text() for row in self.replies), self.note, self.next]))
+        ours = "\n".join(filter(None, [head, self.note, self.next]))
+        return "\n\n".join([ours, *(row.to_text() for row in self.replies)])
 
 
 def row_of(

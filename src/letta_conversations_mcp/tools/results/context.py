@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from letta_conversations_mcp.core.untrusted import quoted
 from letta_conversations_mcp.tools.results.result import Result
 
 
@@ -19,9 +20,8 @@ class Compacted(Result):
             f"Compacted {self.conversation_id}: {self.messages_before} messages in context before, "
             f"{self.messages_after} after. The older ones {older}."
         )
-        return "\n".join(
-            filter(None, [first, f"Summary that replaces them: {self.summary}" if self.summary else "", self.note])
-        )
+        summary = f"Summary that replaces them:\n{quoted(self.summary)}" if self.summary else ""
+        return "\n".join(filter(None, [first, self.note, summary]))
 
 
 class Recompiled(Result):
@@ -41,4 +41,4 @@ class Recompiled(Result):
             done = (
                 f"{'There is nothing to refresh' if self.dry_run else 'Nothing is different'}: {place} was up to date."
             )
-        return "\n".join(filter(None, [done, self.changes, self.prompt, self.note]))
+        return "\n".join(filter(None, [done, self.note, quoted(self.changes), quoted(self.prompt)]))

@@ -96,7 +96,7 @@ class ConversationList(Result):
         end = ", more follow" if more else ", no more" if query.after or page.more is False else ""
         return cls(
             listed=f"{len(rows)} conversation{'s' if len(rows) > 1 else ''}{whose}, {ORDERS[query.order_by]} "
-            f"{ENDS[query.order]} first{end}:",
+            f"{ENDS[query.order]} first{end}.",
             conversations=tuple(rows),
             note=note,
             next=f"More: the same call with after={rows[-1].id!r}." if more else "",
@@ -104,7 +104,7 @@ class ConversationList(Result):
 
     def to_text(self) -> str:
         return "\n".join(
-            filter(None, [self.listed, *(row.to_text() for row in self.conversations), self.note, self.next])
+            filter(None, [self.listed, self.note, self.next, *(row.to_text() for row in self.conversations)])
         )
 
 

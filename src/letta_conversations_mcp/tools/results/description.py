@@ -17,6 +17,7 @@ from letta_conversations_mcp.conversations.transcript import (
 from letta_conversations_mcp.core.model import (
     ToolCall,
 )
+from letta_conversations_mcp.core.untrusted import quoted
 from letta_conversations_mcp.tools.results.result import Result
 
 
@@ -30,7 +31,7 @@ class PendingCall(Result):
         return cls(tool_call_id=call.id, tool=call.name, arguments=cut(call.arguments, size))
 
     def to_text(self) -> str:
-        return f"Waits for a decision: {self.tool}({self.arguments}) · {self.tool_call_id}"
+        return f"{self.tool}({self.arguments}) · {self.tool_call_id}"
 
 
 def _next_step(told: Description) -> str:
@@ -105,20 +106,21 @@ class Described(Result):
         agent = f"agent {self.agent_name!r} ({self.agent_id})" if self.agent_name else self.agent_id
         marks = [mark for mark, on in (("archived", self.archived), ("hidden", self.hidden)) if on]
         settings = f", settings {to_json(self.model_settings).decode()}" if self.model_settings else ""
+        waiting = "\n".join(call.to_text() for call in self.approvals)
         whose = "its own" if self.model_is_own else "the agent's"
         lines = [
             f"{self.conversation_id}{name} of {agent}" + "".join(f" · {mark}" for mark in marks),
-            f"Description: {self.description}" if self.description else "",
             f"Model: {self.model} ({whose}){settings}" if self.model else "",
             self._times(),
             self._context(),
-            f"Isolated blocks: {', '.join(self.isolated_blocks)}" if self.isolated_blocks else "",
+            f"Isolated blocks: {', '.join(map(repr, self.isolated_blocks))}" if self.isolated_blocks else "",
             f"Its copy of the memory is of {self.memory_as_of}; recompile refreshes it." if self.memory_as_of else "",
             f"A turn is running: {self.run_id}" if self.run_id else "",
-            *(call.to_text() for call in self.approvals),
             f"Could not be asked: {', '.join(self.unknown)}." if self.unknown else "",
             self.note,
             self.next,
+            f"Waits for a decision:\n{quoted(waiting)}" if waiting else "",
+            f"Description:\n{quoted(self.description)}" if self.description else "",
         ]
         return "\n".join(filter(None, lines))
 

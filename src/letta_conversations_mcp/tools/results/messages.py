@@ -88,11 +88,10 @@ class MessageList(Result):
         ]
         parts = [
             f"[{self.conversation_id} · {self.agent_id}{f' {self.agent_name!r}' if self.agent_name else ''}]",
-            self.transcript,
             self.note,
             " ".join(filter(None, cursors)),
         ]
-        return "\n\n".join(filter(None, parts))
+        return "\n\n".join(filter(None, ["\n".join(filter(None, parts)), self.transcript]))
 
 
 def _note(query: MessageQuery, page: HistoryPage, bodies: Sequence[str], shown: Sequence[str], skipped: int) -> str:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict
 from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, cut, fair_share, length
 from letta_conversations_mcp.core.errors import quote
 from letta_conversations_mcp.core.model import ConversationRef, ToolCall, Turn, TurnStatus, Usage
+from letta_conversations_mcp.core.untrusted import quoted
 from letta_conversations_mcp.tools.results.result import Result
 from letta_conversations_mcp.turns.recovery import DIED
 from letta_conversations_mcp.turns.turn import WITHDRAWN
@@ -145,19 +146,22 @@ class Reply(Result):
 
     def to_text(self) -> str:
         head = [self.status, self.conversation_id, self.agent_id, self.run_id or self.message_key, self.stop_reason]
-        parts = [
+        ours = [
             f"[{' · '.join(filter(None, head))}]",
-            f"(to: {self.answers})" if self.answers else "",
-            f"(thinking: {self.reasoning})" if self.reasoning else "",
-            self.reply,
-            f"(so far: {self.reply_so_far})" if self.reply_so_far else "",
-            "\n".join(f"Tool {call.to_text()}" for call in self.tool_calls),
-            "\n".join(f"Waits for a decision: {approval.to_text()}" for approval in self.approvals),
-            f"({self.usage.to_text()})" if self.usage else "",
             self.note,
             self.next,
+            f"({self.usage.to_text()})" if self.usage else "",
         ]
-        return "\n\n".join(filter(None, parts))
+        theirs = [
+            ("Waits for a decision:", "\n".join(approval.to_text() for approval in self.approvals)),
+            ("In answer to:", self.answers),
+            ("Thinking:", self.reasoning),
+            ("Tools:", "\n".join(call.to_text() for call in self.tool_calls)),
+            ("Reply:", self.reply),
+            ("Reply so far:", self.reply_so_far),
+        ]
+        parts = ["\n".join(filter(None, ours)), *(f"{what}\n{quoted(text)}" for what, text in theirs if text)]
+        return "\n\n".join(parts)
 
 
 def _call_row(call: ToolCall, *, in_full: bool) -> CallRow:

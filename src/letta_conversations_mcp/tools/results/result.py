@@ -5,6 +5,8 @@ from __future__ import annotations
 from mcp_types import CallToolResult, TextContent
 from pydantic import BaseModel, ConfigDict
 
+from letta_conversations_mcp.core.untrusted import escaped
+
 SUMMARY_CHARS = 200
 """A conversation's summary in a list or beside other facts; the rest is in its resource."""
 
@@ -22,6 +24,6 @@ class Result(BaseModel):
 
     def to_mcp(self) -> CallToolResult:
         return CallToolResult(
-            content=[TextContent(type="text", text=self.to_text())],
+            content=[TextContent(type="text", text=escaped(self.to_text()))],
             structured_content=self.model_dump(mode="json", exclude_defaults=True),
         )

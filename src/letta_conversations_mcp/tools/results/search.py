@@ -21,6 +21,7 @@ from letta_conversations_mcp.core.model import (
     MessageKind,
     MessageSearch,
 )
+from letta_conversations_mcp.core.untrusted import quoted
 from letta_conversations_mcp.tools.results.result import Result
 
 NAME_CHARS = 60
@@ -61,7 +62,7 @@ class SearchRow(Result):
         conversation = " ".join(filter(None, [self.conversation_id, repr(self.summary) if self.summary else ""]))
         agent = " ".join(filter(None, [self.agent_id, repr(self.agent_name) if self.agent_name else ""]))
         place = " · ".join(filter(None, [conversation, agent, self.message_id]))
-        return f"**{SPEAKER[self.kind]}** · {self.at} · {place}\n{self.text}"
+        return f"**{SPEAKER[self.kind]}** · {self.at} · {place}\n{quoted(self.text)}"
 
 
 class SearchResults(Result):
@@ -88,7 +89,8 @@ class SearchResults(Result):
 
     def to_text(self) -> str:
         more = f"On from there: the same call with after={self.cursor!r}." if self.cursor else ""
-        return "\n\n".join(filter(None, [*(row.to_text() for row in self.messages), self.note, more, self.next]))
+        ours = "\n".join(filter(None, [self.note, more, self.next]))
+        return "\n\n".join(filter(None, [ours, *(row.to_text() for row in self.messages)]))
 
 
 def _note(result: SearchResult, wanted: MessageSearch) -> str:
