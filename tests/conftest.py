@@ -25,9 +25,8 @@ from tests.rig.real_letta import real_letta
 from tests.rig.servers import ALL_WAYS, DEFAULT_WAY, Caller, Way, connect, in_own_task
 
 # Properties are checked without a deadline: a slow machine is no counterexample.
-hypothesis.settings.register_profile("default-run", deadline=None, max_examples=150)
-hypothesis.settings.load_profile("default-run")
-
+hypothesis.settings.register_profile("default", deadline=None, max_examples=40)
+hypothesis.settings.register_profile("full", deadline=None, max_examples=150)
 
 WORKERS_PER_CORE = 3
 """Tests mostly wait for processes and timers, so more of them than cores run at a time."""
@@ -52,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # The developer's own settings, before any fixture or process of the tests can read them.
     for name in [each for each in os.environ if each.startswith("LETTA_") and each != "LETTA_TEST_HOME"]:
         del os.environ[name]
+    hypothesis.settings.load_profile("default" if config.getoption("--ways") == "default" else "full")
     if (seconds := config.getoption("--seconds")) is not None:
         config.pluginmanager.register(LimitedTime(config, seconds))
     if not hasattr(config, "workerinput"):

@@ -128,7 +128,7 @@ async def test_an_export_that_was_cut_off_anywhere_is_gone_on_with(
     assert (await run(*arguments)).status == 0
     whole = file.read_bytes()
 
-    for size in range(0, len(whole) + 1, max(1, len(whole) // 40)):
+    for size in range(0, len(whole) + 1, max(1, len(whole) // 15)):
         file.write_bytes(whole[:size])
         ran = await run(*arguments)
         assert (ran.status, file.read_bytes()) == (0, whole), size

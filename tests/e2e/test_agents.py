@@ -10,8 +10,6 @@ from tests.rig.letta_server import Letta
 from tests.rig.model import ScriptedModel
 from tests.rig.servers import Caller, Way
 
-pytestmark = pytest.mark.all_ways
-
 
 @pytest.mark.fake_only
 @pytest.mark.parametrize(("create_agents", "words"), [(True, "create_agent makes one"), (False, "--create-agents")])

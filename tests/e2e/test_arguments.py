@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mcp import Client
 
@@ -48,7 +48,7 @@ ANY_JSON: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3)),
     max_leaves=6,
 )
-SPECS = {tool.name: tool for tool in (spec.build(Settings()) for spec in TOOLS)}
+SPECS = {tool.name: tool for tool in (spec.build(Settings().wait_seconds) for spec in TOOLS)}
 
 
 def fitting(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
@@ -95,7 +95,6 @@ async def caller() -> AsyncGenerator[Caller]:
 
 
 @pytest.mark.parametrize("tool", SPECS)
-@settings(max_examples=100, deadline=None, database=None)
 @given(data=st.data())
 async def test_no_input_is_an_internal_error(caller: Caller, tool: str, data: st.DataObject) -> None:
     arguments = data.draw(arguments_of(tool))

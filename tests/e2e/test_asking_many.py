@@ -87,7 +87,7 @@ async def test_who_is_not_reached_in_time_is_not_asked(mcp: Caller, letta: Letta
     held = [Hold(Say("late")) for _ in range(AT_ONCE)]
     letta.model.enqueue(*held)
 
-    answer = await mcp.ok("ask_many", message="Hello", agents=[agent_id] * (AT_ONCE + 1), wait_seconds=4)
+    answer = await mcp.ok("ask_many", message="Hello", agents=[agent_id] * (AT_ONCE + 1), wait_seconds=1)
     for each in held:
         each.gate.set()
 

@@ -13,11 +13,10 @@ from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Hold, Say, Use
 from tests.rig.servers import Answer, Caller
 
-pytestmark = pytest.mark.all_ways
-
 REMEMBER = CallTools((Use("memory_insert", {"label": "human", "new_string": "Likes tea"}),))
 
 
+@pytest.mark.all_ways
 async def test_a_running_turn_is_stopped_and_those_who_wait_are_told(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
     place = {"conversation_id": await letta.new_conversation(agent_id)}
@@ -104,6 +103,7 @@ async def test_the_default_conversation_is_stopped_without_the_others(mcp: Calle
     assert waited.data["status"] == "cancelled"
 
 
+@pytest.mark.all_ways
 async def test_a_message_that_waits_its_turn_is_taken_back(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
     place = {"conversation_id": await letta.new_conversation(agent_id)}

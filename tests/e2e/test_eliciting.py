@@ -14,9 +14,7 @@ from letta_conversations_mcp.settings import Settings
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Say, ScriptedModel, Use
-from tests.rig.servers import Way
-
-pytestmark = pytest.mark.all_ways
+from tests.rig.servers import ERAS, Era, Way
 
 REMEMBER = CallTools((Use("memory_insert", {"label": "human", "new_string": "Likes tea"}),))
 
@@ -46,6 +44,7 @@ def asking(letta: Letta) -> Settings:
     return Settings(base_url=letta.base_url, approvals="elicit")
 
 
+@pytest.mark.all_ways
 async def test_a_yes_lets_the_call_run_within_the_same_call(letta: Letta, way: Way) -> None:
     agent_id, _ = await letta.new_agent(needs_approval="memory_insert")
     letta.model.enqueue(REMEMBER, Say("Noted."))
@@ -61,6 +60,7 @@ async def test_a_yes_lets_the_call_run_within_the_same_call(letta: Letta, way: W
     assert await letta.stored_texts(agent_id, answer.data["conversation_id"]) == ["I like tea"]
 
 
+@pytest.mark.all_ways
 async def test_every_call_of_a_turn_is_asked_about(letta: Letta, way: Way) -> None:
     agent_id, _ = await letta.new_agent(needs_approval="memory_insert")
     letta.model.enqueue(REMEMBER, REMEMBER, Say("Once."))
@@ -86,8 +86,8 @@ async def test_every_call_of_a_turn_is_asked_about(letta: Letta, way: Way) -> No
     ],
     ids=["no", "declined", "a word", "a number", "empty", "reason only"],
 )
-@pytest.mark.parametrize("era", ["legacy", "modern"])
-async def test_a_no_and_what_cannot_be_understood_deny_the_call(letta: Letta, answer: ElicitResult, era: Any) -> None:
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_no_and_what_cannot_be_understood_deny_the_call(letta: Letta, answer: ElicitResult, era: Era) -> None:
     agent_id, _ = await letta.new_agent(needs_approval="memory_insert")
     letta.model.enqueue(REMEMBER, Say("Then not."))
 
@@ -98,6 +98,7 @@ async def test_a_no_and_what_cannot_be_understood_deny_the_call(letta: Letta, an
     assert [call["status"] for call in reply.data["tool_calls"]] == ["error"]
 
 
+@pytest.mark.all_ways
 async def test_a_question_that_is_closed_decides_nothing(letta: Letta, way: Way) -> None:
     agent_id, _ = await letta.new_agent(needs_approval="memory_insert")
     letta.model.enqueue(REMEMBER)
@@ -111,22 +112,24 @@ async def test_a_question_that_is_closed_decides_nothing(letta: Letta, way: Way)
     assert len(person.questions) == 1
 
 
-async def test_a_client_that_cannot_ask_gets_the_state(letta: Letta, way: Way) -> None:
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_client_that_cannot_ask_gets_the_state(letta: Letta, era: Era) -> None:
     agent_id, _ = await letta.new_agent(needs_approval="memory_insert")
     letta.model.enqueue(REMEMBER)
 
-    async with way.to(asking(letta)) as mcp:
+    async with Way("memory", era).to(asking(letta)) as mcp:
         answer = await mcp.ok("send_message", agent=agent_id, message="I like tea")
 
     assert answer.data["status"] == "needs_approval"
 
 
-async def test_nobody_is_asked_without_the_option(letta: Letta, way: Way) -> None:
+@pytest.mark.parametrize("era", ERAS)
+async def test_nobody_is_asked_without_the_option(letta: Letta, era: Era) -> None:
     agent_id, _ = await letta.new_agent(needs_approval="memory_insert")
     letta.model.enqueue(REMEMBER)
     person = Person(yes())
 
-    async with way.to(Settings(base_url=letta.base_url), person=person) as mcp:
+    async with Way("memory", era).to(Settings(base_url=letta.base_url), person=person) as mcp:
         answer = await mcp.ok("send_message", agent=agent_id, message="I like tea")
 
     assert answer.data["status"] == "needs_approval"
@@ -134,8 +137,8 @@ async def test_nobody_is_asked_without_the_option(letta: Letta, way: Way) -> Non
 
 
 @pytest.mark.fake_only
-@pytest.mark.parametrize("era", ["legacy", "modern"])
-async def test_a_person_is_not_asked_about_a_call_that_only_another_client_can_run(era: Any) -> None:
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_person_is_not_asked_about_a_call_that_only_another_client_can_run(era: Era) -> None:
     """A tool that the agent does not have was brought along by the client that sent a message."""
     model = ScriptedModel()
     fake = FakeLetta(model)
@@ -164,7 +167,8 @@ async def test_a_client_that_fails_to_ask_gets_the_state(letta: Letta) -> None:
     assert answer.data["status"] == "needs_approval"
 
 
-async def test_somebody_who_is_quicker_than_the_person_decides(letta: Letta, way: Way) -> None:
+@pytest.mark.parametrize("era", ERAS)
+async def test_somebody_who_is_quicker_than_the_person_decides(letta: Letta, era: Era) -> None:
     agent_id, _ = await letta.new_agent(needs_approval="memory_insert")
     conversation_id = await letta.new_conversation(agent_id)
     letta.model.enqueue(REMEMBER, Say("Noted."))
@@ -175,7 +179,7 @@ async def test_somebody_who_is_quicker_than_the_person_decides(letta: Letta, way
             await other.ok("respond_to_approval", conversation_id=conversation_id, approve=True)
             return ElicitResult(action="decline")
 
-        async with way.to(asking(letta), person=slow) as mcp:
+        async with Way("memory", era).to(asking(letta), person=slow) as mcp:
             answer = await mcp.ok("send_message", conversation_id=conversation_id, message="I like tea")
 
     assert (answer.data["status"], answer.data["reply"]) == ("completed", "Noted.")

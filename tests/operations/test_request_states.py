@@ -14,13 +14,15 @@ import httpx
 import pytest
 from mcp import MCPError
 from mcp.server.request_state import AESGCMRequestStateCodec
+from pydantic import SecretStr
 
 from letta_conversations_mcp.settings import Settings
 from tests.http.team import call_tool, post
-from tests.operations.service import Service, service
+from tests.operations.service import service
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Hold, Say, ScriptedModel, Use
+from tests.rig.servers import http_server
 from tests.rig.task_client import task_client_of
 
 SHARED, NEWER = "shared-" * 8, "newer--" * 8
@@ -39,24 +41,34 @@ class Place:
         return self.letta.model
 
     @asynccontextmanager
-    async def replica(self, *keys: str) -> AsyncGenerator[Service]:
-        settings = Settings(base_url=self.letta.base_url, approvals="elicit")
-        async with service(settings, {"LETTA_MCP_REQUEST_STATE_KEYS": ",".join(keys)}) as running:
-            yield running
+    async def replica(self, *keys: str) -> AsyncGenerator[str]:
+        """A server of its own in this process; gives its URL."""
+        async with http_server(self._settings(*keys)) as url:
+            yield url
+
+    @asynccontextmanager
+    async def process(self, *keys: str) -> AsyncGenerator[str]:
+        """A server as a process; gives its URL."""
+        async with service(self._settings(*keys)) as running:
+            yield running.url
+
+    def _settings(self, *keys: str) -> Settings:
+        sealed = tuple(SecretStr(each) for each in keys)
+        return Settings(base_url=self.letta.base_url, approvals="elicit", request_state_keys=sealed)
 
     @property
     def arguments(self) -> dict[str, Any]:
         """Of a call that opens a conversation: made anew, it would open another."""
         return {"agent": self.agent, "message": "I like tea"}
 
-    async def asked(self, replica: Service) -> str:
+    async def asked(self, url: str) -> str:
         """Send a message whose turn stops at a question to the person; gives the state."""
         self.model.enqueue(CallTools((REMEMBER,)))
-        answer = (await call_tool(replica.url, "send_message", self.arguments, {})).json()
+        answer = (await call_tool(url, "send_message", self.arguments, {})).json()
         assert answer["result"]["resultType"] == "input_required", answer
         return answer["result"]["requestState"]
 
-    async def answer(self, replica: Service, state: str | None, *, approve: bool = True) -> httpx.Response:
+    async def answer(self, url: str, state: str | None, *, approve: bool = True) -> httpx.Response:
         """The second round, with the person's answer."""
         params: dict[str, Any] = {
             "name": "send_message",
@@ -64,7 +76,7 @@ class Place:
             "inputResponses": {"approval": {"action": "accept", "content": {"approve": approve}}},
         }
         params |= {"requestState": state} if state else {}
-        return await post(replica.url, "tools/call", params, name="send_message")
+        return await post(url, "tools/call", params, name="send_message")
 
     async def opened(self) -> list[str]:
         """Every conversation of the agent."""
@@ -105,7 +117,7 @@ def resealed(state: str, key: str, change: Callable[[dict[str, Any]], object]) -
 
 
 async def test_the_answer_may_go_to_another_replica_that_shares_the_key(place: Place) -> None:
-    async with place.replica(SHARED) as one, place.replica(SHARED) as other, place.replica() as stranger:
+    async with place.process(SHARED) as one, place.process(SHARED) as other, place.process() as stranger:
         state = await place.asked(one)
         refused = refusal_of(await place.answer(stranger, state))
         run_by_the_stranger = await place.times_run()
@@ -198,7 +210,7 @@ async def test_an_old_yes_is_not_for_a_later_call_that_looks_the_same(place: Pla
     same = Use(REMEMBER.name, REMEMBER.arguments, call_id="call_0")
     async with place.replica(SHARED) as server:
         place.model.enqueue(CallTools((same,)))
-        first = (await call_tool(server.url, "send_message", place.arguments, {})).json()["result"]
+        first = (await call_tool(server, "send_message", place.arguments, {})).json()["result"]
         place.model.enqueue(CallTools((same,)))
         asked_again = (await place.answer(server, first["requestState"])).json()["result"]
         replayed = (await place.answer(server, first["requestState"])).json()["result"]
@@ -214,9 +226,9 @@ async def test_a_task_is_known_to_replicas_that_share_a_key_and_to_no_other(plac
         place.replica(SHARED) as one,
         place.replica(NEWER, SHARED) as other,
         place.replica(NEWER) as stranger,
-        task_client_of(f"{one.url}/mcp") as client,
-        task_client_of(f"{other.url}/mcp") as replica,
-        task_client_of(f"{stranger.url}/mcp") as elsewhere,
+        task_client_of(f"{one}/mcp") as client,
+        task_client_of(f"{other}/mcp") as replica,
+        task_client_of(f"{stranger}/mcp") as elsewhere,
     ):
         task_id = await client.task("send_message", agent=place.agent, message="think")
         working = await replica.get(task_id)

@@ -29,7 +29,7 @@ Era = Literal["legacy", "modern"]
 TRANSPORTS: tuple[Transport, ...] = ("memory", "stdio", "http")
 ERAS: tuple[Era, ...] = ("legacy", "modern")
 
-BRISK = Timing(poll_first=0.05, poll_longest=0.3)
+BRISK = Timing(poll_first=0.05, poll_longest=0.3, unseen=0.2, settle=1.0, stopped=0.5)
 """For servers in this process: they look more often than at a real Letta."""
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from letta_client.types import StopReasonType
 
@@ -130,7 +130,6 @@ def odd_chunks(draw: st.DrawFn) -> Chunk:
     return {**fields, "message_type": draw(st.sampled_from(KINDS) | json_values)}
 
 
-@settings(max_examples=80)
 @given(st.lists(odd_chunks(), max_size=8))
 def test_no_chunk_of_any_shape_breaks_a_turn(chunks: list[Chunk]) -> None:
     builder = builder_of([])

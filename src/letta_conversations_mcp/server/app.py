@@ -185,7 +185,7 @@ class ConversationServer(MCPServer[Services]):
     @cached_property
     def tools(self) -> dict[str, ConversationTool]:
         """The tools by name, in the order in which they are listed."""
-        return {name: spec.build(self._options) for name, spec in self.specs.items()}
+        return {name: spec.build(self._options.wait_seconds) for name, spec in self.specs.items()}
 
     def scope_of(self, tool: str) -> Scope | None:
         """The scope that a tool needs; None for an unknown tool."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import anyio
@@ -206,8 +207,10 @@ class ToolSpec:
         # A caller with an agent list could not see the agent that they created.
         return access.may(self.scope) and not (self.makes_agents and access.agents is not None)
 
-    def build(self, settings: Settings) -> ConversationTool:
-        """The tool with its schemas, which take some milliseconds to derive."""
+    @cache  # noqa: B019 - the specs are constants
+    def build(self, wait_seconds: float) -> ConversationTool:
+        """The tool with its schemas, which take some milliseconds to derive. `wait_seconds`: how long a call waits
+        unless it says otherwise."""
         tool = ConversationTool.from_function(
             self.fn,
             title=self.title,
@@ -227,8 +230,7 @@ class ToolSpec:
         model.model_rebuild(force=True)
         tool.parameters = _compact_schema(model.model_json_schema(by_alias=True))
         if waiting := tool.parameters["properties"].get("wait_seconds"):
-            seconds = settings.wait_seconds
-            waiting["default"] = int(seconds) if seconds.is_integer() else seconds
+            waiting["default"] = int(wait_seconds) if wait_seconds.is_integer() else wait_seconds
         return cast("ConversationTool", tool)
 
     def _meta(self) -> dict[str, Any] | None:

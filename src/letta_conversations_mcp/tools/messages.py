@@ -184,9 +184,6 @@ async def wait_for_reply(
 LOOK_UP_SECONDS = 10.0
 """The least that a call may take to find what it waits for."""
 
-SETTLE_SECONDS = 2.0
-"""For the end of a turn that was stopped: until then it is not sure what of it stays in the history."""
-
 
 async def cancel(
     ctx: ToolContext,
@@ -207,7 +204,7 @@ async def cancel(
         if withdrawn:
             error.add(f"Taken back before they were handed over: {withdrawn} message(s).")
         raise
-    await services.scheduler.report_stopped(ref, stopped, SETTLE_SECONDS)
+    await services.scheduler.report_stopped(ref, stopped)
     pending = () if stopped else await services.backend.list_approvals(ref)
     chunks: list[Chunk] = []
     # The turns are stopped, whether or not what they have said can be read.

@@ -333,14 +333,14 @@ class Scheduler:
         queue = self._queues.get(ref)
         return sum(each.withdraw() for each in list(queue.turns)) if queue else 0
 
-    async def report_stopped(self, ref: ConversationRef, run_ids: Collection[str], seconds: float) -> None:
-        """Answer those who wait for runs that were cancelled, and wait up to `seconds` for their streams to end: Letta
+    async def report_stopped(self, ref: ConversationRef, run_ids: Collection[str]) -> None:
+        """Answer those who wait for runs that were cancelled, and wait up to `stopped` for their streams to end: Letta
         stores what the model was saying when its call ends."""
         queue = self._queues.get(ref)
         stopped = [each for each in queue.turns if each.run_id in run_ids] if queue else []
         for turn in stopped:
             turn.stopped()
-        with anyio.move_on_after(seconds):
+        with anyio.move_on_after(self._pace.stopped):
             for turn in stopped:
                 await turn.drained.wait()
 

@@ -12,10 +12,11 @@ class Timing:
     `unseen` is how long Letta may have a run without listing it: 0.2 to 0.4 s after the request came in (0.16.8).
     `settle` is how long a message without any trace may still turn up, when Letta is busy. `confirm` is the least that
     a call waits for Letta to acknowledge its message: below five seconds, after which some clients give up. `look_up`
-    is the least that a call may take to find where its message goes. `silence` is how long a run that can only be asked
-    for may be active without storing anything before it counts as dead: longer than any call of a model, because a run
-    stores nothing during one (a stream shows a sign of life every 20 seconds, see `--silence-timeout`). `give_up`
-    bounds the asking of a server that does not answer.
+    is the least that a call may take to find where its message goes. `stopped` is how long the end of a cancelled
+    turn's stream is waited for: before it, nobody knows what of the turn stays in the history. `silence` is how long a
+    run that can only be asked for may be active without storing anything before it counts as dead: longer than any call
+    of a model, because a run stores nothing during one (a stream shows a sign of life every 20 seconds, see
+    `--silence-timeout`). `give_up` bounds the asking of a server that does not answer.
     """
 
     report_at_most_every: float = 1.0
@@ -26,5 +27,6 @@ class Timing:
     settle: float = 5.0
     confirm: float = 4.0
     look_up: float = 10.0
+    stopped: float = 2.0
     silence: float = 600.0
     give_up: float = 120.0

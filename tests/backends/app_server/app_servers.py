@@ -30,7 +30,8 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 async def use():
     while sys.stdin.readline():
-        async with app_server(LocalOptions(Path(sys.argv[1]), environment=dict(os.environ))) as server:
+        options = LocalOptions(Path(sys.argv[1]), command=sys.argv[2] or None, environment=dict(os.environ))
+        async with app_server(options) as server:
             print(server.url, flush=True)
             sys.stdin.readline()
         print("left", flush=True)
@@ -74,8 +75,8 @@ async def process_of(*command: str, **more: Any) -> AsyncGenerator[Process]:
 
 
 @asynccontextmanager
-async def user(folder: Path) -> AsyncGenerator[User]:
-    async with process_of(sys.executable, "-c", USER, str(folder)) as process:
+async def user(folder: Path, command: str | Path = "") -> AsyncGenerator[User]:
+    async with process_of(sys.executable, "-c", USER, str(folder), str(command)) as process:
         yield User(process)
 
 

@@ -67,6 +67,13 @@ async def agent(mcp: Caller) -> str:
 
 
 @pytest.fixture
+def state(local_settings: Settings) -> Path:
+    """The state folder of the App Server that the tests share."""
+    assert local_settings.local_dir
+    return local_settings.local_dir
+
+
+@pytest.fixture
 async def folder(tmp_path: Path) -> AsyncGenerator[Path]:
     """A state folder in which nothing may run in the end."""
     path = tmp_path / "state"

@@ -25,7 +25,7 @@ from letta_conversations_mcp.core.model import (
     OutgoingMessage,
 )
 from letta_conversations_mcp.settings import BackendSettings, Settings
-from tests.backends.app_server.conftest import MODEL
+from tests.backends.app_server.conftest import MODEL, unique
 from tests.backends.app_server.test_local_approvals import ONE_WAY, stopped_at, touch
 from tests.backends.app_server.test_local_faults import CAPABLE, websocket
 from tests.faults.plan import At, Break, Plan
@@ -40,8 +40,8 @@ OFTEN = 0.2
 
 
 @pytest.fixture
-def server(model_url: str, model: ScriptedModel, tmp_path: Path) -> ServerContext:
-    return lambda: app_server(LocalOptions(tmp_path, environment={"LMSTUDIO_BASE_URL": model_url}))
+def server(model_url: str, model: ScriptedModel, state: Path) -> ServerContext:
+    return lambda: app_server(LocalOptions(state, environment={"LMSTUDIO_BASE_URL": model_url}))
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ async def backend(server: ServerContext) -> AsyncGenerator[LocalBackend]:
 
 @pytest.fixture
 async def ref(backend: LocalBackend) -> ConversationRef:
-    agent = await backend.create_agent(NewAgent(name="sturdy", model=MODEL))
+    agent = await backend.create_agent(NewAgent(name=unique("sturdy"), model=MODEL))
     opened = await backend.create_conversation(NewConversation(agent_id=agent.id))
     return ConversationRef(conversation_id=opened.id, agent_id=agent.id)
 

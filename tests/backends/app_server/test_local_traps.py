@@ -24,7 +24,13 @@ ONE_WAY = Way("memory", "modern")
 
 
 @pytest.fixture
-async def caller(
+async def caller(local_settings: Settings, model: ScriptedModel) -> AsyncGenerator[Caller]:
+    async with in_own_task(ONE_WAY.to(local_settings)) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def lonely(
     tmp_path: Path, model_url: str, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncGenerator[Caller]:
     """Our server with a state folder of its own."""
@@ -54,10 +60,10 @@ def server_of(state: Path) -> AppServer:
 
 
 async def test_tools_of_this_machine_run_only_when_they_are_let(
-    caller: Caller, model: ScriptedModel, tmp_path: Path
+    caller: Caller, model: ScriptedModel, local_settings: Settings, tmp_path: Path
 ) -> None:
     agent = await new_agent(caller)
-    allowing = Settings(backend="local", local_dir=tmp_path, local_tools="on")
+    allowing = local_settings.model_copy(update={"local_tools": "on"})
     made, asked = tmp_path / "made", Use("Bash", {"command": f"touch {tmp_path / 'made'}", "description": "a file"})
 
     place = await new_place(caller, agent)
@@ -75,9 +81,7 @@ async def test_tools_of_this_machine_run_only_when_they_are_let(
     assert reply.data["tool_calls"][0]["status"] == "success"
 
 
-async def test_every_message_is_stored_with_an_id_of_its_own(
-    caller: Caller, model: ScriptedModel, tmp_path: Path
-) -> None:
+async def test_every_message_is_stored_with_an_id_of_its_own(caller: Caller, model: ScriptedModel, state: Path) -> None:
     model.enqueue(Say("one"), Say("two"))
     agent = await new_agent(caller)
     place = await new_place(caller, agent)
@@ -85,7 +89,7 @@ async def test_every_message_is_stored_with_an_id_of_its_own(
         await caller.ok("send_message", **place, message="the same")
 
     query = {"agent_id": agent, "limit": 50}
-    listed = await ask(server_of(tmp_path), "conversation_messages_list", **place, query=query)
+    listed = await ask(server_of(state), "conversation_messages_list", **place, query=query)
 
     ids = [each["otid"] for each in listed["messages"] if each["message_type"] == "user_message"]
     assert len(set(ids)) == 2
@@ -113,7 +117,7 @@ async def test_messages_sent_at_once_are_answered_one_after_another(caller: Call
 
 
 async def test_two_processes_can_talk_in_one_conversation_at_once(
-    caller: Caller, model: ScriptedModel, tmp_path: Path
+    caller: Caller, model: ScriptedModel, local_settings: Settings
 ) -> None:
     place = await new_place(caller, await new_agent(caller))
     first = Hold(Say("answer to one"))
@@ -125,7 +129,7 @@ async def test_two_processes_can_talk_in_one_conversation_at_once(
     async def send(by: Caller, word: str) -> None:
         replies[word] = (await by.ok("send_message", **place, message=word)).data["reply"]
 
-    async with Way("stdio", "legacy").to(Settings(backend="local", local_dir=tmp_path)) as other:
+    async with Way("stdio", "legacy").to(local_settings) as other:
         await other.ok("list_agents")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(send, caller, "one")
@@ -141,21 +145,21 @@ async def test_two_processes_can_talk_in_one_conversation_at_once(
 
 
 async def test_an_id_that_is_given_again_leads_to_the_new_agent(
-    caller: Caller, model: ScriptedModel, tmp_path: Path
+    lonely: Caller, model: ScriptedModel, tmp_path: Path
 ) -> None:
     model.enqueue(Say("first"), Say("second"))
-    old = await new_agent(caller)
-    place = await new_place(caller, old)
-    await caller.ok("send_message", **place, message="to the first")
+    old = await new_agent(lonely)
+    place = await new_place(lonely, old)
+    await lonely.ok("send_message", **place, message="to the first")
     await ask(server_of(tmp_path), "agent_delete", agent_id=old)
     os.kill(address(tmp_path)["server_pid"], 9)
-    gone = await caller.refused("list_messages", **place)
+    gone = await lonely.refused("list_messages", **place)
 
-    new = await new_agent(caller)
-    again = await new_place(caller, new)
-    sent = await caller.ok("send_message", **again, message="to the second")
+    new = await new_agent(lonely)
+    again = await new_place(lonely, new)
+    sent = await lonely.ok("send_message", **again, message="to the second")
 
     assert "no conversation" in gone
     assert again == place
     assert sent.data["agent_id"] == new != old
-    assert await texts(caller, again) == ["to the second", "second"]
+    assert await texts(lonely, again) == ["to the second", "second"]

@@ -69,12 +69,8 @@ async def proxied(state: Path, **options: Any) -> AsyncGenerator[tuple[Caller, P
 
 
 @pytest.fixture
-async def caller(
-    tmp_path: Path, model_url: str, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
-) -> AsyncGenerator[Caller]:
-    """Our server with a state folder of its own."""
-    monkeypatch.setenv("LMSTUDIO_BASE_URL", model_url)
-    async with in_own_task(ONE_WAY.to(Settings(backend="local", local_dir=tmp_path))) as connected:
+async def caller(local_settings: Settings, model: ScriptedModel) -> AsyncGenerator[Caller]:
+    async with in_own_task(ONE_WAY.to(local_settings)) as connected:
         yield connected
 
 
@@ -92,12 +88,12 @@ async def call(wire: Wire, number: int, tool: str, **arguments: object) -> dict[
 
 @pytest.mark.parametrize("which", [0, 1], ids=["ours", "the subscription keeper's"])
 async def test_a_turn_outlives_one_of_the_two_connections(
-    place: dict[str, str], model: ScriptedModel, tmp_path: Path, which: int
+    place: dict[str, str], model: ScriptedModel, state: Path, which: int
 ) -> None:
     held = Hold(Say("Still here."))
     model.enqueue(held)
     replies: list[dict[str, Any]] = []
-    async with proxied(tmp_path) as (cut_off, proxy):
+    async with proxied(state) as (cut_off, proxy):
 
         async def ask() -> None:
             replies.append((await cut_off.ok("send_message", **place, message="think")).data)
@@ -119,10 +115,10 @@ async def test_a_turn_outlives_one_of_the_two_connections(
 
 
 async def test_a_turn_that_loses_all_connections_is_told_to_be_broken_off_with_a_way_out(
-    place: dict[str, str], model: ScriptedModel, tmp_path: Path
+    place: dict[str, str], model: ScriptedModel, state: Path
 ) -> None:
     held = Hold(Say("Only a part of this is stored."))
-    async with proxied(tmp_path) as (cut_off, proxy):
+    async with proxied(state) as (cut_off, proxy):
         await cut_off.ok("send_message", **place, message="hello")
         model.enqueue(held)
         await cut_off.ok("send_message", **place, message="think", wait_seconds=0)
@@ -177,11 +173,15 @@ async def test_a_reply_is_found_by_the_next_process_when_the_only_one_is_killed(
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM], ids=str)
 async def test_a_reply_is_found_by_another_process_when_one_of_two_is_killed(
-    caller: Caller, place: dict[str, str], model: ScriptedModel, tmp_path: Path, sign: signal.Signals
+    caller: Caller,
+    place: dict[str, str],
+    model: ScriptedModel,
+    local_settings: Settings,
+    sign: signal.Signals,
 ) -> None:
     held = Hold(Say("Found again."))
     model.enqueue(held)
-    async with started(Settings(backend="local", local_dir=tmp_path)) as doomed:
+    async with started(local_settings) as doomed:
         await initialized(doomed)
         await doomed.send("tools/call", {"name": "send_message", "arguments": {**place, "message": "think"}}, 2)
         await model.asked()

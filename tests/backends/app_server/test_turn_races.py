@@ -16,7 +16,7 @@ from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import Caller, Way, in_own_task
 
 ONE_WAY = Way("memory", "modern")
-ROUNDS = 6
+ROUNDS = 4
 
 
 @pytest.fixture
