@@ -340,7 +340,7 @@ class Scheduler:
         stopped = [each for each in queue.turns if each.run_id in run_ids] if queue else []
         for turn in stopped:
             turn.stopped()
-        with anyio.move_on_after(self._pace.stopped):
+        with anyio.move_on_after(self._timing.stopped):
             for turn in stopped:
                 await turn.drained.wait()
 
