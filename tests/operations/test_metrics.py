@@ -130,6 +130,21 @@ async def test_a_message_that_never_arrived_is_counted_when_it_is_sent_again() -
     assert seen.value("letta_mcp_letta_requests_total", status="none") == 1
 
 
+async def test_a_turn_that_is_joined_again_is_counted_once(letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    message = {"agent": agent_id, "message": "hello", "message_key": "once"}
+    async with served(letta.base_url) as (first, one), served(letta.base_url) as (second, other):
+        sent = await first.ok("send_message", **message)
+        again = await second.ok("send_message", **message)
+        await ended_turns(one, 1)
+        await second.ok("send_message", agent=agent_id, message="another")
+        seen = await ended_turns(other, 1)
+
+    assert again.data["run_id"] == sent.data["run_id"]
+    assert seen.value("letta_mcp_turns_total") == 1
+    assert seen.value("letta_mcp_turn_seconds_count") == 1
+
+
 async def test_no_label_holds_an_id_a_name_or_a_text(letta: Letta) -> None:
     agent_id, _ = await letta.new_agent("Bartholomew")
     async with served(letta.base_url) as (caller, url):

@@ -19,6 +19,7 @@ from letta_conversations_mcp.notifications.events import LIST_CHANGED, conversat
 from letta_conversations_mcp.notifications.redis_bus import OUTBOX, RedisSubscriptionBus
 from letta_conversations_mcp.settings import Settings
 from tests.operations.service import Service, service
+from tests.operations.test_metrics import Scrape
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.programs import installed
@@ -182,12 +183,64 @@ async def test_the_connection_is_made_again_after_it_was_cut(tmp_path: Path) -> 
                 relay.cut()
 
 
+async def test_after_redis_was_away_lists_may_have_changed(tmp_path: Path) -> None:
+    program = installed("redis-server")
+    here, there = Heard(), Heard()
+    async with relayed(tmp_path, program) as relay:
+        direct, cut = (sharing(f"redis://127.0.0.1:{port}/0") for port in (relay.target, relay.port))
+        async with open_bus(direct) as mine, open_bus(cut) as others:
+            mine.subscribe(here)
+            others.subscribe(there)
+            await connected(mine, there)
+            await connected(others, here)
+            assert LIST_CHANGED not in there.events
+            assert others.is_connected
+
+            relay.is_passable = False
+            relay.cut()
+            with anyio.fail_after(HANG_SECONDS):
+                while others.is_connected:
+                    await anyio.sleep(0.02)
+            await mine.publish(LIST_CHANGED)
+            await connected(mine, here)
+            assert LIST_CHANGED not in there.events
+            relay.is_passable = True
+            await there.until(LIST_CHANGED)
+
+    assert there.events.count(LIST_CHANGED) == 1
+
+
+async def test_an_event_that_redis_did_not_take_is_sent_when_it_is_back(tmp_path: Path) -> None:
+    program = installed("redis-server")
+    here, there = Heard(), Heard()
+    async with relayed(tmp_path, program) as relay:
+        direct, cut = (sharing(f"redis://127.0.0.1:{port}/0") for port in (relay.target, relay.port))
+        async with open_bus(direct) as others, open_bus(cut) as mine:
+            mine.subscribe(here)
+            others.subscribe(there)
+            await connected(mine, there)
+            await connected(others, here)
+            relay.is_passable = False
+            relay.cut()
+            for event in (conversation_changed(CONVERSATION), LIST_CHANGED):
+                await mine.publish(event)
+            with anyio.fail_after(HANG_SECONDS):
+                while mine.is_connected:
+                    await anyio.sleep(0.02)
+            relay.is_passable = True
+            await there.until(LIST_CHANGED)
+
+    assert there.events[-2:] == [conversation_changed(CONVERSATION), LIST_CHANGED]
+    assert mine.counts["dropped"] == 0
+
+
 class Relay:
     """A way to Redis that can be cut."""
 
     def __init__(self, target: int) -> None:
         self.port = 0
-        self._target = target
+        self.target = target
+        self.is_passable = True
         self._open: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
@@ -196,7 +249,10 @@ class Relay:
         self._open.clear()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        onward_reader, onward = await asyncio.open_connection("127.0.0.1", self._target)
+        if not self.is_passable:
+            writer.transport.abort()
+            return
+        onward_reader, onward = await asyncio.open_connection("127.0.0.1", self.target)
         self._open |= {writer, onward}
         with suppress(ConnectionError):
             await asyncio.gather(self._pump(reader, onward), self._pump(onward_reader, writer))
@@ -271,6 +327,28 @@ async def test_a_subscription_made_on_one_server_hears_of_a_message_sent_through
                 await anyio.sleep(0.02)
 
     assert any(uri in each for each in told)
+
+
+async def test_the_bus_shows_in_the_metrics(redis_url: str, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    settings = sharing(redis_url, letta_base_url=letta.base_url)
+    async with service(settings) as one, service(settings) as other, one.client("modern") as caller:
+
+        async def bus(server: Service) -> list[float]:
+            seen = Scrape((await server.get("/metrics")).text)
+            events = [seen.value("letta_mcp_bus_events_total", outcome=each) for each in ("sent", "received")]
+            return [seen.value("letta_mcp_bus_connected"), *events]
+
+        with anyio.fail_after(HANG_SECONDS):
+            while [(await bus(each))[0] for each in (one, other)] != [1, 1]:
+                await anyio.sleep(0.05)
+            await caller.ok("create_conversation", agent=agent_id)
+            while (await bus(other))[2] < 2:
+                await anyio.sleep(0.05)
+        sent, received = await bus(one), await bus(other)
+
+    assert sent == [1, 2, 0]
+    assert received == [1, 0, 2]
 
 
 async def test_without_the_extra_the_start_says_what_to_install() -> None:

@@ -69,6 +69,11 @@ async def test_a_turn_is_a_span_with_its_ids_within_the_span_of_its_call_and_wit
                 sent = await caller.ok("send_message", agent=agent_id, message=TEXT)
                 model.enqueue(Refuse(500, TEXT))
                 await caller.ok("send_message", agent=agent_id, message=TEXT)
+                waited = await caller.ok("wait_for_reply", conversation_id=sent.data["conversation_id"])
+                keyed = {"agent": agent_id, "message": TEXT, "message_key": "once"}
+                model.enqueue(Say(TEXT))
+                once = await caller.ok("send_message", **keyed)
+                again = await caller.ok("send_message", **keyed)
                 await caller.refused(TEXT)
             running.process.terminate()
             await running.ended()
@@ -81,6 +86,17 @@ async def test_a_turn_is_a_span_with_its_ids_within_the_span_of_its_call_and_wit
         "letta.run.id": sent.data["run_id"],
         "letta.turn.status": "completed",
     }
+    waiting = next(each for each in collector.spans if each.name == "tools/call wait_for_reply")
+    assert (
+        attributes(waiting).items()
+        >= {
+            "gen_ai.conversation.id": sent.data["conversation_id"],
+            "letta.run.id": waited.data["run_id"],
+        }.items()
+    )
+    assert again.data["run_id"] == once.data["run_id"]
+    turns = [attributes(each)["letta.run.id"] for each in collector.spans if each.name == "turn"]
+    assert turns.count(once.data["run_id"]) == 1
     assert collector.services == {"letta-conversations-mcp"}
     assert TEXT.encode() not in collector.raw
 

@@ -1,8 +1,9 @@
 """The SDK's SubscriptionBus over Redis, for servers with replicas.
 
-An event reaches this process at once, and the replicas through Redis. Nothing is stored there: what gets lost on the
-way the pollers find, as they find the changes that others make at Letta. While Redis is away, replicas hear of changes
-some seconds later; nothing else is affected, and the connection is made again.
+An event reaches this process at once, and the replicas through Redis. Nothing is stored there: the pollers find lost
+changes of conversations, as they find the changes that others make at Letta. While Redis is away, replicas hear of
+these some seconds later, and of changes of lists once it is back; nothing else is affected, and the connection is made
+again.
 """
 
 from __future__ import annotations
@@ -52,6 +53,12 @@ class RedisSubscriptionBus:
         self._local = InMemorySubscriptionBus()
         self._name = uuid.uuid4().hex
         self._outbox, self._to_send = anyio.create_memory_object_stream[str](OUTBOX)
+        self._unsent = ""
+        """The event that is on its way to Redis: sent again if the connection broke meanwhile."""
+        self._missed_events = False
+        self.is_connected = False
+        self.counts = {"sent": 0, "received": 0, "dropped": 0}
+        """Events to and from the replicas, and those that too many others were waiting before."""
 
     async def publish(self, event: ServerEvent) -> None:
         """Events for a client's own URIs stay in this process; the replicas derive theirs."""
@@ -60,6 +67,7 @@ class RedisSubscriptionBus:
             try:
                 self._outbox.send_nowait(_Wire(sender=self._name, conversation_id=conversation_id).model_dump_json())
             except (anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
+                self.counts["dropped"] += 1
                 logger.debug("an event is not sent to the replicas: too many wait for Redis, or the server is stopping")
         await self._local.publish(event)
 
@@ -86,16 +94,31 @@ class RedisSubscriptionBus:
                 await redis.aclose()
 
     async def _send(self, redis: Any) -> None:
-        async for event in self._to_send:
-            await redis.publish(self._channel, event)
+        while True:
+            self._unsent = self._unsent or await self._to_send.receive()
+            await redis.publish(self._channel, self._unsent)
+            self._unsent = ""
+            self.counts["sent"] += 1
 
     async def _receive(self, redis: Any) -> None:
-        async with redis.pubsub(ignore_subscribe_messages=True) as subscription:
-            await subscription.subscribe(self._channel)
-            while True:
-                message = await subscription.get_message(timeout=HEALTH_CHECK_SECONDS)
-                if message is not None:
-                    await self._take(message["data"])
+        try:
+            async with redis.pubsub() as subscription:
+                await subscription.subscribe(self._channel)
+                while True:
+                    message = await subscription.get_message(timeout=HEALTH_CHECK_SECONDS)
+                    if message is not None and message["type"] == "subscribe":
+                        await self._subscribed()
+                    elif message is not None:
+                        await self._take(message["data"])
+        finally:
+            self.is_connected, self._missed_events = False, True
+
+    async def _subscribed(self) -> None:
+        """Redis has confirmed the subscription; also after the client has connected again by itself. What replicas
+        published meanwhile is lost: lists may have changed. Watched conversations are read by the poller anyway."""
+        if self._missed_events:
+            await self._local.publish(LIST_CHANGED)
+        self.is_connected = self._missed_events = True
 
     async def _take(self, data: bytes) -> None:
         try:
@@ -104,6 +127,7 @@ class RedisSubscriptionBus:
             logger.warning("a message in Redis is no event of a conversation; ignored")
             return
         if event.sender != self._name:
+            self.counts["received"] += 1
             await self._local.publish(
                 conversation_changed(event.conversation_id) if event.conversation_id else LIST_CHANGED
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
-from time import perf_counter
+from time import perf_counter, time_ns
 
 from opentelemetry import trace
 from opentelemetry.trace import StatusCode
@@ -25,20 +25,20 @@ class LoggingMeter(Meter):
 
     @contextmanager
     def turn(self, turn: TrackedTurn) -> Generator[None]:
+        began_at = time_ns()
         started = perf_counter()
-        with (
-            about(of_turn(turn)),
-            _tracer.start_as_current_span("turn", record_exception=False, set_status_on_exception=False) as span,
-        ):
+        with about(of_turn(turn)):
             try:
                 yield
             finally:
-                _describe(span, turn)
                 facts = {"status": turn.ending, "seconds": round(perf_counter() - started, 3)}
+                # Made at the end: only then is it known whether another process, or an earlier call, has the span.
+                if not turn.joined:
+                    _record_span(turn, began_at)
                 logger.info("the turn ended: %s", turn.ending, extra=facts)
 
 
-def _describe(span: trace.Span, turn: TrackedTurn) -> None:
+def _record_span(turn: TrackedTurn, began_at: int) -> None:
     facts = {
         "gen_ai.conversation.id": turn.ref.conversation_id,
         "gen_ai.agent.id": turn.ref.agent_id,
@@ -46,6 +46,8 @@ def _describe(span: trace.Span, turn: TrackedTurn) -> None:
         "letta.turn.status": turn.ending,
         "enduser.id": current_subject().caller,
     }
-    span.set_attributes({name: value for name, value in facts.items() if value})
+    attributes = {name: value for name, value in facts.items() if value}
+    span = _tracer.start_span("turn", start_time=began_at, attributes=attributes)
     if turn.ending in ("failed", "refused", "unknown"):
         span.set_status(StatusCode.ERROR)
+    span.end()

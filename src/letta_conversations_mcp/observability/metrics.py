@@ -8,8 +8,10 @@ drift.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -21,11 +23,16 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from letta_conversations_mcp import __version__
 from letta_conversations_mcp.observability.instrumentation import LoggingMeter
 from letta_conversations_mcp.turns.instrumentation import Outcome
 from letta_conversations_mcp.turns.turn import TrackedTurn
+
+if TYPE_CHECKING:
+    from letta_conversations_mcp.notifications.redis_bus import RedisSubscriptionBus
 
 CALL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 45, 60, 120, 300, 600)
 """From a cached list to the longest waits that clients request."""
@@ -75,7 +82,7 @@ class PrometheusMeter(LoggingMeter):
         return Gauge(f"{PREFIX}{name}", meaning, registry=self.registry)
 
     def _count_begun(self) -> float:
-        return sum(each.is_handed_over for each in self._followed)
+        return sum(each.is_handed_over and not each.joined for each in self._followed)
 
     def _count_queued(self) -> float:
         return sum(not each.is_handed_over for each in self._followed)
@@ -91,12 +98,23 @@ class PrometheusMeter(LoggingMeter):
     @contextmanager
     def turn(self, turn: TrackedTurn) -> Generator[None]:
         self._followed.add(turn)
+        started = perf_counter()
         try:
-            with super().turn(turn), self._turn_seconds.time():
+            with super().turn(turn):
                 yield
         finally:
             self._followed.discard(turn)
-            self._turns.labels(turn.ending).inc()
+            # Another process, or an earlier call, has counted a turn that this one only joined.
+            if not turn.joined:
+                self._turn_seconds.observe(perf_counter() - started)
+                self._turns.labels(turn.ending).inc()
+
+    def watch_bus(self, bus: RedisSubscriptionBus) -> None:
+        """Add the metrics of the bus that replicas share."""
+        self._gauge("bus_connected", "1 while events of other replicas arrive here.").set_function(
+            lambda: bus.is_connected
+        )
+        self.registry.register(_BusEvents(bus))
 
     def stream_lost(self) -> None:
         self._lost.inc()
@@ -109,3 +127,18 @@ class PrometheusMeter(LoggingMeter):
 
     def letta_answered(self, status: int) -> None:
         self._letta.labels(str(status) if 100 <= status < 600 else "none").inc()
+
+
+class _BusEvents(Collector):
+    """The counts that a bus keeps itself."""
+
+    def __init__(self, bus: RedisSubscriptionBus) -> None:
+        self._bus = bus
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(
+            f"{PREFIX}bus_events", "Events to other replicas and from them, by what became of them.", labels=["outcome"]
+        )
+        for outcome, count in self._bus.counts.items():
+            family.add_metric([outcome], count)
+        return [family]

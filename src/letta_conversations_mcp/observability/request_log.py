@@ -20,6 +20,7 @@ from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, CallToolResult, SubscriptionsListenResult, TextContent
+from opentelemetry import trace
 from pydantic import BaseModel
 
 from letta_conversations_mcp.observability.context import Subject, about, conversation_of
@@ -33,6 +34,13 @@ UNKNOWN = "unknown"
 """The label for all tools that do not exist: a client can call any name."""
 
 LISTEN = "subscriptions/listen"
+
+ATTRIBUTES = {
+    "conversation_id": "gen_ai.conversation.id",
+    "agent_id": "gen_ai.agent.id",
+    "run_id": "letta.run.id",
+}
+"""The ids in an answer, and what they are called in the span of its call."""
 
 INTERRUPTED = (
     "This MCP server was shut down before the call had ended. Reading again is safe. If it was to change something, it "
@@ -92,12 +100,13 @@ class RequestLog:
         arguments: Mapping[str, object],
         result: Mapping[str, object],
     ) -> None:
+        found = _mapping(result.get("structuredContent"))
+        ids: dict[str, object] = {name: found[name] for name in ATTRIBUTES if found.get(name)}
+        span = trace.get_current_span()
+        for name, value in ids.items():
+            span.set_attribute(ATTRIBUTES[name], str(value))
         if not logger.isEnabledFor(logging.INFO):
             return
-        found = _mapping(result.get("structuredContent"))
-        ids: dict[str, object] = {
-            name: found[name] for name in ("conversation_id", "agent_id", "run_id") if found.get(name)
-        }
         texts: dict[str, object] = {}
         if self._with_texts:
             texts = {"arguments": dict(arguments), "answer": result.get("content")}

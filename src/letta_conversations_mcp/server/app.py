@@ -103,8 +103,8 @@ class ConversationServer(MCPServer[Services]):
                 background_tasks() as background,
                 open_poller(bus, interval=settings.watch_interval) as poller,
             ):
-                if shared_bus is not None:
-                    background.start_soon(shared_bus.run)
+                if self.shared_bus is not None:
+                    background.start_soon(self.shared_bus.run)
                 backend = AnnouncingBackend(opened, bus)
 
                 async def backend_of_key(key: str) -> Backend:
@@ -115,8 +115,8 @@ class ConversationServer(MCPServer[Services]):
                     yield self.services
                     self.services = None
 
-        shared_bus = _shared_bus(settings)
-        bus: SubscriptionBus = shared_bus or InMemorySubscriptionBus()
+        self.shared_bus = _shared_bus(settings)
+        bus: SubscriptionBus = self.shared_bus or InMemorySubscriptionBus()
         tasks = Tasks(settings, self._cancel, lambda: self.task_handlers)
         # What a caller may use changes with the token.
         listed = CacheHint(MINUTE_MS, "private") if settings.knows_callers else CacheHint(HOUR_MS, "public")
