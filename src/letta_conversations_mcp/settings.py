@@ -148,7 +148,8 @@ class Settings(BackendSettings):
     """The options of the server. All durations in seconds."""
 
     create_agents: bool = Field(
-        default=False, description="offer create_agent on the api backend too; on local it always is"
+        default=False,
+        description="offer create_agent and delete_agent on the api backend too; on local they always are",
     )
     read_only: bool = Field(default=False, description="offer only the tools that change nothing")
     wait_seconds: float = Field(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 
 from letta_conversations_mcp.settings import Settings
 from tests.rig.fake_letta import FakeLetta
-from tests.rig.letta_server import Letta
+from tests.rig.letta_server import EMBEDDING, MODEL, Letta
 from tests.rig.model import ScriptedModel
 from tests.rig.servers import Caller, Way
 
@@ -61,3 +63,60 @@ async def test_a_nul_character_is_refused_before_letta_is_asked(
 
     assert refusal.startswith(f"{named}: it holds a NUL character")
     assert "Nothing was done" in refusal
+
+
+async def test_agents_are_found_by_tag(letta: Letta, mcp: Caller) -> None:
+    tag = f"team {uuid.uuid4().hex[:6]}"
+    body = {"model": MODEL, "embedding": EMBEDDING, "tags": [tag, "other"]}
+    tagged = [(await letta.request("POST", "/v1/agents/", json={**body, "name": f"{tag} {n}"}))["id"] for n in "ab"]
+    await letta.new_agent()
+
+    found = await mcp.ok("list_agents", tag=tag)
+    narrowed = await mcp.ok("list_agents", tag=tag, search=f"{tag} b")
+    none = await mcp.ok("list_agents", tag=f"no {tag}")
+
+    assert [each["id"] for each in found.data["agents"]] == tagged[::-1]
+    assert f"tags: {tag}, other" in found.text or f"tags: other, {tag}" in found.text
+    assert [each["id"] for each in narrowed.data["agents"]] == [tagged[1]]
+    assert none.text.startswith(f"No agents with the tag 'no {tag}'")
+
+
+async def test_an_agent_is_deleted_with_its_conversations_after_a_confirmation(letta: Letta, way: Way) -> None:
+    agent_id, name = await letta.new_agent()
+    other, _ = await letta.new_agent()
+    kept = await letta.new_conversation(other)
+    gone = [await letta.new_conversation(agent_id) for _ in range(3)]
+    async with way.to(Settings(base_url=letta.base_url, create_agents=True)) as caller:
+        await caller.ok("describe", conversation_id=gone[0])
+        asked = await caller.refused("delete_agent", agent=name)
+        still = await caller.ok("list_conversations", agent=name)
+        deleted = await caller.ok("delete_agent", agent=name, confirm=True)
+        again = await caller.refused("delete_agent", agent=agent_id, confirm=True)
+        waited = await caller.refused("wait_for_reply", conversation_id=gone[0])
+        sent = await caller.refused("send_message", conversation_id=gone[0], message="hello?")
+        others = await caller.ok("describe", conversation_id=kept)
+
+    assert "would delete the agent" in asked
+    assert f"{name!r} ({agent_id})" in asked
+    assert "3 conversations" in asked
+    assert "confirm=true" in asked
+    assert len(still.data["conversations"]) == 3
+    assert deleted.data == {"agent_id": agent_id, "name": name, "conversations": 3}
+    assert deleted.text == f"Deleted agent {name!r} ({agent_id}) and its 3 conversation(s)."
+    assert "There is no agent" in again
+    assert all(f"There is no conversation {gone[0]}" in each for each in (waited, sent))
+    assert others.data["agent_id"] == other
+
+
+async def test_waiting_after_the_agents_deletion_elsewhere_says_that_it_is_gone(letta: Letta, mcp: Caller) -> None:
+    """The owner of a conversation is known from before, so only asking shows it."""
+    agent_id, _ = await letta.new_agent()
+    sent = await mcp.ok("send_message", agent=agent_id, message="hello")
+    await letta.request("DELETE", f"/v1/agents/{agent_id}")
+
+    gone = await mcp.refused("wait_for_reply", conversation_id=sent.data["conversation_id"])
+    default = await mcp.refused("wait_for_reply", conversation_id="default", agent=agent_id)
+
+    assert "There is no conversation" in gone
+    assert "There is no agent" in default
+    assert "Nothing was sent" not in gone + default

@@ -165,7 +165,7 @@ async def test_agents_are_created_here_when_the_settings_offer_it(way: Way) -> N
         {"id": created.data["agent_id"], "name": "made here", "model": "openai-proxy/fake-2"}
     ]
     assert chosen.data["model"].startswith("openai-proxy/")
-    assert "no model no/such" in refused
+    assert "this server has no 'no/such'" in refused
 
 
 async def test_a_server_without_models_says_what_to_do(way: Way) -> None:

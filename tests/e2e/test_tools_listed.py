@@ -58,7 +58,7 @@ async def test_the_tools_are_listed_in_the_same_order_everywhere(mcp: Caller) ->
 async def test_agents_are_created_on_a_letta_server_only_when_the_settings_say_so() -> None:
     names = [tool.name for tool in await listed_tools(Settings(base_url="http://127.0.0.1:9"))]
 
-    assert "create_agent" not in names
+    assert {"create_agent", "delete_agent"} & set(names) == set()
 
 
 async def test_the_schemas_are_those_that_were_agreed(pytestconfig: pytest.Config) -> None:
@@ -70,7 +70,7 @@ async def test_the_schemas_are_those_that_were_agreed(pytestconfig: pytest.Confi
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(published, indent=2, ensure_ascii=False) + "\n")
         assert json.loads(path.read_text()) == published, f"{tool.name} changed"
-    assert {path.stem for path in SNAPSHOTS.glob("*.json")} == {*EXPECTED, "create_agent"}
+    assert {path.stem for path in SNAPSHOTS.glob("*.json")} == {*EXPECTED, "create_agent", "delete_agent"}
 
 
 async def test_names_descriptions_and_input_schemas_stay_small() -> None:
@@ -120,6 +120,7 @@ async def test_hints_tell_what_a_tool_does() -> None:
     assert {name for name, each in hints.items() if each and each.destructive_hint} == {
         "compact",
         "delete",
+        "delete_agent",
         "respond_to_approval",
         "cancel",
     }

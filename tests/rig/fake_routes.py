@@ -87,9 +87,8 @@ class Routes:
         check_model(handle)
         blocks = [(block["label"], block["value"]) for block in body.get("memory_blocks") or ()]
         name = body.get("name") or "Letta agent"
-        return JSONResponse(
-            views.agent_json(self.store.add_agent(name, blocks, model=handle, description=body.get("description")))
-        )
+        given = {"description": body.get("description"), "tags": body.get("tags") or []}
+        return JSONResponse(views.agent_json(self.store.add_agent(name, blocks, model=handle, **given)))
 
     async def _list_models(self, request: Request) -> Response:
         fixed = {
@@ -115,6 +114,8 @@ class Routes:
             agents = [agent for agent in agents if agent.name == name]
         if text := query.get("query_text"):
             agents = [agent for agent in agents if _like(text, agent.name)]
+        if tags := query.getlist("tags"):
+            agents = [agent for agent in agents if set(tags) & set(agent.tags)]
         return JSONResponse([_as_asked(request, views.agent_json(agent)) for agent in agents[: limit or None]])
 
     async def _retrieve_agent(self, request: Request) -> Response:

@@ -107,6 +107,7 @@ class Agent:
     created: datetime
     description: str | None = None
     model: str = "openai-proxy/fake-1"
+    tags: list[str] = field(default_factory=list[str])
     tool_ids: dict[str, str] = field(
         default_factory=lambda: {n: new_id("tool") for n in ("conversation_search", "memory_insert", "memory_replace")}
     )
@@ -316,6 +317,8 @@ class Store:
         del self.agents[agent.id]
         for conversation in [c for c in self.conversations.values() if c.agent is agent]:
             del self.conversations[conversation.id]
+        for run in [run for run in self.runs.values() if run.agent_id == agent.id]:
+            del self.runs[run.id]
 
     def recall(
         self,

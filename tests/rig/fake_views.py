@@ -314,7 +314,7 @@ def agent_json(agent: Agent) -> Json:
         "blocks": blocks,
         "tools": [tool_json(tool_id, tool) for tool, tool_id in agent.tool_ids.items()],
         "sources": [],
-        "tags": [],
+        "tags": agent.tags,
         "tool_exec_environment_variables": [],
         "secrets": [],
         **dict.fromkeys(nothing),

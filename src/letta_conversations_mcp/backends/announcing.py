@@ -37,6 +37,10 @@ class AnnouncingBackend(ForwardingBackend):
         super().__init__(inner)
         self._bus = bus
 
+    async def delete_agent(self, agent_id: str) -> None:
+        await super().delete_agent(agent_id)
+        await self._publish(LIST_CHANGED)
+
     async def create_conversation(self, new: NewConversation) -> Conversation:
         return await self._listed(await super().create_conversation(new))
 

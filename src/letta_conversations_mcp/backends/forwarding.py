@@ -45,6 +45,8 @@ class ForwardingBackend:
         self.deletion: Deletion = inner.deletion
         self.keeps_tags = inner.keeps_tags
         self.no_models_advice = inner.no_models_advice
+        self.image_note = inner.image_note
+        self.new_agent_note = inner.new_agent_note
 
     @property
     def inner(self) -> Backend:
@@ -63,6 +65,9 @@ class ForwardingBackend:
 
     async def create_agent(self, new: NewAgent) -> Agent:
         return await self.inner.create_agent(new)
+
+    async def delete_agent(self, agent_id: str) -> None:
+        await self._inner.delete_agent(agent_id)
 
     async def list_models(self) -> Sequence[str]:
         return await self.inner.list_models()

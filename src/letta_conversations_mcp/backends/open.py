@@ -47,6 +47,8 @@ class UnconfiguredBackend(ForwardingBackend):
     deletion: Deletion = "deleted"
     keeps_tags = True
     no_models_advice = ""
+    image_note = ""
+    new_agent_note = ""
 
     def __init__(self, problem: NotConfigured) -> None:
         self._problem = problem

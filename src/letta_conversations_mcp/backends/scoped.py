@@ -66,6 +66,8 @@ class ScopedBackend:
         self.deletion: Deletion = backend.deletion
         self.keeps_tags = backend.keeps_tags
         self.no_models_advice = backend.no_models_advice
+        self.image_note = backend.image_note
+        self.new_agent_note = backend.new_agent_note
 
     async def check(self) -> Health:
         return await self._backend.check()
@@ -91,6 +93,10 @@ class ScopedBackend:
 
     async def create_agent(self, new: NewAgent) -> Agent:
         raise Refused("create an agent", "your token is for certain agents only", "A person has to make it.")
+
+    async def delete_agent(self, agent_id: str) -> None:
+        self._check_agent(agent_id)
+        await self._backend.delete_agent(agent_id)
 
     async def list_models(self) -> Sequence[str]:
         return await self._backend.list_models()

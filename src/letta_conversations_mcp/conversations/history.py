@@ -92,7 +92,7 @@ def _splits_a_call(stretch: Sequence[Message], query: MessageQuery) -> bool:
     """Whether a tool's call and its result are on different sides of where the page would end."""
     if query.order == "desc":
         return stretch[0].type == "tool_return_message"
-    return stretch[-1].type == "tool_call_message"
+    return stretch[-1].type in ("tool_call_message", "approval_request_message")
 
 
 def _with_results(messages: Sequence[Message]) -> list[Message]:

@@ -32,6 +32,9 @@ CANDIDATES = 8
 KNOWN = 100
 """How many of the newest agents are compared with a misspelt name."""
 
+COUNTED_PAGES = 10
+"""Pages of conversations that are counted."""
+
 LOOKUP_PAGE = 100
 """Conversations asked for at a time when all have to be looked through."""
 
@@ -153,6 +156,20 @@ async def conversations_with_summary(backend: Backend, agent_id: str, summary: s
             return tuple(matches.values())
         seen |= {each.id for each in page.items}
         query = query.model_copy(update={"after": page.items[-1].id})
+
+
+async def count_conversations(backend: Backend, agent_id: str) -> tuple[int, bool]:
+    """How many conversations an agent has, archived and hidden ones too, and whether there are more."""
+    query = ConversationQuery(agent_id=agent_id, archived="all", with_hidden=True, limit=LOOKUP_PAGE)
+    ids: set[str] = set()
+    for _ in range(COUNTED_PAGES):
+        page = await backend.list_conversations(query)
+        fresh = {each.id for each in page.items} - ids
+        ids |= fresh
+        if not page.more or not fresh:
+            return len(ids), False
+        query = query.model_copy(update={"after": page.items[-1].id})
+    return len(ids), True
 
 
 async def check_blocks(backend: Backend, owner: Agent, wanted: Sequence[str]) -> None:

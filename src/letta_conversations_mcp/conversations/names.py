@@ -14,6 +14,9 @@ from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION
 MOST_NAMES = 20
 """Names that one answer asks for: each costs a request. The rest keep their ids alone."""
 
+ONE_SECONDS = 1.0
+"""For a name that stands beside a reply."""
+
 SECONDS = 3.0
 """For all names together: an answer does without those that do not come in time."""
 
@@ -25,6 +28,13 @@ async def agent_names(backend: Backend, agent_ids: Iterable[str]) -> dict[str, s
         return (await backend.get_agent(agent_id)).name
 
     return await _ask(name, agent_ids)
+
+
+async def agent_name(backend: Backend, agent_id: str) -> str:
+    """The name of one agent beside an answer that others wait for; "" if it does not come at once."""
+    with anyio.move_on_after(ONE_SECONDS):
+        return (await agent_names(backend, [agent_id])).get(agent_id, "")
+    return ""
 
 
 async def summaries(backend: Backend, conversation_ids: Iterable[str]) -> dict[str, str]:

@@ -10,14 +10,14 @@ import unicodedata
 from collections.abc import AsyncIterator, Awaitable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import anyio
 
 from letta_conversations_mcp.conversations.history import DEFAULT_KINDS
 from letta_conversations_mcp.conversations.transcript import body
 from letta_conversations_mcp.core.backend import Backend, NoSearch
-from letta_conversations_mcp.core.errors import InvalidArgument, NotFound, TimedOut
+from letta_conversations_mcp.core.errors import NAME_CHARS, InvalidArgument, NotFound, TimedOut, quote
 from letta_conversations_mcp.core.model import (
     CONVERSATION_ID,
     DEFAULT_CONVERSATION,
@@ -100,6 +100,14 @@ async def search(
         except NoSearch:
             pass
     return await _Scan(backend, wanted, shown, seconds).run(after)
+
+
+def check_kinds(kinds: Collection[str]) -> frozenset[MessageKind]:
+    """Raises InvalidArgument for a kind that messages do not have."""
+    known = get_args(MessageKind)
+    if unknown := [each for each in kinds if each not in known]:
+        raise InvalidArgument("kinds", f"{quote(unknown[0], NAME_CHARS)!r} is none of {', '.join(known)}.")
+    return frozenset(each for each in known if each in kinds)
 
 
 class _Scan:

@@ -94,7 +94,8 @@ def call_line(call: ToolCall) -> str:
     head = f"{call.name or 'call'}({arguments})" if call.arguments else (call.name or "call")
     if call.status == "pending":
         return head
-    return f"{head} → {'' if call.status == 'success' else 'error: '}{call.result}"
+    outcome = {"success": "", "error": "error: ", "denied": "denied: "}[call.status]
+    return f"{head} → {outcome}{call.result}"
 
 
 def body(message: Message) -> str:

@@ -9,8 +9,8 @@ from typing import cast
 
 from letta_conversations_mcp.conversations.keys import KEY_TAG, check_tags, key_of, mark, without_mark
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import NAME_CHARS, NO_TAGS, InvalidArgument, Refused, quote
-from letta_conversations_mcp.core.model import Conversation, ConversationChanges
+from letta_conversations_mcp.core.errors import NAME_CHARS, NO_TAGS, ConversationError, InvalidArgument, Refused, quote
+from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Conversation, ConversationChanges, ConversationRef
 
 MODELS_NAMED = 5
 """Models that an error suggests: the most similar ones, or the first."""
@@ -77,6 +77,17 @@ def check_text(argument: str, text: str) -> None:
     """Raises InvalidArgument for a text that no database stores: 0.16.8 fails on it (seen)."""
     if any(each == "\x00" or "\ud800" <= each <= "\udfff" for each in text):
         raise InvalidArgument(argument, "it holds a character (NUL, or half of a pair) that cannot be stored.")
+
+
+async def has_model_settings(backend: Backend, ref: ConversationRef) -> bool:
+    """Whether a conversation has settings of its own, which a model for one message goes without (0.16.8). False if
+    that could not be asked."""
+    if ref.conversation_id == DEFAULT_CONVERSATION:
+        return False
+    try:
+        return bool((await backend.get_conversation(ref.conversation_id)).model_settings)
+    except ConversationError:
+        return False
 
 
 async def check_model(backend: Backend, model: str) -> None:

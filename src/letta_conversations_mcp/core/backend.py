@@ -68,8 +68,15 @@ class Backend(Protocol):
     """What delete_conversation does here."""
     keeps_tags: bool
     """Whether conversations have tags here."""
+    image_note: str
+    """What the sender of an image has to know here, in a sentence; "" if nothing."""
     no_models_advice: str
     """What a person can do if there are no models, in a sentence or two."""
+
+    @property
+    def new_agent_note(self) -> str:
+        """What an agent that is created here cannot do, in a sentence; "" if nothing."""
+        ...
 
     async def check(self) -> Health:
         """Find out what answers, without sending or changing anything. A rejected key is no error here.
@@ -91,6 +98,10 @@ class Backend(Protocol):
 
     async def create_agent(self, new: NewAgent) -> Agent:
         """Not idempotent: names are not unique."""
+        ...
+
+    async def delete_agent(self, agent_id: str) -> None:
+        """Delete the agent with all of its conversations and memory. Raises NotFound when it is gone already."""
         ...
 
     async def list_models(self) -> Sequence[str]:

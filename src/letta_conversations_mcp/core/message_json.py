@@ -88,13 +88,19 @@ def returns_of(chunk: Chunk) -> Iterator[ToolCall]:
         yield ToolCall(
             id=text_field(entry, "tool_call_id"),
             name=text_field(entry, "name") or text_field(chunk, "name"),
-            status=return_status(entry),
+            status=_return_status(entry),
             result=text_of(entry.get("tool_return")),
         )
 
 
-def return_status(entry: Mapping[str, object]) -> Literal["success", "error"]:
-    return "error" if entry.get("status") == "error" else "success"
+DENIED = "Error: request to call tool denied."
+"""How the result of a call begins that somebody denied (0.16.8, Letta Code 0.34.12)."""
+
+
+def _return_status(entry: Mapping[str, object]) -> Literal["success", "error", "denied"]:
+    if entry.get("status") != "error":
+        return "success"
+    return "denied" if text_of(entry.get("tool_return")).startswith(DENIED) else "error"
 
 
 def compaction_summary(chunk: Chunk) -> str | None:

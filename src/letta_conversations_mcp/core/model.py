@@ -110,7 +110,7 @@ class ToolCall(Frozen):
     id: str = ""
     name: str = ""
     arguments: str = ""
-    status: Literal["pending", "success", "error"] = "pending"
+    status: Literal["pending", "success", "error", "denied"] = "pending"
     result: str = ""
     client_side: bool = False
     """True if only the client that offered this tool can run it. Set only on calls that wait for a decision."""

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from letta_conversations_mcp.conversations.approvals import decide
 from letta_conversations_mcp.conversations.lookup import locate
+from letta_conversations_mcp.conversations.names import agent_name
 from letta_conversations_mcp.core.errors import InvalidArgument, NothingPending, quote
 from letta_conversations_mcp.core.model import Approvals, ConversationRef, ToolCall, Turn
 from letta_conversations_mcp.tools.base import (
@@ -83,12 +84,14 @@ async def respond_to_approval(
     kinds: Annotated[list[ReplyKind], Field(description="as in send_message")] = [],
     message_key: MessageKeyArgument = "",
 ) -> Reply:
-    """Approve or deny the tool calls that a turn (status needs_approval) waits for, and wait for its end. Approve only
-    what your user agreed to: the tools really run."""
+    """Approve or deny the tool calls that a Letta agent's turn (status needs_approval) waits for, and wait for its
+    end. Approve only what your user agreed to."""
     services = services_of(ctx)
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
     if asked := question_of(ctx):
-        return Reply.of(await resume(ctx, asked, seconds), asked.ref, kinds, services.settings.max_output_chars)
+        turn = await resume(ctx, asked, seconds)
+        name = await agent_name(services.backend, asked.ref.agent_id)
+        return Reply.of(turn, asked.ref, kinds, services.settings.max_output_chars, agent_name=name)
     identity = identity_of(
         ctx, "respond_to_approval", conversation_id, message_key, agent, approve, tool_call_ids, reason
     )
@@ -101,7 +104,8 @@ async def respond_to_approval(
 
     turn, sent = await services.scheduler.send_and_wait(Send(prepare, identity), seconds, reporter(ctx))
     turn = await settle(ctx, sent.ref, turn, seconds)
-    return Reply.of(turn, sent.ref, kinds, services.settings.max_output_chars)
+    name = await agent_name(services.backend, sent.ref.agent_id)
+    return Reply.of(turn, sent.ref, kinds, services.settings.max_output_chars, agent_name=name)
 
 
 async def settle(ctx: ToolContext, ref: ConversationRef, turn: Turn, seconds: float) -> Turn:
@@ -226,5 +230,5 @@ def _question(ref: ConversationRef, calls: Sequence[ToolCall]) -> str:
 
 
 APPROVAL_TOOLS = (
-    ToolSpec(respond_to_approval, title="Approve or deny a tool call", destructive=True, open_world=True),
+    ToolSpec(respond_to_approval, title="Approve or deny a Letta agent's tool call", destructive=True, open_world=True),
 )

@@ -9,6 +9,8 @@ from typing import Annotated
 import anyio
 from pydantic import Field
 
+from letta_conversations_mcp.conversations.keys import check_key
+from letta_conversations_mcp.conversations.update import check_text
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
 from letta_conversations_mcp.core.model import (
     ConversationRef,
@@ -16,6 +18,8 @@ from letta_conversations_mcp.core.model import (
 )
 from letta_conversations_mcp.tools.base import (
     MessageKeyArgument,
+    NewKeyArgument,
+    NewSummaryArgument,
     Services,
     ToolContext,
     ToolSpec,
@@ -26,7 +30,6 @@ from letta_conversations_mcp.tools.calls import Destination, identity_of
 from letta_conversations_mcp.tools.messages import key_of
 from letta_conversations_mcp.tools.progress import HEARTBEAT_SECONDS, reporter
 from letta_conversations_mcp.tools.results.ask_many import Replies, ReplyRow, Target, collect, row_of
-from letta_conversations_mcp.turns.idempotency import CallIdentity
 from letta_conversations_mcp.turns.scheduler import Send
 
 logger = logging.getLogger(__name__)
@@ -42,24 +45,28 @@ AT_ONCE = 16
 
 async def ask_many(
     ctx: ToolContext,
-    message: Annotated[str, Field(description="the text, the same for all", min_length=1, max_length=1_000_000)],
+    message: Annotated[str, Field(description="the text", min_length=1, max_length=1_000_000)],
     agents: Annotated[
-        list[str], Field(description="ids or exact names; each gets a new conversation", max_length=MOST_ASKED)
+        list[str], Field(description="ids or exact names; opens a conversation with each", max_length=MOST_ASKED)
     ] = [],
-    conversation_ids: Annotated[
-        list[str], Field(description="conv-… ids of conversations to continue", max_length=MOST_ASKED)
-    ] = [],
+    conversation_ids: Annotated[list[str], Field(description="conv-… ids to continue", max_length=MOST_ASKED)] = [],
     wait_seconds: WaitArgument = None,
+    summary: NewSummaryArgument = "",
+    key: NewKeyArgument = "",
     message_key: MessageKeyArgument = "",
 ) -> Replies:
-    """Send one message to many agents or conversations at once and collect the replies. One that is slow or fails does
-    not hold up the others: each row has its own status and ids, and running ones are fetched with wait_for_reply."""
+    """Ask several Letta agents or conversations the same at once. A slow or failing one holds up no other: each row has
+    its own reply, status and ids; wait_for_reply fetches running ones."""
     services = services_of(ctx)
     targets = [
         *(Target(each.strip(), opens=True) for each in agents),
         *(Target(each.strip(), opens=False) for each in conversation_ids),
     ]
     _check(message, targets)
+    check_text("summary", summary)
+    key = check_key(key) if key else ""
+    if not agents and (given := "summary" if summary else "key" if key else ""):
+        raise InvalidArgument(given, "it is for conversations that are opened, and without agents none is.")
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
     rows: list[ReplyRow | None] = [None] * len(targets)
     room = anyio.Semaphore(AT_ONCE)
@@ -70,9 +77,11 @@ async def ask_many(
         async with room:
             # One that is named several times is asked as often, with a key too.
             earlier = targets[:place].count(target)
-            key = f"{message_key} {earlier + 1}" if message_key.strip() and earlier else message_key
-            identity = identity_of(ctx, "ask_many", target.name, key, message, target.opens, earlier)
-            rows[place] = await _ask(services, target, message, deadline, identity)
+            name = f"{message_key} {earlier + 1}" if message_key.strip() and earlier else message_key
+            new = (summary, key) if target.opens else ("", "")
+            identity = identity_of(ctx, "ask_many", target.name, name, message, target.opens, earlier, *new)
+            destination = Destination(services, identity, summary=new[0], key=new[1])
+            rows[place] = await _ask(services, target, message, deadline, destination)
         news.set()
 
     async def tell() -> None:
@@ -107,12 +116,12 @@ def _check(message: str, targets: Sequence[Target]) -> None:
         raise InvalidArgument("conversation_ids", "the same conversation is named twice.")
 
 
-async def _ask(services: Services, target: Target, message: str, deadline: float, identity: CallIdentity) -> ReplyRow:
+async def _ask(services: Services, target: Target, message: str, deadline: float, destination: Destination) -> ReplyRow:
     """One of them, to its reply, or to what can be said of it at the deadline."""
     seconds = deadline - anyio.current_time()
     if seconds < 0:
         return row_of(target, None, error="Not asked: the time was over before its place came. Nothing was sent to it.")
-    destination = Destination(services, identity)
+    identity = destination.identity
     ref: ConversationRef | None = None
 
     async def prepare() -> tuple[ConversationRef, OutgoingMessage]:
@@ -130,11 +139,12 @@ async def _ask(services: Services, target: Target, message: str, deadline: float
         logger.exception("asking %s failed unexpectedly", target.name)
         where = f"list_messages({ref.in_call})" if ref else "list_conversations"
         return row_of(target, ref, error=f"This failed inside the MCP server; look with {where} before asking again.")
-    return row_of(target, sent.ref, turn, message_key=key_of(sent, identity.key))
+    name = await destination.name_of_agent(sent.ref)
+    return row_of(target, sent.ref, turn, agent_name=name, message_key=key_of(sent, identity.key))
 
 
 async def _without_report(words: str) -> None:
     """The call reports for all of them together."""
 
 
-ASK_MANY_TOOLS = (ToolSpec(ask_many, title="Ask several agents", open_world=True),)
+ASK_MANY_TOOLS = (ToolSpec(ask_many, title="Ask several Letta agents", open_world=True),)

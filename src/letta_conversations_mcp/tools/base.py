@@ -56,10 +56,13 @@ def services_of(ctx: ToolContext) -> Services:
 
 
 AgentArgument = Annotated[str, Field(description="agent id (agent-…) or exact name")]
-ConversationArgument = Annotated[str, Field(description="conv-… id, or 'default' with agent")]
-DefaultAgentArgument = Annotated[str, Field(description="agent id or name, for 'default'")]
-WaitArgument = Annotated[float | None, Field(ge=0, le=3600, description="seconds; raise it for long tasks")]
-LimitArgument = Annotated[int, Field(ge=1, le=100, description="rows on a page")]
+ConversationArgument = Annotated[str, Field(description="conv-… or 'default' with agent")]
+DefaultAgentArgument = Annotated[str, Field(description="of 'default': its agent")]
+ConfirmArgument = Annotated[bool, Field(description="must be true; ask the user first")]
+WaitArgument = Annotated[float | None, Field(ge=0, le=3600, description="raise it for long tasks")]
+NewSummaryArgument = Annotated[str, Field(description="names what it opens", max_length=10_000)]
+NewKeyArgument = Annotated[str, Field(description="its key, as in create_conversation", max_length=100)]
+LimitArgument = Annotated[int, Field(ge=1, le=100, description="rows")]
 
 VIEWER_URI = "ui://letta-conversations/viewer.html"
 """The page of the viewer. Here, because the server announces it before it loads any tool."""
@@ -72,7 +75,7 @@ MOST_KEY_CHARS = 200
 MessageKeyArgument = Annotated[
     str,
     Field(
-        description="any unique text: a call repeated with the same key is one message",
+        description="any unique text; a repeated call with it is one message",
         max_length=MOST_KEY_CHARS,
     ),
 ]
@@ -180,7 +183,7 @@ class ToolSpec:
     idempotent: bool = False
     open_world: bool = False
     deletes: bool = False
-    makes_agents: bool = False
+    manages_agents: bool = False
     shown_in: str = ""
     """The `ui://` page that hosts with MCP Apps show for it."""
     for_models: bool = True
@@ -199,13 +202,13 @@ class ToolSpec:
 
     def is_offered(self, settings: Settings) -> bool:
         """True if a server with these settings offers the tool."""
-        if self.makes_agents and not (settings.uses_local or settings.create_agents):
+        if self.manages_agents and not (settings.uses_local or settings.create_agents):
             return False
         return self.read_only or not settings.read_only
 
     def may_be_used(self, access: Access) -> bool:
         # A caller with an agent list could not see the agent that they created.
-        return access.may(self.scope) and not (self.makes_agents and access.agents is not None)
+        return access.may(self.scope) and not (self.manages_agents and access.agents is not None)
 
     @cache  # noqa: B019 - the specs are constants
     def build(self, wait_seconds: float) -> ConversationTool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from letta_conversations_mcp.conversations import fork, keys
 from letta_conversations_mcp.conversations.lookup import find_agent, locate
+from letta_conversations_mcp.conversations.names import agent_name
+from letta_conversations_mcp.conversations.update import check_text
 from letta_conversations_mcp.core.errors import InvalidArgument
 from letta_conversations_mcp.core.model import ConversationRef, NewConversation
 from letta_conversations_mcp.tools.base import Services, ToolContext, services_of
@@ -36,13 +38,24 @@ class Destination:
     made for it: both carry a key of their own.
     """
 
-    def __init__(self, services: Services, identity: CallIdentity) -> None:
+    def __init__(self, services: Services, identity: CallIdentity, *, summary: str = "", key: str = "") -> None:
+        """`summary` and `key` are those of the conversation that is opened, as in create_conversation.
+
+        Raises:
+            InvalidArgument: one of them cannot be used.
+        """
+        check_text("summary", summary)
         self._services = services
+        self.identity = identity
+        self._summary = keys.without_mark(summary)
+        self._key = keys.check_key(key) if key else ""
         key = fingerprint(identity.caller, identity.key)[:20] if identity.key else ""
         self._opened_key = f"message:{key}" if key else ""
         self._branch_key = f"branch:{key}" if key else ""
         self.made: ConversationRef | None = None
         """The conversation that was made for the message."""
+        self.agent_name = ""
+        """Where it was looked up."""
 
     async def find(self, conversation_id: str, agent: str) -> ConversationRef:
         """The conversation that a call names, or a new one for it.
@@ -52,6 +65,8 @@ class Destination:
         """
         backend = self._services.backend
         if conversation_id.strip():
+            if given := "summary" if self._summary else "key" if self._key else "":
+                raise InvalidArgument(given, "it is for a conversation that is opened; here one is continued.")
             ref = await locate(backend, conversation_id, agent)
             return await self._earlier_branch(ref) or ref
         if not agent.strip():
@@ -59,19 +74,30 @@ class Destination:
                 "conversation_id", "give a conversation_id to continue, or an agent to open a new conversation."
             )
         owner = await find_agent(backend, agent)
-        new = NewConversation(agent_id=owner.id)
-        if self._opened_key:
+        self.agent_name = owner.name
+        new = NewConversation(agent_id=owner.id, summary=self._summary)
+        was_there = False
+        if self._key:
+            opened, was_there = await keys.open_with_key(backend, new, self._key)
+        elif self._opened_key:
             opened, _ = await keys.open_with_key(backend, new, self._opened_key)
         else:
             opened = await backend.create_conversation(new)
-        self.made = ConversationRef(conversation_id=opened.id, agent_id=owner.id)
-        return self.made
+        ref = ConversationRef(conversation_id=opened.id, agent_id=owner.id)
+        if was_there:
+            return await self._earlier_branch(ref) or ref
+        self.made = ref
+        return ref
 
     async def fork(self, ref: ConversationRef) -> ConversationRef:
         """A branch of a conversation that is busy."""
         branch = await fork.fork(self._services.backend, ref, key=self._branch_key)
         self.made = ConversationRef(conversation_id=branch.conversation.id, agent_id=ref.agent_id)
         return self.made
+
+    async def name_of_agent(self, ref: ConversationRef) -> str:
+        """The name of the agent that the message went to, "" if it could not be asked."""
+        return self.agent_name or await agent_name(self._services.backend, ref.agent_id)
 
     async def _earlier_branch(self, ref: ConversationRef) -> ConversationRef | None:
         if not self._branch_key:

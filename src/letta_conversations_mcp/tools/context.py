@@ -31,15 +31,13 @@ async def compact(
     mode: Annotated[
         CompactionMode | None, Field(description="replace all or the oldest; self_…: the agent itself summarises")
     ] = None,
-    keep_percent: Annotated[
-        int | None, Field(ge=5, le=95, description="share of the messages to keep, in sliding modes")
-    ] = None,
-    model: Annotated[str, Field(description="provider/model that writes the summary")] = "",
-    prompt: Annotated[str, Field(description="instructions for it", max_length=50_000)] = "",
+    keep_percent: Annotated[int | None, Field(ge=5, le=95, description="messages to keep, in sliding modes")] = None,
+    model: Annotated[str, Field(description="provider/model that writes it")] = "",
+    prompt: Annotated[str, Field(description="instructions for the summary", max_length=50_000)] = "",
     clip_chars: Annotated[int | None, Field(ge=1, description="longest summary")] = None,
 ) -> Compacted:
-    """Replace the older messages in a conversation's context by a summary to make room. The
-    agent loses the details; this cannot be undone. Returns the summary."""
+    """Replace the older messages in a Letta conversation's context by a summary, to make room. Cannot be undone: the
+    agent loses the details."""
     services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
     wanted = CompactionSettings(
@@ -68,8 +66,8 @@ async def recompile(
     agent: DefaultAgentArgument = "",
     dry_run: Annotated[bool, Field(description="only tell")] = False,
 ) -> Recompiled:
-    """Refresh a conversation's copy of the agent's memory, made when it was opened: for an agent that does not know
-    there what it learned since. Returns what changed."""
+    """Refresh a Letta conversation's copy of its agent's memory, for an agent that does not know there what it learned
+    since. Returns what changed."""
     services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
     done = await memory.recompile(services.backend, ref, dry_run=dry_run)
@@ -93,6 +91,6 @@ async def recompile(
 
 
 CONTEXT_TOOLS = (
-    ToolSpec(compact, title="Compact a conversation", destructive=True),
-    ToolSpec(recompile, title="Refresh a conversation's memory", idempotent=True),
+    ToolSpec(compact, title="Compact a Letta conversation", destructive=True),
+    ToolSpec(recompile, title="Refresh a Letta conversation's memory", idempotent=True),
 )

@@ -40,6 +40,7 @@ from letta_conversations_mcp.core.model import (
 )
 from letta_conversations_mcp.tools.base import (
     AgentArgument,
+    ConfirmArgument,
     ConversationArgument,
     DefaultAgentArgument,
     LimitArgument,
@@ -61,7 +62,7 @@ from letta_conversations_mcp.tools.results.result import SUMMARY_CHARS
 async def create_conversation(
     ctx: ToolContext,
     agent: AgentArgument,
-    summary: Annotated[str, Field(description="short name, such as 'invoice 4711'", max_length=10_000)] = "",
+    summary: Annotated[str, Field(description="name, such as 'invoice 4711'", max_length=10_000)] = "",
     description: Annotated[str, Field(description="longer text about it", max_length=50_000)] = "",
     model: Annotated[str, Field(description="provider/model, if not the agent's")] = "",
     model_settings: Annotated[
@@ -71,11 +72,13 @@ async def create_conversation(
     hidden: Annotated[bool, Field(description="keep out of lists")] = False,
     isolated_blocks: Annotated[list[str], Field(description="labels of memory blocks to copy for it alone")] = [],
     tags: Annotated[list[str], Field(description="with agents on this machine")] = [],
-    key: Annotated[str, Field(min_length=1, description="one conversation per key, such as 'user:4711'")] = "",
-    reuse: Annotated[bool, Field(description="return the oldest with exactly this summary")] = False,
+    key: Annotated[
+        str, Field(min_length=1, description="your id for it, such as 'user:4711': opens one once, then finds it")
+    ] = "",
+    reuse: Annotated[bool, Field(description="find it by its exact summary instead")] = False,
 ) -> Created:
-    """Open a conversation with a Letta agent: a message thread of its own. All conversations of an agent share its
-    memory blocks, except isolated ones. Opens another, unless key or reuse finds one."""
+    """Open a conversation (thread) with a Letta agent: a new one, unless key or reuse finds one. An agent's
+    conversations share its memory blocks, except isolated ones."""
     backend = services_of(ctx).backend
     check_text("summary", summary)
     check_text("description", description)
@@ -147,19 +150,19 @@ def _ignored(wanted: NewConversation, made: Conversation) -> str:
 
 async def list_conversations(
     ctx: ToolContext,
-    agent: Annotated[str, Field(description="only of this agent: id or exact name")] = "",
+    agent: Annotated[str, Field(description="id or exact name")] = "",
     search: Annotated[str, Field(description="part of the summary; case may matter")] = "",
-    tag: Annotated[str, Field(description="only those with this tag")] = "",
+    tag: Annotated[str, Field(description="has this tag")] = "",
     archived: Annotated[Archived, Field(description="no leaves archived ones out")] = "no",
     order: Annotated[Order, Field(description="desc: latest first")] = "desc",
     order_by: Annotated[
         OrderBy, Field(description="time of opening, last message or last finished turn")
     ] = "created_at",
     limit: LimitArgument = 20,
-    after: Annotated[str, Field(description="cursor: last id of the page before")] = "",
+    after: Annotated[str, Field(description="last id of the page before")] = "",
 ) -> ConversationList:
-    """List the conversations of one agent, or of all, to find one to continue: id, summary, last message. An agent's
-    history outside of them is not listed: it is conversation_id='default'."""
+    """List a Letta agent's conversations, or those of all agents, to find one to continue. An agent's history outside
+    of them is not listed: conversation_id='default'."""
     backend = services_of(ctx).backend
     owner = await find_agent(backend, agent) if agent.strip() else None
     query = ConversationQuery(
@@ -180,8 +183,8 @@ async def list_conversations(
 async def describe(
     ctx: ToolContext, conversation_id: ConversationArgument, agent: DefaultAgentArgument = ""
 ) -> Described:
-    """All about one conversation: agent, model, how full its context is, message counts, isolated blocks, age of its
-    copy of the memory, a running turn, tool calls that wait for approval."""
+    """All about one Letta conversation: model, how full its context is, message counts, isolated blocks, running turn,
+    tool calls that wait for approval."""
     services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
     told = await describing.describe(services.backend, ref)
@@ -197,10 +200,10 @@ async def update(
     model: Annotated[str | None, Field(description="provider/model; '': the agent's")] = None,
     model_settings: Annotated[dict[str, Any], Field(description="for that model")] = {},
     context_window_limit: Annotated[int | None, Field(ge=1, description="tokens")] = None,
-    tags: Annotated[list[str] | None, Field(description="all of its tags from now on")] = None,
+    tags: Annotated[list[str] | None, Field(description="all of its tags")] = None,
 ) -> Updated:
-    """Rename, describe, archive or restore a conversation, or change its model or context window. The
-    rest stays."""
+    """Rename, describe, archive or restore a Letta conversation, or change its model or context window. The rest
+    stays."""
     backend = services_of(ctx).backend
     changes = ConversationChanges(
         summary=summary,
@@ -231,8 +234,8 @@ async def fork(
     summary: Annotated[str, Field(description="name of the branch", max_length=10_000)] = "",
     hidden: Annotated[bool, Field(description="keep out of lists")] = False,
 ) -> Forked:
-    """Branch a conversation, to try something from there: open a new one that begins with the same messages, as far
-    as they are in context."""
+    """Branch a Letta conversation, to try something: open a new one that begins with the same messages, as far as they
+    are in context."""
     ref = await locate(services_of(ctx).backend, conversation_id, agent)
     branch = await branching.fork(
         services_of(ctx).backend,
@@ -256,10 +259,10 @@ async def fork(
 async def delete(
     ctx: ToolContext,
     conversation_id: Annotated[str, Field(description="conv-… id")],
-    confirm: Annotated[bool, Field(description="must be true; ask the user first")] = False,
+    confirm: ConfirmArgument = False,
 ) -> Deleted:
-    """Delete a conversation with its messages and isolated memory blocks, for everybody and for good. The agent and
-    its shared memory stay. Only when the user asked for it."""
+    """Delete a Letta conversation with its messages and isolated memory blocks, for everybody and for good. Its agent
+    and shared memory stay. Only when the user asked for it."""
     backend = services_of(ctx).backend
     conversation = await backend.get_conversation(check_conversation_id(conversation_id))
     named = f" ({conversation.summary[:80]!r})" if conversation.summary else ""
@@ -283,10 +286,10 @@ async def delete(
 
 
 CONVERSATION_TOOLS = (
-    ToolSpec(create_conversation, title="Open a conversation"),
-    ToolSpec(list_conversations, title="List conversations", read_only=True),
-    ToolSpec(delete, title="Delete a conversation", destructive=True, idempotent=True, deletes=True),
-    ToolSpec(describe, title="Describe a conversation", read_only=True),
-    ToolSpec(update, title="Change a conversation", idempotent=True),
-    ToolSpec(fork, title="Fork a conversation"),
+    ToolSpec(create_conversation, title="Open a Letta conversation"),
+    ToolSpec(list_conversations, title="List Letta conversations", read_only=True),
+    ToolSpec(delete, title="Delete a Letta conversation", destructive=True, idempotent=True, deletes=True),
+    ToolSpec(describe, title="Describe a Letta conversation", read_only=True),
+    ToolSpec(update, title="Change a Letta conversation", idempotent=True),
+    ToolSpec(fork, title="Fork a Letta conversation"),
 )

@@ -15,13 +15,15 @@ from letta_conversations_mcp.conversations.lookup import (
     find_agent,
     locate,
 )
-from letta_conversations_mcp.conversations.names import agent_names, summaries
+from letta_conversations_mcp.conversations.names import agent_name, agent_names, summaries
 from letta_conversations_mcp.conversations.search import (
+    check_kinds,
     check_search_cursor,
     read_bound,
     search,
 )
 from letta_conversations_mcp.conversations.sender import find_sender, introduce, next_hop
+from letta_conversations_mcp.conversations.update import has_model_settings
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
 from letta_conversations_mcp.core.model import (
     Chunk,
@@ -42,6 +44,8 @@ from letta_conversations_mcp.tools.base import (
     DefaultAgentArgument,
     LimitArgument,
     MessageKeyArgument,
+    NewKeyArgument,
+    NewSummaryArgument,
     ToolContext,
     ToolSpec,
     WaitArgument,
@@ -62,38 +66,37 @@ from letta_conversations_mcp.turns.turn import TrackedTurn
 async def send_message(
     ctx: ToolContext,
     message: Annotated[str, Field(description="the text", max_length=1_000_000)],
-    conversation_id: Annotated[
-        str, Field(description="conv-… id, or 'default' with agent; empty: opens a new one")
-    ] = "",
-    agent: Annotated[str, Field(description="agent id or exact name; needed without a conv-… id")] = "",
+    conversation_id: Annotated[str, Field(description="conv-… or 'default' with agent; empty: a new one")] = "",
+    agent: Annotated[str, Field(description="id or exact name; needed without a conv-… id")] = "",
     wait_seconds: WaitArgument = None,
     images: Annotated[
         list[Annotated[str, Field(max_length=7_000_000)]],
         Field(description="https://… or data:image/png;base64,… (png, jpeg, gif, webp)", max_length=20),
     ] = [],
     model: Annotated[str, Field(description="provider/model for this message only")] = "",
-    max_steps: Annotated[int | None, Field(ge=1, le=1000, description="most steps (model calls) of the agent")] = None,
+    max_steps: Annotated[int | None, Field(ge=1, le=1000, description="most model calls")] = None,
     on_busy: Annotated[
-        OnBusy, Field(description="if another turn runs there: wait for it, fail at once, or fork: a branch answers")
+        OnBusy, Field(description="if a turn runs there: wait, fail at once, or let a branch answer")
     ] = "wait",
     kinds: Annotated[
         list[ReplyKind],
-        Field(description="also wanted: its thinking; arguments and results of its tools"),
+        Field(description="also wanted: its thinking; its tools' arguments and results"),
     ] = [],
-    sender: Annotated[
-        str, Field(description="who speaks, if an agent does: conv-… or agent-… id, or a name", max_length=200)
-    ] = "",
+    summary: NewSummaryArgument = "",
+    key: NewKeyArgument = "",
+    sender: Annotated[str, Field(description="who speaks, if an agent does: id or name", max_length=200)] = "",
     message_key: MessageKeyArgument = "",
 ) -> Reply:
-    """Send one message to a Letta agent and wait for its reply. Continue a conversation by conversation_id; with agent
-    alone a new one is opened, whose id comes back. The agent may run its tools and change the memory
-    that its conversations share. Status running means that the reply takes longer: call wait_for_reply,
-    do NOT send it again."""
+    """Ask or tell a Letta agent something and wait for its reply. Continue a conversation by conversation_id; agent
+    alone opens a new one, whose id comes back. The agent may run its tools and change the memory that its
+    conversations share. Status running: call wait_for_reply, do NOT send it again."""
     services = services_of(ctx)
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
     if asked := question_of(ctx):
         # The message was sent in the round before; this one brings the person's answer about a tool call.
-        return Reply.of(await resume(ctx, asked, seconds), asked.ref, kinds, services.settings.max_output_chars)
+        turn = await resume(ctx, asked, seconds)
+        name = await agent_name(services.backend, asked.ref.agent_id)
+        return Reply.of(turn, asked.ref, kinds, services.settings.max_output_chars, agent_name=name)
     if not message.strip() and not images:
         raise InvalidArgument("message", "a text or an image is needed.")
     identity = identity_of(
@@ -108,8 +111,10 @@ async def send_message(
         max_steps,
         on_busy,
         sender,
+        summary,
+        key,
     )
-    destination = Destination(services, identity)
+    destination = Destination(services, identity, summary=summary, key=key)
     outgoing = OutgoingMessage(
         text=message, images=tuple(map(read_image, images)), model=model.strip(), max_steps=max_steps
     )
@@ -133,13 +138,18 @@ async def send_message(
         raise
     turn = await settle(ctx, sent.ref, turn, seconds)
     branch_of = str(sent.branch_of) if sent.branch_of else ""
+    notes = [services.backend.image_note] if images and services.backend.image_note else []
+    if outgoing.model and await has_model_settings(services.backend, sent.ref):
+        notes.append(f"For this message {outgoing.model} was used, without the conversation's model_settings.")
     return Reply.of(
         turn,
         sent.ref,
         kinds,
         services.settings.max_output_chars,
+        agent_name=await destination.name_of_agent(sent.ref),
         branch_of=branch_of,
         message_key=key_of(sent, message_key),
+        notes=notes,
     )
 
 
@@ -154,13 +164,13 @@ async def wait_for_reply(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
     agent: DefaultAgentArgument = "",
-    run_id: Annotated[str, Field(description="run-… id from send_message; left out: the latest turn")] = "",
+    run_id: Annotated[str, Field(description="from send_message; left out: the latest turn")] = "",
     message_key: Annotated[str, Field(description="of the message, instead of run_id", max_length=MOST_KEY_CHARS)] = "",
     wait_seconds: WaitArgument = None,
     kinds: Annotated[list[ReplyKind], Field(description="as in send_message")] = [],
 ) -> Reply:
-    """Go on waiting for a reply, or fetch it again, without sending anything. Use it after
-    running, not_confirmed, unknown or a lost connection; works for others' turns too. Answers like send_message."""
+    """Go on waiting for a Letta agent's reply, or fetch it again; sends nothing. Use it after running, not_confirmed,
+    unknown or a lost connection; for others' turns too. Answers like send_message."""
     services = services_of(ctx)
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
     wanted, key = check_run_id(run_id), message_key.strip()
@@ -172,13 +182,15 @@ async def wait_for_reply(
         if key:
             found = await services.scheduler.find_message(ref, identity_of(ctx, "", "", key))
             if found is None:
-                return Reply.of(Turn(status="not_confirmed"), ref, kinds, budget, message_key=key)
+                name = await agent_name(services.backend, ref.agent_id)
+                return Reply.of(Turn(status="not_confirmed"), ref, kinds, budget, agent_name=name, message_key=key)
         else:
             found = await services.scheduler.find(ref, wanted)
     turn = await services.scheduler.wait(found, seconds, reporter(ctx))
     if isinstance(found.message, OutgoingMessage):
         turn = turn.model_copy(update={"message": found.message.text})
-    return Reply.of(turn, ref, kinds, budget, message_key=key)
+    name = await agent_name(services.backend, ref.agent_id)
+    return Reply.of(turn, ref, kinds, budget, agent_name=name, message_key=key)
 
 
 LOOK_UP_SECONDS = 10.0
@@ -191,8 +203,8 @@ async def cancel(
     agent: DefaultAgentArgument = "",
     run_id: Annotated[str, Field(description="only this run-… id")] = "",
 ) -> Cancellation:
-    """Stop the running turn of a conversation, and take back messages queued behind it. What the agent did is not
-    undone."""
+    """Stop a Letta agent: end the running turn of a conversation, and take back messages queued behind it. What the
+    agent did is not undone."""
     services = services_of(ctx)
     wanted = check_run_id(run_id)
     ref = await locate(services.backend, conversation_id, agent)
@@ -219,17 +231,17 @@ async def list_messages(
     conversation_id: ConversationArgument,
     agent: DefaultAgentArgument = "",
     limit: LimitArgument = 20,
-    before: Annotated[str, Field(description="cursor: only older than this message-… id")] = "",
-    after: Annotated[str, Field(description="cursor: only newer than this one")] = "",
+    before: Annotated[str, Field(description="only older than this message-… id")] = "",
+    after: Annotated[str, Field(description="only newer than this one")] = "",
     order: Annotated[
         Order | None,
-        Field(description="desc takes the newest; left out: asc with after, else desc"),
+        Field(description="desc: newest; the default without after"),
     ] = None,
     kinds: Annotated[list[MessageKind], Field(description="left out: all but reasoning and system")] = [],
     skip_chars: Annotated[int, Field(ge=0, description="read on this far into each message")] = 0,
     ids: Annotated[bool, Field(description="show ids, for fork")] = False,
 ) -> MessageList:
-    """Read a conversation back, its transcript: a page of messages, oldest to newest, with cursors. Long ones are
+    """Read the transcript of a Letta conversation: a page of messages, oldest to newest, with cursors. Long ones are
     cut."""
     services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
@@ -257,14 +269,15 @@ async def search_messages(
     query: Annotated[str, Field(description="words or topic", max_length=1_000)],
     conversation_id: Annotated[str, Field(description="only in it")] = "",
     agent: Annotated[str, Field(description="only of this agent")] = "",
-    kinds: Annotated[list[MessageKind], Field(description="as in list_messages")] = [],
+    kinds: Annotated[list[str], Field(description="as in list_messages")] = [],
     start_date: Annotated[str, Field(description="e.g. 2026-11-21 or 2026-11-21T06:12:00Z")] = "",
     end_date: Annotated[str, Field(description="likewise; a day counts whole")] = "",
     mode: Annotated[SearchMode, Field(description="what must match")] = "both",
-    limit: Annotated[int, Field(ge=1, le=50, description="rows on a page")] = 10,
+    limit: Annotated[int, Field(ge=1, le=50, description="rows")] = 10,
     after: Annotated[str, Field(description="cursor from an answer")] = "",
 ) -> SearchResults:
-    """Find messages by words or meaning, everywhere, of an agent or in a conversation. Returns snippets of them."""
+    """Find where something was said to or by Letta agents, by words or meaning: everywhere, of an agent or in a
+    conversation."""
     services = services_of(ctx)
     ref = await _scope(ctx, conversation_id, agent)
     wanted = MessageSearch(
@@ -278,7 +291,7 @@ async def search_messages(
     )
     async with heartbeat(ctx, "searching"):
         result = await search(
-            services.backend, wanted, frozenset(kinds), check_search_cursor(after, ref.conversation_id)
+            services.backend, wanted, check_kinds(kinds), check_search_cursor(after, ref.conversation_id)
         )
     names = await agent_names(services.backend, (each.agent_id for each in result.found))
     names |= await summaries(services.backend, (each.conversation_id for each in result.found))
@@ -295,9 +308,9 @@ async def _scope(ctx: ToolContext, conversation_id: str, agent: str) -> Conversa
 
 
 MESSAGE_TOOLS = (
-    ToolSpec(send_message, title="Send a message to an agent", open_world=True),
-    ToolSpec(wait_for_reply, title="Wait for a reply", read_only=True),
-    ToolSpec(list_messages, title="Read messages", read_only=True),
-    ToolSpec(search_messages, title="Search messages", read_only=True),
-    ToolSpec(cancel, title="Stop a turn", destructive=True, idempotent=True),
+    ToolSpec(send_message, title="Ask a Letta agent", open_world=True),
+    ToolSpec(wait_for_reply, title="Wait for a Letta agent's reply", read_only=True),
+    ToolSpec(list_messages, title="Read a Letta conversation", read_only=True),
+    ToolSpec(search_messages, title="Search messages of Letta agents", read_only=True),
+    ToolSpec(cancel, title="Stop a Letta agent's turn", destructive=True, idempotent=True),
 )

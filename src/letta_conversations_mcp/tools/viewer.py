@@ -44,7 +44,7 @@ async def show_conversation(
     conversation_id: Annotated[str, Field(description="empty: a list")] = "",
     agent: DefaultAgentArgument = "",
 ) -> Shown:
-    """Show a conversation to the user, who can read, write and approve there. For yourself, list_messages reads it."""
+    """Show a Letta conversation to the user, who can read, write and approve there. list_messages is for yourself."""
     services = services_of(ctx)
     has_viewer = client_supports_apps(ctx)
     if not conversation_id.strip():
@@ -111,7 +111,7 @@ async def view_messages(
 
 
 VIEWER_TOOLS = (
-    ToolSpec(show_conversation, title="Show a conversation", read_only=True, shown_in=VIEWER_URI),
+    ToolSpec(show_conversation, title="Show a Letta conversation", read_only=True, shown_in=VIEWER_URI),
     ToolSpec(
         view_messages, title="Read messages for the viewer", read_only=True, shown_in=VIEWER_URI, for_models=False
     ),

@@ -11,14 +11,13 @@ to be joined.
 from __future__ import annotations
 
 from collections import Counter
-from typing import cast
+from typing import Literal, cast
 
 from letta_conversations_mcp.core.message_json import (
     calls_of,
     compaction_summary,
     int_field,
     read_failure,
-    return_status,
     returns_of,
     text_field,
     text_of,
@@ -51,7 +50,7 @@ class _Call:
         self.id = call_id
         self.name = ""
         self.arguments: list[str] = []
-        self.status: str | None = None
+        self.status: Literal["pending", "success", "error", "denied"] = "pending"
         self.result = ""
         self.needs_approval = False
 
@@ -60,7 +59,7 @@ class _Call:
             id=self.id,
             name=self.name,
             arguments="".join(self.arguments),
-            status="pending" if self.status is None else return_status({"status": self.status}),
+            status=self.status,
             result=self.result,
         )
 
@@ -136,7 +135,7 @@ class TurnBuilder:
     @property
     def doing(self) -> str:
         """What the agent was last seen doing, in a few words, for a progress report."""
-        pending = [call.name for call in self._calls if call.status is None and call.name]
+        pending = [call.name for call in self._calls if call.status == "pending" and call.name]
         if pending:
             return f"running tool {', '.join(pending)}"
         return "writing its answer" if self._last_kind == "assistant_message" else "thinking"
@@ -211,7 +210,7 @@ class TurnBuilder:
     def _calls_awaiting_decision(self) -> list[_Call]:
         if self.stop_reason != "requires_approval":
             return []
-        return [call for call in self._calls if call.needs_approval and call.status is None]
+        return [call for call in self._calls if call.needs_approval and call.status == "pending"]
 
     def _status(self, reply: str, waiting: list[_Call]) -> TurnStatus:
         if waiting or self.stop_reason == "requires_approval":

@@ -17,6 +17,7 @@ from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import Busy, InvalidArgument, NoReply, NotFound
 from letta_conversations_mcp.core.message_json import read_message
 from letta_conversations_mcp.core.model import (
+    DEFAULT_CONVERSATION,
     ConversationRef,
     Message,
     MessageQuery,
@@ -70,6 +71,7 @@ async def newest_run(backend: Backend, ref: ConversationRef, timing: Timing) -> 
 
     Raises:
         NoReply: no turn has run in this conversation.
+        NotFound: it is gone, perhaps with its agent.
     """
     settled_at = anyio.current_time() + timing.settle
     is_second_look = False
@@ -82,10 +84,20 @@ async def newest_run(backend: Backend, ref: ConversationRef, timing: Timing) -> 
         newest = next((each for each in taken if not each.active), None) or next(iter(taken or runs), newest)
         if newest is not None and is_second_look:
             return newest
+        if newest is None and not is_second_look:
+            await _check_there(backend, ref)
         if newest is None and anyio.current_time() >= settled_at:
             raise NoReply(str(ref))
         is_second_look = True
         await anyio.sleep(timing.unseen)
+
+
+async def _check_there(backend: Backend, ref: ConversationRef) -> None:
+    """Raises NotFound for a conversation that is gone: its owner may be known from before."""
+    if ref.conversation_id == DEFAULT_CONVERSATION:
+        await backend.get_agent(ref.agent_id)
+    else:
+        await backend.get_conversation(ref.conversation_id)
 
 
 async def follow(backend: Backend, ref: ConversationRef, run: Run, timing: Timing) -> Turn:

@@ -78,10 +78,12 @@ async def test_a_denied_tool_does_not_run(asking: Caller, model: ScriptedModel, 
     stopped = await stopped_at(asking, model, touch(tmp_path / "made"), Say("Not made."))
     place = {"conversation_id": stopped.data["conversation_id"]}
 
-    done = await asking.ok("respond_to_approval", **place, approve=False, reason="not today")
+    done = await asking.ok("respond_to_approval", **place, approve=False, reason="not today", kinds=["tool"])
     again = await asking.refused("respond_to_approval", **place, approve=True)
 
     assert (done.data["status"], done.data["reply"]) == ("completed", "Not made.")
+    assert [each["status"] for each in stopped.data["tool_calls"]] == ["waiting"]
+    assert [each["status"] for each in done.data["tool_calls"]] == ["denied"]
     assert "not today" in model.calls[-1].messages[-1][1]
     assert not (tmp_path / "made").exists()
     assert "No tool call waits" in again

@@ -47,6 +47,12 @@ class LocalAgents(LocalBase):
         answer = await connection.request("agent_create", what="create an agent", body=body)
         return read_agent(mapping_field(answer, "agent"))
 
+    async def delete_agent(self, agent_id: str) -> None:
+        """The server deletes its conversations too; the files of its memory stay on the disk."""
+        await self.get_agent(agent_id)
+        connection = await self._open()
+        await connection.request("agent_delete", what="delete the agent", agent_id=agent_id)
+
     async def list_models(self) -> Sequence[str]:
         answer = await self._read("list_models", what="list the models")
         return [text_field(each, "handle") for each in mappings(answer.get("entries"))]

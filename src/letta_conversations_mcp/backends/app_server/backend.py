@@ -33,6 +33,12 @@ from letta_conversations_mcp.core.model import (
 from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.settings import BackendSettings
 
+WITHOUT_TOOLS = (
+    "It has no tools here, so it cannot write to its own memory: it knows what persona and human say, and what was "
+    "said in the same conversation. A person can give it tools with --local-tools."
+)
+"""Letta Code has no tool for memory alone: agents write it with their shell and file tools (0.34.12)."""
+
 
 class LocalBackend(LocalConversations, LocalMessages):
     """Agents on this machine. Made by `open_local_backend`."""
@@ -40,10 +46,18 @@ class LocalBackend(LocalConversations, LocalMessages):
     name = "local"
     deletion: Deletion = "hidden"
     keeps_tags = True
+    image_note = (
+        "Letta Code shows an image only to a model that it knows to take images; any other is told '(image omitted: "
+        "model does not support images)' instead."
+    )
     no_models_advice = (
         "No model is connected to the agents on this machine. Start Ollama or LM Studio here, or set OPENAI_API_KEY, "
         "ANTHROPIC_API_KEY, OLLAMA_BASE_URL or LMSTUDIO_BASE_URL for this MCP server and start it again."
     )
+
+    @property
+    def new_agent_note(self) -> str:
+        return WITHOUT_TOOLS if self._settings.local_tools == "off" else ""
 
     async def check(self) -> Health:
         info = await self._read("app_server_info", what="tell its version")

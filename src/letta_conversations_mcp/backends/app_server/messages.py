@@ -69,6 +69,13 @@ class LocalMessages(LocalRuns):
                 "the local backend has no model and no max_steps for a single message",
                 "Nothing was sent; leave them out.",
             )
+        if any(image.url for image in message.images):
+            # The server takes it, and the model never sees it (0.34.12).
+            raise Refused(
+                "take an image by its URL",
+                "agents on this machine do not fetch it",
+                "Nothing was sent; give the image itself, as data:image/png;base64,…",
+            )
         connection = await self._subscribed(ref)
         async with turn_lock(connection.lock_folder, ref) as release:
             await self._check_free(connection, ref)

@@ -62,6 +62,8 @@ class ApiBackend(ApiConversations, ApiApprovals):
     name = "api"
     deletion: Deletion = "deleted"
     keeps_tags = False
+    image_note = ""
+    new_agent_note = ""
     no_models_advice = "The Letta server offers no model. A person has to connect a model provider to it."
 
     async def check(self) -> Health:
@@ -108,6 +110,16 @@ class ApiBackend(ApiConversations, ApiApprovals):
         ):
             data = await client.json(client.once.agents.with_raw_response.create(extra_body=body))
         return read_agent(client.object(data))
+
+    async def delete_agent(self, agent_id: str) -> None:
+        client = await self._open()
+        with client.asking.to(
+            "delete the agent",
+            after="It may be deleted: the same call can be made again, and says so.",
+            missing=NotFound.agent(agent_id),
+        ):
+            await client.once.agents.with_raw_response.delete(agent_id)
+        self._forget_agent(agent_id)
 
     async def list_models(self) -> Sequence[str]:
         client = await self._open()

@@ -61,6 +61,11 @@ class ApiBase:
                 self._client = await anyio.to_thread.run_sync(Client, self._settings, self._meter)
             return self._client
 
+    def _forget_agent(self, agent_id: str) -> None:
+        """Its conversations are gone with it."""
+        for conversation_id in [each for each, known in self._known.items() if known.agent_id == agent_id]:
+            del self._known[conversation_id]
+
     def _remember(self, conversation: Conversation) -> Conversation:
         self._known.setdefault(conversation.id, Known(conversation.agent_id))
         self._known.move_to_end(conversation.id)

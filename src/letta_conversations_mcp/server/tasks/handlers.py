@@ -15,6 +15,7 @@ import anyio
 from mcp_types import CallToolResult
 
 from letta_conversations_mcp.conversations.lookup import locate
+from letta_conversations_mcp.conversations.names import agent_name
 from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, cut
 from letta_conversations_mcp.core.errors import ConversationError, NotFound, Refused
 from letta_conversations_mcp.core.model import (
@@ -110,7 +111,8 @@ class OneTurn:
         found = await _turn(services, ref, trace["run_id"])
         if isinstance(found, str):
             return TaskState("working", found)
-        reply = Reply.of(found, ref, trace["kinds"], services.settings.max_output_chars)
+        name = await agent_name(services.backend, ref.agent_id)
+        reply = Reply.of(found, ref, trace["kinds"], services.settings.max_output_chars, agent_name=name)
         return TaskState("cancelled" if found.status == "cancelled" else "completed", result=reply)
 
     def stoppable(self, trace: Trace) -> Sequence[Mapping[str, str]]:
@@ -163,7 +165,8 @@ class ManyTurns:
                     failures.append(error)
                 else:
                     if isinstance(found, Turn):
-                        rows[place] = row_of(target, ref, found)
+                        name = await agent_name(services.backend, ref.agent_id)
+                        rows[place] = row_of(target, ref, found, agent_name=name)
 
         async with anyio.create_task_group() as tasks:
             for place, row in enumerate(asked):

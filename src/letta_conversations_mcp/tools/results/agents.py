@@ -14,21 +14,30 @@ DESCRIPTION_CHARS = 200
 """An agent's description in a list: enough to tell agents apart."""
 
 
+MOST_TAGS = 10
+
+
 class AgentRow(Result):
     id: str
     name: str
     model: str = ""
     description: str = ""
+    tags: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, agent: Agent) -> AgentRow:
         return cls(
-            id=agent.id, name=agent.name, model=agent.model, description=cut(agent.description, DESCRIPTION_CHARS)
+            id=agent.id,
+            name=agent.name,
+            model=agent.model,
+            description=cut(agent.description, DESCRIPTION_CHARS),
+            tags=tuple(cut(each, DESCRIPTION_CHARS) for each in agent.tags[:MOST_TAGS]),
         )
 
     def to_text(self) -> str:
         description = " ".join(self.description.split())
-        parts = [repr(self.name), self.id, self.model, repr(description) if description else ""]
+        tags = f"tags: {', '.join(map(repr, self.tags))}" if self.tags else ""
+        parts = [repr(self.name), self.id, self.model, repr(description) if description else "", tags]
         return " · ".join(filter(None, parts))
 
 
@@ -44,7 +53,20 @@ class AgentCreated(Result):
     agent_id: str
     name: str
     model: str = ""
+    note: str = ""
     next: str = ""
 
     def to_text(self) -> str:
-        return f"Created agent {self.name!r} ({self.agent_id}) with model {self.model}.\n{self.next}"
+        made = f"Created agent {self.name!r} ({self.agent_id}) with model {self.model}."
+        return "\n".join(filter(None, [made, self.note, self.next]))
+
+
+class AgentDeleted(Result):
+    agent_id: str
+    name: str
+    conversations: int = 0
+    at_least: bool = False
+
+    def to_text(self) -> str:
+        count = f"{'at least ' if self.at_least else ''}{self.conversations}"
+        return f"Deleted agent {self.name!r} ({self.agent_id}) and its {count} conversation(s)."

@@ -19,7 +19,7 @@ from letta_conversations_mcp.core.model import (
 )
 from letta_conversations_mcp.core.untrusted import quoted
 from letta_conversations_mcp.tools.results.reply import REPEATED, UNCONFIRMED, describe_failure
-from letta_conversations_mcp.tools.results.result import Result
+from letta_conversations_mcp.tools.results.result import NAME_CHARS, Result
 
 ROW_CHARS = 300
 """Characters of the answer that a row needs beside its reply."""
@@ -38,6 +38,7 @@ class ReplyRow(Result):
     status: TurnStatus | Literal["error"]
     conversation_id: str = ""
     agent_id: str = ""
+    agent_name: str = ""
     run_id: str = ""
     message_key: str = ""
     reply: str = ""
@@ -45,9 +46,8 @@ class ReplyRow(Result):
     note: str = ""
 
     def to_text(self) -> str:
-        ids = " · ".join(
-            filter(None, [self.status, self.conversation_id, self.agent_id, self.run_id, self.message_key])
-        )
+        agent = " ".join(filter(None, [self.agent_id, repr(self.agent_name) if self.agent_name else ""]))
+        ids = " · ".join(filter(None, [self.status, self.conversation_id, agent, self.run_id, self.message_key]))
         return "\n".join(filter(None, [f"## {quote(self.to)} [{ids}]", self.error, self.note, quoted(self.reply)]))
 
 
@@ -65,7 +65,13 @@ class Replies(Result):
 
 
 def row_of(
-    target: Target, ref: ConversationRef | None, turn: Turn | None = None, *, error: str = "", message_key: str = ""
+    target: Target,
+    ref: ConversationRef | None,
+    turn: Turn | None = None,
+    *,
+    agent_name: str = "",
+    error: str = "",
+    message_key: str = "",
 ) -> ReplyRow:
     """The row of one of them. `message_key` names a message that has no run yet."""
     return ReplyRow(
@@ -73,6 +79,7 @@ def row_of(
         status=turn.status if turn else "error",
         conversation_id=ref.conversation_id if ref else "",
         agent_id=ref.agent_id if ref else "",
+        agent_name=cut(agent_name, NAME_CHARS),
         run_id=turn.run_id if turn else "",
         message_key=message_key if turn and turn.status in UNCONFIRMED and not turn.run_id else "",
         reply=turn.reply if turn else "",

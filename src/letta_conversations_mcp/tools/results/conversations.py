@@ -6,11 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, cut, length, minute
 from letta_conversations_mcp.core.model import Agent, Conversation, ConversationQuery, Deletion, Order, OrderBy, Page
-from letta_conversations_mcp.tools.results.result import SUMMARY_CHARS, Result
-
-NAME_CHARS = 80
-"""Of an agent's name beside its id."""
-
+from letta_conversations_mcp.tools.results.result import NAME_CHARS, SUMMARY_CHARS, Result
 
 ORDERS: dict[OrderBy, str] = {
     "created_at": "opened",

@@ -24,14 +24,10 @@ from letta_conversations_mcp.core.model import (
     MessageKind,
     MessageQuery,
 )
-from letta_conversations_mcp.tools.results.result import Result
+from letta_conversations_mcp.tools.results.result import NAME_CHARS, Result
 
 ID_CHARS = 60
 """What its id adds to that."""
-
-
-NAME_CHARS = 80
-"""Of the agent's name beside its id."""
 
 
 class MessageRow(Result):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from pydantic import ConfigDict
@@ -11,7 +11,7 @@ from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, cut
 from letta_conversations_mcp.core.errors import quote
 from letta_conversations_mcp.core.model import ConversationRef, ToolCall, Turn, TurnStatus, Usage
 from letta_conversations_mcp.core.untrusted import quoted
-from letta_conversations_mcp.tools.results.result import Result
+from letta_conversations_mcp.tools.results.result import NAME_CHARS, Result
 from letta_conversations_mcp.turns.recovery import DIED
 from letta_conversations_mcp.turns.turn import WITHDRAWN
 
@@ -32,19 +32,38 @@ CALL_CHARS = 150
 """What a tool call costs beside its arguments and result."""
 
 
+def _texts(schema: dict[str, Any]) -> None:
+    """As for the counts below: names in the schemas of three tools would cost more than they tell."""
+    schema.clear()
+    schema.update({"type": "object", "additionalProperties": {"type": "string"}})
+
+
 class CallRow(Result):
+    model_config = ConfigDict(json_schema_extra=_texts)
+
     name: str
-    status: Literal["pending", "success", "error"]
+    status: Literal["pending", "waiting", "success", "error", "denied"]
     arguments: str = ""
     result: str = ""
 
     def to_text(self) -> str:
         arguments = f"({self.arguments})" if self.arguments else ""
-        outcome = {"pending": "no result", "success": "ok", "error": "failed"}[self.status]
+        outcome = OUTCOMES[self.status]
         return f"{self.name}{arguments} → {outcome}" + (f": {self.result}" if self.result else "")
 
 
+OUTCOMES = {
+    "pending": "no result",
+    "waiting": "waiting for approval",
+    "success": "ok",
+    "error": "failed",
+    "denied": "denied",
+}
+
+
 class ApprovalRow(Result):
+    model_config = ConfigDict(json_schema_extra=_texts)
+
     tool_call_id: str
     name: str
     arguments: str = ""
@@ -83,6 +102,7 @@ class Reply(Result):
     status: TurnStatus
     conversation_id: str
     agent_id: str
+    agent_name: str = ""
     answers: str = ""
     reply: str = ""
     reply_so_far: str = ""
@@ -105,13 +125,17 @@ class Reply(Result):
         kinds: Collection[ReplyKind],
         budget: int,
         *,
+        agent_name: str = "",
         branch_of: str = "",
         message_key: str = "",
+        notes: Sequence[str] = (),
     ) -> Reply:
         """The turn within `budget` characters. Its tool calls are named always, and shown in full when wanted. With
-        `branch_of`, that conversation was busy and this branch of it answered."""
+        `branch_of`, that conversation was busy and this branch of it answered. `notes` are sentences about how the
+        message was sent."""
         most_calls = max((budget - RESERVED_CHARS - NOTES_CHARS) // (2 * CALL_CHARS), 1)
-        calls = [_call_row(call, in_full="tool" in kinds) for call in turn.tool_calls[:most_calls]]
+        waiting = {call.id for call in turn.approvals}
+        calls = [_call_row(call, waiting, in_full="tool" in kinds) for call in turn.tool_calls[:most_calls]]
         left_out = len(turn.tool_calls) - len(calls)
         approvals = [ApprovalRow(tool_call_id=a.id, name=a.name, arguments=a.arguments) for a in turn.approvals]
         texts = [turn.reply, turn.reasoning if "reasoning" in kinds else ""]
@@ -124,6 +148,7 @@ class Reply(Result):
             status=turn.status,
             conversation_id=ref.conversation_id,
             agent_id=ref.agent_id,
+            agent_name=cut(agent_name, NAME_CHARS),
             answers=cut(" ".join(turn.message.split()), ANSWERS_CHARS),
             reply="" if turn.status in UNCONFIRMED else reply,
             reply_so_far=reply if turn.status in UNCONFIRMED else "",
@@ -138,6 +163,7 @@ class Reply(Result):
             note=" ".join(
                 [
                     *([_branch_note(branch_of, ref)] if branch_of else []),
+                    *notes,
                     *_notes(turn, ref, is_cut=any(length(text) > share for text in texts), left_out=left_out),
                 ]
             ),
@@ -145,7 +171,8 @@ class Reply(Result):
         )
 
     def to_text(self) -> str:
-        head = [self.status, self.conversation_id, self.agent_id, self.run_id or self.message_key, self.stop_reason]
+        agent = " ".join(filter(None, [self.agent_id, repr(self.agent_name) if self.agent_name else ""]))
+        head = [self.status, self.conversation_id, agent, self.run_id or self.message_key, self.stop_reason]
         ours = [
             f"[{' · '.join(filter(None, head))}]",
             self.note,
@@ -164,8 +191,9 @@ class Reply(Result):
         return "\n\n".join(parts)
 
 
-def _call_row(call: ToolCall, *, in_full: bool) -> CallRow:
-    row = CallRow(name=call.name or "(unnamed)", status=call.status)
+def _call_row(call: ToolCall, waiting: Collection[str], *, in_full: bool) -> CallRow:
+    status = "waiting" if call.status == "pending" and call.id in waiting else call.status
+    row = CallRow(name=call.name or "(unnamed)", status=status)
     return row.model_copy(update={"arguments": call.arguments, "result": call.result}) if in_full else row
 
 

@@ -11,6 +11,10 @@ SUMMARY_CHARS = 200
 """A conversation's summary in a list or beside other facts; the rest is in its resource."""
 
 
+NAME_CHARS = 80
+"""Of an agent's name beside its id."""
+
+
 class Result(BaseModel):
     """The answer of a tool: facts, and a text that states the same facts.
 

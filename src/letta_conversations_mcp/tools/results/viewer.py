@@ -50,7 +50,7 @@ class ViewedCall(Result):
             name=call.name,
             # Never cut: a person decides about exactly this.
             arguments=call.arguments,
-            status=call.status,
+            status="error" if call.status == "denied" else call.status,
             result=call.result[:LONGEST_TEXT],
             client_side=call.client_side,
             asked_by=call.asked_by,
