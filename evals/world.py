@@ -21,6 +21,10 @@ from tests.rig.servers import Caller
 CASES = Path(__file__).with_name("cases.yaml")
 
 
+AGENTS: dict[str, list[str]] = {"librarian": [], "support": ["office"], "gardener": ["garden"]}
+"""Their names and tags."""
+
+
 class Case(BaseModel):
     """See the head of cases.yaml."""
 
@@ -71,7 +75,7 @@ class World:
 @asynccontextmanager
 async def open_world() -> AsyncGenerator[World]:
     fake = FakeLetta(ScriptedModel())
-    ids = {name: fake.add_agent(name) for name in ("librarian", "support", "gardener")}
+    ids = {name: fake.add_agent(name, tags=tags) for name, tags in AGENTS.items()}
     for name, owner, summary, text in (
         ("invoice", "support", "invoice 4711", "the invoice, part {n}"),
         ("printer", "support", "printer broken", "the toner is empty, {n}"),

@@ -152,8 +152,9 @@ class FakeLetta:
 
     # State without HTTP.
 
-    def add_agent(self, name: str, tools_needing_approval: Sequence[str] = ()) -> str:
-        return self._store.add_agent(name, DEFAULT_BLOCKS, needing_approval=list(tools_needing_approval)).id
+    def add_agent(self, name: str, tools_needing_approval: Sequence[str] = (), tags: Sequence[str] = ()) -> str:
+        needing = list(tools_needing_approval)
+        return self._store.add_agent(name, DEFAULT_BLOCKS, needing_approval=needing, tags=list(tags)).id
 
     def add_tool(self, agent_id: str, name: str, result: str) -> None:
         """A tool of the agent's user, which always returns the same."""

@@ -87,7 +87,7 @@ class Routes:
         check_model(handle)
         blocks = [(block["label"], block["value"]) for block in body.get("memory_blocks") or ()]
         name = body.get("name") or "Letta agent"
-        given = {"description": body.get("description"), "tags": body.get("tags") or []}
+        given: Json = {"description": body.get("description"), "tags": body.get("tags") or []}
         return JSONResponse(views.agent_json(self.store.add_agent(name, blocks, model=handle, **given)))
 
     async def _list_models(self, request: Request) -> Response:

@@ -29,7 +29,7 @@ async def compact(
     conversation_id: ConversationArgument,
     agent: DefaultAgentArgument = "",
     mode: Annotated[
-        CompactionMode | None, Field(description="replace all or the oldest; self_…: the agent itself summarises")
+        CompactionMode | None, Field(description="replace all or the oldest; self_…: by the agent itself")
     ] = None,
     keep_percent: Annotated[int | None, Field(ge=5, le=95, description="messages to keep, in sliding modes")] = None,
     model: Annotated[str, Field(description="provider/model that writes it")] = "",

@@ -155,9 +155,7 @@ async def list_conversations(
     tag: Annotated[str, Field(description="has this tag")] = "",
     archived: Annotated[Archived, Field(description="no leaves archived ones out")] = "no",
     order: Annotated[Order, Field(description="desc: latest first")] = "desc",
-    order_by: Annotated[
-        OrderBy, Field(description="time of opening, last message or last finished turn")
-    ] = "created_at",
+    order_by: Annotated[OrderBy, Field(description="by opening, last message or last finished turn")] = "created_at",
     limit: LimitArgument = 20,
     after: Annotated[str, Field(description="last id of the page before")] = "",
 ) -> ConversationList:
@@ -230,7 +228,7 @@ async def fork(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
     agent: DefaultAgentArgument = "",
-    at_message: Annotated[str, Field(description="message-… id it ends with, if not the newest")] = "",
+    at_message: Annotated[str, Field(description="message-… id where it ends")] = "",
     summary: Annotated[str, Field(description="name of the branch", max_length=10_000)] = "",
     hidden: Annotated[bool, Field(description="keep out of lists")] = False,
 ) -> Forked:

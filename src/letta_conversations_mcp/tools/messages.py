@@ -71,7 +71,7 @@ async def send_message(
     wait_seconds: WaitArgument = None,
     images: Annotated[
         list[Annotated[str, Field(max_length=7_000_000)]],
-        Field(description="https://… or data:image/png;base64,… (png, jpeg, gif, webp)", max_length=20),
+        Field(description="https://… or data:image/png;base64,…", max_length=20),
     ] = [],
     model: Annotated[str, Field(description="provider/model for this message only")] = "",
     max_steps: Annotated[int | None, Field(ge=1, le=1000, description="most model calls")] = None,
@@ -80,7 +80,7 @@ async def send_message(
     ] = "wait",
     kinds: Annotated[
         list[ReplyKind],
-        Field(description="also wanted: its thinking; its tools' arguments and results"),
+        Field(description="also: its thinking; its tools' arguments and results"),
     ] = [],
     summary: NewSummaryArgument = "",
     key: NewKeyArgument = "",
@@ -238,7 +238,7 @@ async def list_messages(
         Field(description="desc: newest; the default without after"),
     ] = None,
     kinds: Annotated[list[MessageKind], Field(description="left out: all but reasoning and system")] = [],
-    skip_chars: Annotated[int, Field(ge=0, description="read on this far into each message")] = 0,
+    skip_chars: Annotated[int, Field(ge=0, description="go this far into each message")] = 0,
     ids: Annotated[bool, Field(description="show ids, for fork")] = False,
 ) -> MessageList:
     """Read the transcript of a Letta conversation: a page of messages, oldest to newest, with cursors. Long ones are

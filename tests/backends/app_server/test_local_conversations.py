@@ -14,10 +14,10 @@ from letta_conversations_mcp.backends.app_server.process import AppServer
 from letta_conversations_mcp.backends.app_server.supervisor import TOKEN
 from letta_conversations_mcp.settings import Settings
 from tests.backends.app_server.app_servers import address, ask
-from tests.backends.app_server.conftest import MODEL
+from tests.backends.app_server.conftest import MODEL, unique
 from tests.rig.model import CallTools, Hold, Refuse, Say, ScriptedModel, Use
 from tests.rig.openai_model import SEEING_MODEL_NAME
-from tests.rig.servers import Caller
+from tests.rig.servers import Caller, Way
 
 DOT = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
@@ -310,10 +310,45 @@ async def test_an_image_reaches_a_model_that_takes_images(mcp: Caller, model: Sc
 async def test_a_model_that_takes_no_images_is_told_that_one_was_left_out(
     mcp: Caller, agent: str, model: ScriptedModel
 ) -> None:
-    await mcp.ok("send_message", agent=agent, message="what is this?", images=[DOT])
+    sent = await mcp.ok("send_message", agent=agent, message="what is this?", images=[DOT])
+    plain = await mcp.ok("send_message", agent=agent, message="and this?")
 
-    assert model.calls[-1].images == ()
-    assert "image omitted: model does not support images" in str(model.calls[-1].messages)
+    assert "image omitted: model does not support images" in str(model.calls[0].messages)
+    assert model.calls[0].images == ()
+    assert "image omitted" in sent.data["note"]
+    assert "note" not in plain.data
+
+
+async def test_an_image_by_its_url_is_refused(mcp: Caller, agent: str, model: ScriptedModel) -> None:
+    """The server would take it, and the model would never see it."""
+    refusal = await mcp.refused("send_message", agent=agent, message="and this?", images=["https://127.0.0.1/dot.png"])
+
+    assert "by its URL" in refusal
+    assert "data:image/png" in refusal
+    assert model.calls == []
+
+
+async def test_an_agent_is_deleted_with_its_conversations(mcp: Caller, agent: str) -> None:
+    place = {"conversation_id": (await mcp.ok("create_conversation", agent=agent, summary="x")).data["conversation_id"]}
+    await mcp.ok("create_conversation", agent=agent, hidden=True)
+
+    asked = await mcp.refused("delete_agent", agent=agent)
+    deleted = await mcp.ok("delete_agent", agent=agent, confirm=True)
+
+    assert "2 conversations" in asked
+    assert deleted.data["conversations"] == 2
+    assert "no agent" in await mcp.refused("delete_agent", agent=agent, confirm=True)
+    assert "no conversation" in await mcp.refused("wait_for_reply", **place)
+
+
+async def test_a_new_agent_without_tools_is_said_not_to_write_its_memory(mcp: Caller, local_settings: Settings) -> None:
+    without = await mcp.ok("create_agent", name=unique("forgetful"), model=MODEL)
+    asking = local_settings.model_copy(update={"local_tools": "ask"})
+    async with Way("memory", "modern").to(asking) as caller:
+        able = await caller.ok("create_agent", name=unique("able"), model=MODEL)
+
+    assert "cannot write to its own memory" in without.data["note"]
+    assert "note" not in able.data
 
 
 async def test_cursors_that_are_unknown_are_refused(mcp: Caller, agent: str) -> None:

@@ -15,15 +15,16 @@ from pydantic_core import to_json
 
 from letta_conversations_mcp.backends.app_server.app_server_json import otid_of
 from letta_conversations_mcp.backends.app_server.connection import Connection, received
-from letta_conversations_mcp.core.message_json import mapping_field, mappings, text_field
+from letta_conversations_mcp.core.message_json import DENIED, mapping_field, mappings, text_field
 from letta_conversations_mcp.core.model import ConversationRef, Decision, ToolCall
 
 IDLE = ("", "WAITING_ON_INPUT")
 STREAMING = "PROCESSING_API_RESPONSE"
 """The model has been asked; with a run id, it has begun to answer."""
 
-NO_REASON = "The user denied this tool call."
-"""A denial needs words: the server takes none without."""
+NO_REASON = "The user gave no reason."
+"""A denial needs words: the server takes none without. They become the call's result, so they begin as the REST API's
+do."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,6 @@ async def answer(connection: Connection, ref: ConversationRef, request_id: str, 
         # With words the agent is told them as the user's comment.
         verdict = {"behavior": "allow"} | ({"message": decision.reason} if decision.reason else {})
     else:
-        verdict = {"behavior": "deny", "message": decision.reason or NO_REASON}
+        verdict = {"behavior": "deny", "message": f"{DENIED} {decision.reason or NO_REASON}"}
     payload = {"kind": "approval_response", "request_id": request_id, "decision": verdict}
     await connection.request("input", what="take the decision", runtime=scope(ref), payload=payload)
