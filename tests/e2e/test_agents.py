@@ -76,7 +76,7 @@ async def test_agents_are_found_by_tag(letta: Letta, mcp: Caller) -> None:
     none = await mcp.ok("list_agents", tag=f"no {tag}")
 
     assert [each["id"] for each in found.data["agents"]] == tagged[::-1]
-    assert f"tags: {tag}, other" in found.text or f"tags: other, {tag}" in found.text
+    assert f"tags: {tag!r}, 'other'" in found.text or f"tags: 'other', {tag!r}" in found.text
     assert [each["id"] for each in narrowed.data["agents"]] == [tagged[1]]
     assert none.text.startswith(f"No agents with the tag 'no {tag}'")
 

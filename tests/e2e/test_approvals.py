@@ -58,7 +58,7 @@ async def test_a_denied_call_does_not_run_and_the_agent_hears_why(mcp: Caller, l
     assert (call["name"], call["status"]) == ("memory_insert", "denied")
     assert "→ denied" in answer.text
     assert [(each["name"], each["status"]) for each in stopped.data["tool_calls"]] == [("memory_insert", "waiting")]
-    assert "Tool memory_insert → waiting for approval" in stopped.text
+    assert "memory_insert → waiting for approval" in stopped.text
     page = await mcp.ok("list_messages", conversation_id=stopped.data["conversation_id"])
     assert "→ denied: Error: request to call tool denied. User reason: tea is secret" in page.text
     assert "tea is secret" in letta.model.calls[-1].messages[-1][1]
