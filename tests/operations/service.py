@@ -83,9 +83,11 @@ async def service(
     variables: Mapping[str, str] | None = None,
     arguments: Sequence[str] = ("serve", "--http"),
     prefix: Sequence[str] = (),
+    port: int = 0,
 ) -> AsyncGenerator[Service]:
-    """Run it on a free port; killed at the end if it still runs. `prefix` is a command that runs another."""
-    command = [*prefix, sys.executable, "-m", "letta_conversations_mcp", *arguments, "--port", "0"]
+    """Run it, on a free port unless one is given; killed at the end if it still runs. `prefix` is a command that runs
+    another."""
+    command = [*prefix, sys.executable, "-m", "letta_conversations_mcp", *arguments, "--port", str(port)]
     async with (
         await anyio.open_process(
             command, env=environment(settings) | dict(variables or {}), stderr=subprocess.PIPE

@@ -9,26 +9,35 @@ import signal
 import sys
 import tomllib
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import anyio
+import httpx
 import pytest
 import yaml
 from mcp import Client
+from pydantic import SecretStr
 
 from letta_conversations_mcp.settings import Settings
+from tests.http.team import HEADERS
 from tests.operations.service import Service, is_listening, service
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.loopback import loopback_socket
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.programs import installed
-from tests.rig.servers import Caller, Era
+from tests.rig.servers import Caller, Era, in_own_task
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
+
+NOWHERE = "http://127.0.0.1:9"
+TOKEN = "a-token-of-enough-characters"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
 def manifests() -> list[dict[str, Any]]:
@@ -58,7 +67,7 @@ def instruction(name: str) -> str:
 def test_the_image_starts_the_command_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-    assert json.loads(instruction("ENTRYPOINT")) == list(project["scripts"])
+    assert json.loads(instruction("ENTRYPOINT")) == list(project["scripts"])[:1]
 
 
 async def test_the_health_check_of_the_image_tells_whether_the_server_answers() -> None:
@@ -114,14 +123,16 @@ def test_selectors_find_the_pods_that_they_are_for() -> None:
 
 
 @asynccontextmanager
-async def nginx(folder: Path, one: Service, other: Service) -> AsyncGenerator[str]:
-    """nginx with the file of deploy/, in front of two servers of this machine."""
+async def nginx(folder: Path, *replicas: Service) -> AsyncGenerator[str]:
+    """nginx with the file of deploy/, in front of servers of this machine. Gives its URL."""
     with loopback_socket() as free:
         port = free.getsockname()[1]
     text = (DEPLOY / "nginx.conf").read_text()
+    one, *others = [each.url.removeprefix("http://") for each in replicas]
+    options = " max_fails=1 fail_timeout=5s;\n        server "
     for name, value in {
-        "replica-a:8000": one.url.removeprefix("http://"),
-        "replica-b:8000": other.url.removeprefix("http://"),
+        "replica-a:8000": one,
+        "replica-b:8000": options.join(others),
         "listen 8080": f"listen 127.0.0.1:{port}",
         "/tmp/": f"{folder}/",
         "worker_processes auto": "daemon off; worker_processes 1",
@@ -135,7 +146,7 @@ async def nginx(folder: Path, one: Service, other: Service) -> AsyncGenerator[st
             with anyio.fail_after(HANG_SECONDS):
                 while not await is_listening(f"http://127.0.0.1:{port}"):
                     await anyio.sleep(0.05)
-            yield f"http://127.0.0.1:{port}/mcp"
+            yield f"http://127.0.0.1:{port}"
         finally:
             process.send_signal(signal.SIGTERM)
 
@@ -162,7 +173,7 @@ async def test_behind_nginx_progress_comes_while_a_turn_runs(era: Era, folder: P
             service(settings) as one,
             service(settings) as other,
             nginx(folder, one, other) as url,
-            Client(url, mode="legacy" if era == "legacy" else "auto") as client,
+            Client(f"{url}/mcp", mode="legacy" if era == "legacy" else "auto") as client,
         ):
             told = anyio.Event()
 
@@ -194,7 +205,7 @@ async def test_behind_nginx_nobody_notices_that_a_replica_goes_down(folder: Path
             service(settings) as other,
             one.client("modern") as direct,
             nginx(folder, one, other) as url,
-            Client(url) as client,
+            Client(f"{url}/mcp") as client,
         ):
             caller = Caller(client)
             agent_id = fake.add_agent("talker")
@@ -217,3 +228,154 @@ async def test_behind_nginx_nobody_notices_that_a_replica_goes_down(folder: Path
     assert [each.data["reply"] for each in while_draining] == [f"echo: m{n}" for n in range(6)]
     assert [each.data["reply"] for each in after] == [f"echo: n{n}" for n in range(6)]
     assert len(model.calls) == 13
+
+
+@dataclass
+class Replica:
+    """A server that is stopped and started again at the same address."""
+
+    settings: Settings
+    running: Service
+    stack: AsyncExitStack
+
+    @classmethod
+    async def start(cls, settings: Settings, port: int = 0) -> Replica:
+        stack = AsyncExitStack()
+        return cls(settings, await stack.enter_async_context(in_own_task(service(settings, port=port))), stack)
+
+    async def restart(self) -> None:
+        port = int(self.running.url.rpartition(":")[2])
+        self.running.process.send_signal(signal.SIGTERM)
+        assert await self.running.ended() == 0
+        await self.stack.aclose()
+        again = await Replica.start(self.settings, port)
+        self.running, self.stack = again.running, again.stack
+
+
+@pytest.mark.slow(reason="three processes are drained and started, one after the other, while calls go on")
+async def test_behind_nginx_nobody_notices_a_rolling_restart(folder: Path) -> None:
+    """Calls overlap all the time, and each of three replicas is restarted."""
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    sent: list[str] = []
+    async with fake.serve() as letta_url:
+        settings = Settings(base_url=letta_url, stateless=True, drain_seconds=5)
+        replicas = [await Replica.start(settings) for _ in range(3)]
+        agents = [fake.add_agent(f"talker {number}") for number in range(4)]
+        is_over = anyio.Event()
+
+        async def talk(url: str, agent: str, era: Era) -> None:
+            async with Client(f"{url}/mcp", mode="legacy" if era == "legacy" else "auto") as client:
+                caller = Caller(client)
+                while not is_over.is_set():
+                    text = f"{agent} {len(sent)}"
+                    sent.append(text)
+                    answer = await caller.call("send_message", agent=agent, message=text)
+                    while answer.is_error and "Nothing was done; the same call can be made again" in answer.text:
+                        # The replica had begun the call, and had not handed the message over when it was stopped.
+                        answer = await caller.call("send_message", agent=agent, message=text)
+                    while answer.data["status"] == "running":
+                        place = {name: answer.data[name] for name in ("conversation_id", "run_id")}
+                        answer = await caller.ok("wait_for_reply", **place)
+                    assert answer.data["reply"] == f"echo: {text}"
+
+        try:
+            async with nginx(folder, *(each.running for each in replicas)) as url, anyio.create_task_group() as tasks:
+                for number, agent in enumerate(agents):
+                    tasks.start_soon(talk, url, agent, "legacy" if number % 2 else "modern")
+                for replica in replicas:
+                    seen = len(sent)
+                    await replica.restart()
+                    with anyio.fail_after(HANG_SECONDS):
+                        while len(sent) < seen + len(agents):
+                            await anyio.sleep(0.02)
+                is_over.set()
+        finally:
+            for replica in replicas:
+                await replica.stack.aclose()
+
+    assert len(model.calls) == len(sent)
+
+
+@pytest.fixture
+async def behind_nginx(folder: Path) -> AsyncGenerator[str]:
+    """The URL of nginx before two servers that know one token and take requests of 40 MB themselves."""
+    settings = Settings(base_url=NOWHERE, stateless=True, token=SecretStr(TOKEN), max_body_bytes=40_000_000)
+    async with in_own_task(_two_behind_nginx(folder, settings)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def _two_behind_nginx(folder: Path, settings: Settings) -> AsyncGenerator[str]:
+    async with service(settings) as one, service(settings) as other, nginx(folder, one, other) as url:
+        yield url
+
+
+async def test_nginx_keeps_no_body_of_a_caller_without_a_token(folder: Path, behind_nginx: str) -> None:
+    parts = urlsplit(behind_nginx)
+    spooled = folder / "client_body"
+    async with AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(await anyio.connect_tcp(str(parts.hostname), parts.port or 0))
+            for _ in range(5)
+        ]
+        answers: list[bytes] = []
+        for stream in streams:
+            head = f"POST /mcp HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: 30000000\r\n\r\n"
+            await stream.send(head.encode() + b"x" * 500_000)
+            with anyio.fail_after(HANG_SECONDS):
+                answers.append(await stream.receive())
+        kept = [each for each in spooled.rglob("*") if each.is_file()]
+
+    assert [each.split()[1] for each in answers] == [b"401"] * 5
+    assert kept == []
+
+
+@pytest.mark.parametrize(
+    ("size", "headers", "status"),
+    [(100, {}, 401), (100, {"Authorization": "Bearer wrong"}, 401), (34_000_000, BEARER, 413), (100, BEARER, 400)],
+)
+async def test_errors_of_nginx_are_those_of_json_rpc(
+    behind_nginx: str, size: int, headers: dict[str, str], status: int
+) -> None:
+    async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+        answer = await http.post(f"{behind_nginx}/mcp", content=b"x" * size, headers=HEADERS | headers)
+
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"]
+    assert len(answer.headers.get_list("www-authenticate")) == (1 if status == 401 else 0)
+
+
+async def test_without_a_replica_nginx_says_that_nothing_is_certain(folder: Path) -> None:
+    settings = Settings(base_url=NOWHERE, stateless=True)
+    async with service(settings) as one, service(settings) as other, nginx(folder, one, other) as url:
+        for each in (one, other):
+            each.process.kill()
+            await each.ended()
+        async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+            answer = await http.post(f"{url}/mcp", json={}, headers=HEADERS)
+
+    assert answer.status_code == 502
+    assert "not certain" in answer.json()["error"]["message"]
+
+
+async def test_through_nginx_a_client_finds_the_provider_of_its_token(folder: Path) -> None:
+    settings = Settings(
+        base_url=NOWHERE,
+        stateless=True,
+        oidc_issuer="https://id.example.org",
+        public_url="https://letta.example.org/mcp",
+    )
+    path = "/.well-known/oauth-protected-resource/mcp"
+    host = {"Host": "letta.example.org"}
+    async with (
+        _two_behind_nginx(folder, settings) as url,
+        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http,
+    ):
+        metadata = await http.get(f"{url}{path}", headers=host)
+        refused = await http.post(f"{url}/mcp", json={}, headers=HEADERS | host)
+        viewer = await http.get(url, headers=host)
+
+    assert metadata.json()["authorization_servers"] == ["https://id.example.org"]
+    assert f"https://letta.example.org{path}" in refused.headers["www-authenticate"]
+    assert viewer.status_code == 200

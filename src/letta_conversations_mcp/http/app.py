@@ -15,6 +15,9 @@ from mcp.server.auth.routes import build_resource_metadata_url, create_protected
 from mcp.server.auth.settings import AuthSettings
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from letta_conversations_mcp.core.access import SCOPES
 from letta_conversations_mcp.http.auth.middleware import AuthMiddleware, EitherVerifier
@@ -34,6 +37,9 @@ from letta_conversations_mcp.settings import Settings
 logger = logging.getLogger(__name__)
 
 MCP_PATH = "/mcp"
+
+AUTHORIZED_PATH = "/authorized"
+"""204 for a caller with a valid token: a proxy can ask before it reads a body (deploy/nginx.conf does)."""
 
 TOKEN_CHARS = 20
 """The shortest LETTA_MCP_TOKEN that other machines may try to guess."""
@@ -121,6 +127,7 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
         transport_security=security,
     )
     app.router.routes.append(viewer_route(security))
+    app.router.routes.append(Route(AUTHORIZED_PATH, _authorized, methods=["GET"]))
     app.user_middleware.insert(0, Middleware(Limits, path=MCP_PATH, settings=settings))
     if verifier is not None:
         open_paths, metadata_url = _publish_metadata(app, settings)
@@ -144,6 +151,10 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
     app.user_middleware.insert(0, endpoints)
     app.user_middleware.insert(0, Middleware(CloseUnread, most=2 * settings.max_body_bytes))
     return app
+
+
+async def _authorized(_: Request) -> Response:
+    return Response(status_code=204)
 
 
 def _endpoints(
