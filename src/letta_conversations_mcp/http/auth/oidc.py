@@ -47,11 +47,8 @@ class ProviderFailed(Exception):
 
 
 class SigningKeys:
-    """The provider's public keys by their id, fetched when they are needed.
-
-    Not PyJWT's PyJWKClient: that one blocks, does not follow discovery, drops its keys when a refresh fails, and asks a
-    provider that is down again for every token.
-    """
+    """The provider's public keys by their id, fetched when they are needed. While a provider is down, the keys that it
+    published last stay in use."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
