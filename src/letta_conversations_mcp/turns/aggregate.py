@@ -1,7 +1,7 @@
 """From a stream of chunks to one Turn.
 
-Pure: chunks in, Turn out; no input, no clock, no waiting. A chunk of any shape is accepted, and the Turn is right for
-what has come so far after every chunk, so that a stream that breaks still gives what it gave.
+Pure: no I/O, no clock, no waiting. Accepts a chunk of any shape. The Turn can be built after every chunk, so a stream
+that breaks still yields what it delivered.
 
 Pieces belong together by (message_type, otid): the `id` is shared by all parts of a step (measured on Letta 0.16.8).
 Tool calls belong together by (otid, tool_call_id). In step mode every piece comes whole, in token mode as fragments
@@ -35,14 +35,14 @@ FAILED_STOPS = frozenset(
         "context_window_overflow_in_system_prompt",
     }
 )
-"""The stop reasons after which a turn has no proper end. All that letta-client 1.12 lists, but for the proper ones."""
+"""The stop reasons of a turn that failed: all that letta-client 1.12 lists, except those of a normal end."""
 
 SILENT_KINDS = frozenset({"ping", "system_message", "event_message", "approval_response_message"})
-"""Kinds that belong to a turn and say nothing about its outcome."""
+"""Kinds of chunks that say nothing about the outcome of a turn."""
 
 
 class _Call:
-    """A tool call while its fragments come in."""
+    """A tool call whose fragments are still arriving."""
 
     __slots__ = ("arguments", "id", "name", "needs_approval", "result", "status")
 
@@ -72,7 +72,7 @@ class TurnBuilder:
         self.stop_reason = ""
         self.failure: TurnFailure | None = None
         self.last_seq = 0
-        """The number of the last chunk of a stream that numbers them, to go on from."""
+        """The number of the last chunk, in a stream that numbers them: where to resume it."""
         self._message = ""
         self._at = ""
         self._replies: dict[str, list[str]] = {}
@@ -129,12 +129,12 @@ class TurnBuilder:
 
     @property
     def ended(self) -> bool:
-        """Whether the server has said how the turn ended."""
+        """True once the server has said how the turn ended."""
         return bool(self.stop_reason) or self.failure is not None
 
     @property
     def doing(self) -> str:
-        """What the agent was last seen doing, in a few words, for a progress report."""
+        """What the agent was doing last, in a few words, for a progress report."""
         pending = [call.name for call in self._calls if call.status == "pending" and call.name]
         if pending:
             return f"running tool {', '.join(pending)}"
@@ -168,7 +168,7 @@ class TurnBuilder:
         )
 
     def _seen(self, chunk: Chunk) -> bool:
-        """Whether a resumed stream sends again what has been taken: background streams number their chunks."""
+        """True for a chunk that a resumed stream repeats: background streams number their chunks."""
         seq = int_field(chunk, "seq_id")
         if seq == 0:
             return False
@@ -178,7 +178,7 @@ class TurnBuilder:
         return False
 
     def _forget(self, pieces: object) -> None:
-        """Drop what a step wrote before it failed and was tried again."""
+        """Drop what a step wrote before it failed and was retried."""
         for piece in cast("list[str]", pieces) if isinstance(pieces, list) else ():
             self._replies.pop(piece, None)
             self._reasonings.pop(piece, None)
@@ -186,7 +186,7 @@ class TurnBuilder:
     def _add_calls(self, piece: str, chunk: Chunk, *, needs_approval: bool) -> None:
         for fragment in calls_of(chunk):
             call_id = text_field(fragment, "tool_call_id")
-            # A fragment without an id goes on with the call that its piece last spoke of.
+            # A fragment without an id continues the latest call of its piece.
             call = self._call_of_piece.get((piece, call_id))
             if call is None:
                 call = _Call(call_id)

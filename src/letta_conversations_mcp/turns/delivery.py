@@ -1,10 +1,10 @@
 """One message, handed over once, and its turn followed to the end.
 
-When the connection breaks after the hand-over, the stream is taken up again by its run; without a run, Letta is
-searched for the message first. Only a message of which Letta has no trace is handed over again, under the same otid.
-The status is `unknown` only if Letta cannot be reached at all.
+When the connection breaks after the hand-over, the stream is resumed by its run id; without one, Letta is searched for
+the message first. Only a message of which Letta has no trace is handed over again, under the same otid. The status is
+`unknown` only if Letta cannot be reached at all.
 
-Cancelling a delivery ends the following, not the turn.
+Cancelling a delivery stops following the turn; the turn itself goes on.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from letta_conversations_mcp.turns.turn import ASKING, TrackedTurn
 logger = logging.getLogger(__name__)
 
 RESUMPTIONS = 3
-"""How many times in a row, without any news, a stream is taken up again before the run is asked for instead."""
+"""How many times in a row a stream is resumed without delivering anything before the run is polled instead."""
 
 
 class Delivery:
-    """The way of one message. `run` it once; or `follow` the run of a turn that has joined one."""
+    """The delivery of one message. Call `run` once, or `follow` for a turn that has joined a run."""
 
     def __init__(self, backend: Backend, turn: TrackedTurn, timing: Timing, turn_timeout: float, meter: Meter) -> None:
         assert turn.message is not None  # noqa: S101
@@ -47,16 +47,16 @@ class Delivery:
         self._lost: StreamLost | None = None
 
     async def run(self) -> Turn:
-        """Hand the message over, and give the turn when it has ended.
+        """Hand the message over and return the turn when it has ended.
 
         Raises:
-            ConversationError: Letta has not taken the message. The error says why.
-            TimedOut: the turn lasts longer than turns are followed.
+            ConversationError: Letta did not accept the message. The error says why. TimedOut: the turn takes longer
+            than `turn_timeout`.
         """
         return await self._bounded(self._deliver)
 
     async def follow(self) -> Turn:
-        """The turn when it has ended, of the run that it has joined. Raises as `run` does."""
+        """Return the turn when the run that it joined has ended. Raises as `run` does."""
         return await self._bounded(self._follow)
 
     async def _bounded(self, work: Callable[[], Awaitable[Turn]]) -> Turn:
@@ -106,7 +106,7 @@ class Delivery:
         return self._builder.build().model_copy(update={"status": "unknown"})
 
     async def _consume(self, stream: AbstractAsyncContextManager[AsyncIterator[Chunk]]) -> None:
-        """Take what the stream gives, to the turn's end or to where it breaks."""
+        """Read the stream until the turn ends or the stream breaks."""
         turn, builder = self._turn, self._builder
         self._lost = None
         try:
@@ -116,7 +116,7 @@ class Delivery:
                     turn.news()
                 refused = builder.failure is not None and builder.failure.awaits_approval
                 if builder.ended and not refused:
-                    # Before the connection is tidied up, for which nobody has to wait.
+                    # Before the connection is closed, so that no caller waits for that.
                     turn.finish(builder.build())
         except StreamLost as lost:
             logger.warning("the stream of a turn in conversation %s was lost: %s", self._ref, lost)
@@ -126,7 +126,8 @@ class Delivery:
             turn.news(f"{self._lost or 'the stream ended early'}; asking Letta for the reply")
 
     async def _recover(self) -> Turn | None:
-        """What became of a turn whose stream ended before the turn did. None when Letta has no trace of the message."""
+        """Find the outcome of a turn whose stream ended before the turn did. None if Letta has no trace of the
+        message."""
         failures = silences = 0
         while failures < RESUMPTIONS:
             seen = self._builder.last_seq
@@ -137,7 +138,7 @@ class Delivery:
             except NotResumable:
                 break
             except Busy:
-                # This server knows by their ids the messages that it has: ours never arrived.
+                # Such a server recognises messages it has by their ids, so ours never arrived.
                 raise
             except ConversationError as error:
                 logger.warning("the stream of a turn in conversation %s cannot be resumed: %s", self._ref, error.label)
@@ -148,14 +149,14 @@ class Delivery:
                 return self._finished()
             silences = silences + 1 if self._lost and self._lost.silent else 0
             if silences > 1:
-                # Even an agent that thinks for long sends a sign of life every 20 seconds.
+                # Even during a long model call the stream has a ping every 20 seconds.
                 return await self._ask(is_silent=True)
             failures = 0 if has_news else failures + 1
             await anyio.sleep(self._timing.poll_first * (failures + 1))
         return await self._ask()
 
     async def _ask(self, *, is_silent: bool = False) -> Turn | None:
-        """Ask for the run that took the message, for as long as it takes to get an answer."""
+        """Poll the run that took the message until it ends, or until Letta has not answered for `give_up` seconds."""
         give_up_at = anyio.current_time() + self._timing.give_up
         pause = self._timing.poll_first
         while True:

@@ -1,6 +1,6 @@
-"""The end of service: nothing new begins, and whoever waits is answered early with how far it has got.
+"""Shutting down: nothing new is started, and calls that wait are answered early with the state of their turn.
 
-Begun once, for the whole process; what runs at Letta is not touched by it.
+Begun once, for the whole process. Runs at Letta go on.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import anyio
 
 
 class Drain:
-    """Whether the server is going down, known to all who wait. Used in one event loop."""
+    """Whether the server is shutting down. Wakes the calls that wait when it begins. Used in one event loop."""
 
     def __init__(self) -> None:
         self._waiting: set[anyio.CancelScope] = set()
         self._working: set[anyio.CancelScope] = set()
         self._deadline: float | None = None
         self.requests = 0
-        """How many are being answered."""
+        """Requests in progress."""
         self._idle = anyio.Event()
 
     @property
@@ -28,11 +28,11 @@ class Drain:
 
     @property
     def seconds_left(self) -> float:
-        """Until the process ends; infinite as long as nothing has begun."""
+        """Seconds until the process ends; infinite before the shutdown begins."""
         return float("inf") if self._deadline is None else max(0.0, self._deadline - anyio.current_time())
 
     def begin(self, seconds: float) -> None:
-        """Wake all who wait; they have so long to give their answer."""
+        """Wake all waiting calls; they have `seconds` to send their answers."""
         if self._deadline is None:
             self._deadline = anyio.current_time() + seconds
         for scope in list(self._waiting):
@@ -40,7 +40,7 @@ class Drain:
 
     @contextmanager
     def patience(self, seconds: float = float("inf")) -> Generator[anyio.CancelScope]:
-        """What is awaited in here ends after so long, and at once when the server is going down."""
+        """Ends what is awaited inside after `seconds`, and at once when the shutdown begins."""
         with anyio.move_on_after(0 if self.begun else seconds) as scope:
             self._waiting.add(scope)
             try:
@@ -50,7 +50,7 @@ class Drain:
 
     @contextmanager
     def last_moment(self) -> Generator[anyio.CancelScope]:
-        """What is awaited in here ends when `end` is called."""
+        """Ends what is awaited inside when `end` is called."""
         with anyio.CancelScope() as scope:
             self._working.add(scope)
             try:
@@ -59,13 +59,13 @@ class Drain:
                 self._working.discard(scope)
 
     def end(self) -> None:
-        """End what is still at work."""
+        """Cancel the work that is still in progress."""
         for scope in list(self._working):
             scope.cancel()
 
     @contextmanager
     def request(self) -> Generator[None]:
-        """A request that has to be answered before the process may end."""
+        """Counts a request that must be answered before the process ends."""
         self.requests += 1
         try:
             yield
@@ -75,7 +75,7 @@ class Drain:
                 self._idle.set()
 
     async def idle(self) -> None:
-        """Wait until no request is being answered."""
+        """Wait until no request is in progress."""
         while self.requests:
             self._idle = anyio.Event()
             await self._idle.wait()

@@ -1,17 +1,18 @@
-"""Which calls are the same message: by a key that the caller chose, or by evidence that no answer reached the caller.
+"""Decides which calls are the same message: by a key that the caller chose, or by evidence that no answer reached the
+caller.
 
-With a `message_key` a message has the same otid in every process, so Letta itself knows it. Without one, a call that is
-made again is a retry only if one of these shows it:
+With a `message_key` a message has the same otid in every process, so Letta itself knows it. Without one, a repeated
+call is a retry only in these cases:
 
 (a) the earlier call was cancelled, or its connection ended, before it was answered;
 (b) the same session makes the identical call while the first is unanswered and at least two seconds old;
 (c) a session that has shown by (b) that it gives up silently repeats the call within a minute of the answer.
 
-Over processes, where no call is remembered, the otid of a running turn shows what it is: its last 48 bits hash the
-caller and the call, its first 32 bits that and the request. A verbatim copy of a request, and an identical call to a
-process that was started after the turn began, are the same message.
+Other processes do not remember the call, but can recognise it by the otid of a running turn: its last 48 bits hash the
+caller and the call, its first 32 bits also the request. A verbatim copy of a request counts as the same message, and so
+does an identical call to a process that was started after the turn began.
 
-No evidence, no merging. What is remembered here is a hint and no store: at Letta everything is found without it.
+No evidence, no merging. What is remembered here is only a hint: everything can be found at Letta without it.
 """
 
 from __future__ import annotations
@@ -29,26 +30,27 @@ from letta_conversations_mcp.core.model import ConversationRef
 from letta_conversations_mcp.turns.turn import EndReason, State, TrackedTurn
 
 SILENT_AFTER_SECONDS = 2.0
-"""Programs that fire the same call several times do so at once; clients that give up do so after five seconds or
+"""Programs that make the same call several times do so at once; clients that give up do so after five seconds or
 more."""
 
 REPEATED_WITHIN_SECONDS = 60.0
-"""How long after an answer a session that gives up silently repeats the call: its model decides to in a few seconds."""
+"""How long after an answer a repeated call counts as a retry, in a session that gives up silently: its model decides
+within seconds."""
 
 NOTICE_SECONDS = 0.5
-"""How long an identical call waits for the news that the one before it was given up: a client cancels a call, or drops
-its connection, and calls again at once, and over HTTP the second can be read first."""
+"""How long an identical call waits to learn that the one before it was given up: a client cancels a call, or drops its
+connection, and calls again at once, and over HTTP the second request can arrive first."""
 
 KEPT_SECONDS = 600.0
-"""How long an abandoned call is remembered. A client tries again at once, a model some calls later."""
+"""How long an abandoned call is remembered. A client retries at once, a model a few calls later."""
 
 MOST_KEPT = 1_000
 
 OTID_PREFIX = "otid:"
-"""Begins the key of a message that was sent without one. It is given out when there is no run to ask for."""
+"""Prefix of the key made up for a message that was sent without one. Returned when there is no run id to ask for."""
 
 WORTH_JOINING = ("completed", "empty", "needs_approval", "unknown")
-"""After any other end the same message has to be sent again."""
+"""The outcomes that answer a retry too. After any other, the message has to be sent again."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ class CallIdentity:
     key: str = ""
 
     def otid(self, ref: ConversationRef, attempt: int = 0) -> str:
-        """The id under which Letta gets the message: a UUID of version 4 in form.
+        """The id under which Letta receives the message: in the form of a version 4 UUID.
 
-        The same for the same key. `attempt` counts the runs of such a message that failed: Letta answers an otid that
-        it knows with the old run, for three hours.
+        The same key gives the same otid. `attempt` counts the failed runs of such a message: for three hours, Letta
+        answers a known otid with the old run.
         """
         given = self.key.removeprefix(OTID_PREFIX)
         if given != self.key and not attempt and _fields(given) != NO_UUID:
@@ -99,7 +101,7 @@ class CallIdentity:
 
 
 def key_was_used() -> InvalidArgument:
-    """The error for a key that comes again with another message."""
+    """The error for a key that was used for another message."""
     return InvalidArgument(
         "message_key",
         "it was used for another message to the same target. A new message needs a new key.",
@@ -107,7 +109,7 @@ def key_was_used() -> InvalidArgument:
 
 
 def fingerprint(*parts: object) -> str:
-    """A hash of a call as it was made, to compare it with another."""
+    """A hash of a call as it was made, for comparison with other calls."""
     return _hash(*(repr(each) for each in parts), size=16).hex()
 
 
@@ -121,7 +123,7 @@ NO_UUID = (-1, -1)
 
 
 def _fields(otid: str) -> tuple[int, int]:
-    """The first 32 and the last 48 bits; of what is no UUID something that equals nothing else."""
+    """The first 32 and the last 48 bits. For anything but a UUID, values that equal no other."""
     try:
         read = uuid.UUID(otid)
     except ValueError:
@@ -137,9 +139,9 @@ class _Call:
     turn: TrackedTurn
     made_at: float = field(default_factory=anyio.current_time)
     waiting: int = 0
-    """How many requests wait for it now: the first, and those that were recognised as its retries."""
+    """Requests that wait for it: the first, and those recognised as its retries."""
     abandoned: bool = False
-    """True if a request for it ended without an answer, and none was answered since."""
+    """True if a request for it ended without an answer and none has been answered since."""
     answered_at: float | None = None
     given_up: anyio.Event = field(default_factory=anyio.Event)
 
@@ -151,10 +153,11 @@ class RecentCalls:
         self._calls: dict[tuple[str, str, str], list[_Call]] = {}
         self._count = 0
         self._silent: set[tuple[str, str]] = set()
-        """Sessions that have shown that they give up without saying so."""
+        """Sessions that have given up calls without cancelling them."""
 
     async def find(self, identity: CallIdentity) -> TrackedTurn | None:
-        """The turn of an earlier call that this one repeats; None if there is no evidence of that, and none comes.
+        """The turn of an earlier call that this one repeats; None if there is no evidence of that within
+        NOTICE_SECONDS.
 
         Raises:
             InvalidArgument: the key was used for another message.
@@ -205,12 +208,12 @@ class RecentCalls:
             self._count += 1
 
     def waits(self, turn: TrackedTurn, identity: CallIdentity) -> None:
-        """A request waits for the turn of this call from now on."""
+        """From now on, a request waits for the turn of this call."""
         for call in self._of(turn, identity):
             call.waiting += 1
 
     def answered(self, turn: TrackedTurn, identity: CallIdentity) -> None:
-        """A request for the turn of this call is answered."""
+        """A request for the turn of this call was answered."""
         for call in self._of(turn, identity):
             call.waiting -= 1
             call.abandoned = False

@@ -1,7 +1,7 @@
-"""What became of a message, asked of Letta's own records: its runs and messages.
+"""Finds out from Letta's own records, its runs and messages, what became of a message.
 
-Used where no stream tells: after a broken connection, in another process, after a restart. A message is recognised by
-its otid, which Letta stores on the first message of a turn (0.16.8), so the runs are looked into, and never only the
+Used where there is no stream: after a broken connection, in another process, after a restart. A message is recognised
+by its otid, which Letta stores on the first message of a turn (0.16.8). So the runs are searched, and never only the
 end of the history: a turn with many tool calls is longer than any page of it.
 """
 
@@ -33,19 +33,19 @@ from letta_conversations_mcp.turns.idempotency import CallIdentity, key_was_used
 from letta_conversations_mcp.turns.timing import Timing
 
 RECENT_RUNS = 20
-"""How many of a conversation's newest runs are looked into to find a message that was handed over just now."""
+"""How many of a conversation's newest runs are searched for a message that was just handed over."""
 
 SEARCHED_MESSAGES = 500
-"""How far back the history is searched for a message with a key: ten turns with all of Letta's 50 steps each would be
-more, a year of plain questions and answers less."""
+"""How many messages back the history is searched for a message with a key: fewer than ten turns of Letta's 50 steps
+each, more than a year of plain questions and answers."""
 
 PAGE = 100
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
-"""By how much Letta's clock may be behind ours."""
+"""How far Letta's clock may be behind ours."""
 
 DIED = "died"
-"""The stop reason of a run that Letta lists as active, and that nothing works on any more."""
+"""The stop reason of a run that Letta lists as active although nothing processes it any more."""
 
 
 ATTEMPTS = 10
@@ -54,8 +54,8 @@ ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class KeySearch:
-    """What a search for a key found: the message with the otid to send it under, the run that has it, the newest of its
-    runs that failed, and whether the whole history was looked through."""
+    """The result of a search for a key: the message with the otid to send it under, the run that has it, its newest
+    failed run, and whether the whole history was searched."""
 
     message: OutgoingMessage
     run: Run | None
@@ -66,8 +66,8 @@ class KeySearch:
 async def newest_run(backend: Backend, ref: ConversationRef, timing: Timing) -> Run:
     """The active run, or else the newest.
 
-    Looks a second time when none is active, because Letta lists a run only a moment after its message came in. Looks
-    for `settle` seconds when there is none at all: a caller that is told "nothing was sent" sends again.
+    Looks a second time if none is active, because Letta lists a run only a moment after its message arrived. Looks for
+    `settle` seconds if there is none at all: callers react to "nothing was sent" by sending again.
 
     Raises:
         NoReply: no turn has run in this conversation.
@@ -101,7 +101,7 @@ async def _check_there(backend: Backend, ref: ConversationRef) -> None:
 
 
 async def follow(backend: Backend, ref: ConversationRef, run: Run, timing: Timing) -> Turn:
-    """Wait for the end of a run by asking, and build its turn from what it stored. A run that is dead has ended."""
+    """Poll a run until it ends, and build its turn from what it stored. A dead run counts as ended."""
     run = await until_ended(backend, ref, run, timing)
     builder = TurnBuilder()
     builder.run_id = run.id
@@ -118,7 +118,7 @@ async def follow(backend: Backend, ref: ConversationRef, run: Run, timing: Timin
 
 
 def died(builder: TurnBuilder, *, has_message: bool) -> Turn:
-    """The turn of a run that nothing works on any more."""
+    """The turn of a dead run."""
     builder.stop_reason = DIED
     builder.failure = TurnFailure(
         type=DIED,
@@ -129,8 +129,8 @@ def died(builder: TurnBuilder, *, has_message: bool) -> Turn:
 
 
 async def until_ended(backend: Backend, ref: ConversationRef, run: Run, timing: Timing) -> Run:
-    """The run when it has ended. One that is still `active` is dead: it has stored nothing for `silence` seconds, or a
-    later run of the conversation has ended before it."""
+    """Poll a run until it ends or is dead, which is when it is returned still `active`: it has stored nothing for
+    `silence` seconds, or a later run of the conversation has ended before it."""
     pause = timing.poll_first
     stored: int | None = None
     silent_since = anyio.current_time()
@@ -152,7 +152,7 @@ async def until_ended(backend: Backend, ref: ConversationRef, run: Run, timing: 
 
 
 def _is_overtaken(run: Run, runs: Sequence[Run]) -> bool:
-    """True if a later run of the conversation has ended: turns follow each other, so this one is dead."""
+    """True if a later run of the conversation has ended. Turns do not overlap, so this run is dead."""
     began = parse_time(run.created_at)
     if began is None:
         return False
@@ -175,20 +175,19 @@ async def until_free(backend: Backend, ref: ConversationRef, busy: Busy, timing:
             if (await until_ended(backend, ref, run, timing)).active:
                 raise Busy(ref.conversation_id, run.id, dead=True)
     except NotFound:
-        # A run that does not say whose it is; the next try shows whether it has ended.
+        # A run that cannot be identified. The next attempt shows whether it has ended.
         await anyio.sleep(timing.poll_longest)
-    # Letta sets the conversation free a moment after its run has ended.
+    # Letta releases the conversation a moment after its run has ended.
     await anyio.sleep(timing.poll_first)
 
 
 async def find_run(
     backend: Backend, ref: ConversationRef, message: Outgoing, since: datetime, timing: Timing
 ) -> Run | None:
-    """The run that took a message which was handed over after `since`; None when there has been none for `settle`
-    seconds.
+    """The run that took a message which was handed over after `since`; None if there is none within `settle` seconds.
 
-    It is the run that stored the message's otid. A run that has failed at its first step stores nothing; one that was
-    made since the hand-over, and shows no other message, is taken for this one's.
+    It is the run that stored the message's otid. A run that failed at its first step has stored nothing: it counts if
+    it was created since the hand-over and shows no other message.
     """
     settled_at = anyio.current_time() + timing.settle
     pause = timing.poll_first
@@ -214,11 +213,10 @@ async def find_run(
 async def find_by_key(
     backend: Backend, ref: ConversationRef, identity: CallIdentity, message: OutgoingMessage, timing: Timing
 ) -> KeySearch:
-    """Where the message with this key was sent before, however long ago.
+    """Find the run of the message with this key, sent before by any process.
 
-    Looks at what the server keeps about otids, into the history, at most 500 messages back, and into the runs that are
-    active: a turn is in the history only after its first step. A run that failed is passed over, and the message gets
-    the otid of the next attempt.
+    Searches the server's index of otids, the history (at most SEARCHED_MESSAGES back) and the active runs: a turn is in
+    the history only after its first step. A failed run is skipped, and the message gets the otid of the next attempt.
 
     Raises:
         InvalidArgument: the key was used for another message.
@@ -245,7 +243,7 @@ async def find_by_key(
 
 
 async def _history(backend: Backend, ref: ConversationRef) -> tuple[list[Message], bool]:
-    """The newest messages of a conversation, and whether these are all."""
+    """The newest messages of a conversation, and True if these are all."""
     found: list[Message] = []
     before = ""
     while True:
@@ -270,7 +268,7 @@ async def _active_run_of(
 
 
 def _check_text(message: OutgoingMessage, known: Message | None) -> None:
-    """Raises InvalidArgument if a key's message was another one. An introduction may stand before the text."""
+    """Raises InvalidArgument if the key was used for another message. An introduction may precede the text."""
     if known is not None and known.text and message.text.strip() not in known.text:
         raise key_was_used()
 
@@ -283,10 +281,10 @@ async def run_of_same(
     identity: CallIdentity,
     started_at: datetime,
 ) -> Run | None:
-    """The run that holds a conversation, if it answers the same message: sent by another process, or by this one before
-    it lost the connection. `started_at` is when this process was started.
+    """The run that occupies a conversation, if it answers the same message: sent by another process, or by this one
+    before it lost the connection. `started_at` is when this process started.
 
-    Letta names no run for about 100 ms after it took a message (0.16.8), so then the newest active one is asked.
+    For about 100 ms after it took a message Letta names no run (0.16.8); then the newest active one is checked.
     """
     if not isinstance(message, OutgoingMessage):
         return None
@@ -299,7 +297,7 @@ async def run_of_same(
         asked = _asked(list(map(read_message, await backend.list_run_chunks(ref, run_id))))
         run = await backend.get_run(ref, run_id)
     except NotFound:
-        # A run that does not say whose it is.
+        # A run that cannot be identified.
         return None
     if asked is None:
         return None
@@ -313,7 +311,8 @@ async def run_of_same(
 async def _until_it_shows(
     backend: Backend, ref: ConversationRef, run: Run, message: Outgoing, timing: Timing
 ) -> tuple[Run, list[Message]]:
-    """A run, and what it has stored, as soon as that shows which message it answers, or when it has ended."""
+    """Poll a run until what it has stored shows which message it answers, or until it ends. Returns the run and what it
+    stored."""
     pause = timing.poll_first
     while True:
         shown = list(map(read_message, await backend.list_run_chunks(ref, run.id)))

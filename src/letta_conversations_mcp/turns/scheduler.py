@@ -36,7 +36,7 @@ from letta_conversations_mcp.turns.waiting import Report, TurnWait
 logger = logging.getLogger(__name__)
 
 Fork = Callable[[ConversationRef], Awaitable[ConversationRef]]
-"""Makes a branch of a conversation, for a message that does not wait there."""
+"""Makes a branch of a busy conversation, for a message that does not wait."""
 
 QUEUED = "waiting for the turn before it in this conversation"
 FULL = "waiting for one of the turns on this server to end"
@@ -46,8 +46,8 @@ NOT_SEARCHED = "The conversation is long: an earlier message with this key was l
 
 @dataclass(frozen=True)
 class Send:
-    """A message to be sent. `prepare` finds out where it goes, opens a conversation if need be, and gives the message;
-    what it raises is the outcome. With `on_busy="fork"`, `fork` makes the branch."""
+    """A message to be sent. `prepare` finds the conversation, or opens one, and returns it with the message; if it
+    raises, that is the outcome. With `on_busy="fork"`, `fork` makes the branch."""
 
     prepare: Callable[[], Awaitable[tuple[ConversationRef, Outgoing]]]
     identity: CallIdentity = field(default_factory=CallIdentity)
@@ -64,7 +64,7 @@ class _Queue:
 
 
 class Scheduler:
-    """Sends messages and follows their turns. Made by `open_scheduler`, which gives it the task group it works in."""
+    """Sends messages and follows their turns. Created by `open_scheduler`, which provides its task group."""
 
     def __init__(
         self, backend: Backend, tasks: TaskGroup, settings: Settings, timing: Timing, *, meter: Meter, drain: Drain
@@ -84,15 +84,15 @@ class Scheduler:
         self._caller = ""
 
     def until_running(self) -> Scheduler:
-        """The same turns, for a caller who waits by other means as soon as there is a run to ask for: `wait` ends
-        then, though not before a first report would be due."""
+        """A view of this scheduler whose `wait` ends as soon as there is a run to ask for, though not before a first
+        report would be due: for callers that poll, as tasks do."""
         own = copy(self)
         own._waiting = replace(self._waiting, until_running=True)
         return own
 
     def on_behalf_of(self, caller: str, backend: Backend) -> Scheduler:
-        """The same turns in the same order, as a caller sends and asks for them: through a backend of their own, and
-        counted as theirs."""
+        """A view of this scheduler for one caller: it uses the caller's backend, and counts turns towards the caller's
+        limit. The queues are shared."""
         own = copy(self)
         own._backend = backend
         own._waiting = replace(self._waiting, backend=backend)
@@ -101,20 +101,20 @@ class Scheduler:
 
     @property
     def caller(self) -> str:
-        """The name of the caller, "" where callers have none."""
+        """The name of the caller, "" without tokens."""
         return self._caller
 
     # Sending
 
     async def send_and_wait(self, send: Send, seconds: float, report: Report) -> tuple[Turn, TrackedTurn]:
         """Send a message and wait up to `seconds` for its turn, or for the turn of an earlier call that this one
-        repeats. Gives the turn as it stands, and what is followed.
+        repeats. Returns the turn as it stands, and the tracked turn.
 
-        A message that was not handed over by then, or whose callers have gone, is withdrawn: it would be lost with this
-        process.
+        A message that was not handed over by then, or whose callers have gone, is withdrawn: it would be lost if this
+        process ended.
 
         Raises:
-            ConversationError: the message was not taken. The error says why, and what is safe.
+            ConversationError: the message was not accepted. The error says why, and what is safe.
         """
         earlier = await self._calls.find(send.identity)
         turn = earlier or self.start(send)
@@ -140,7 +140,7 @@ class Scheduler:
         return result.model_copy(update={"repeated": True}) if is_repeated else result, turn
 
     def start(self, send: Send) -> TrackedTurn:
-        """Begin to send a message, and return at once.
+        """Start sending a message and return at once.
 
         Raises:
             Overloaded: there are too many turns.
@@ -158,7 +158,7 @@ class Scheduler:
         return turn
 
     def _not_sent(self, turn: TrackedTurn, seconds: float) -> ConversationError:
-        """Why a message is still QUEUED at the end of its call. It was taken back."""
+        """The error for a message that is still QUEUED at the end of its call, and is withdrawn."""
         if self._drain.begun:
             return ShuttingDown()
         if turn.obstacle is not None:
@@ -169,14 +169,14 @@ class Scheduler:
         return Busy(turn.ref.conversation_id, running.run_id if running else "")
 
     async def _run(self, turn: TrackedTurn, send: Send) -> None:
-        """One turn, from where it goes to its end."""
+        """One turn, from looking up its conversation to its end."""
         try:
             with _ending(turn):
                 await self._prepare(turn, send)
             if turn.state is not State.ENDED:
                 with self._meter.turn(turn), _ending(turn):
                     while (result := await self._in_order(turn, send)) is None:
-                        # Once forked, a message waits in the branch.
+                        # In the branch, the message waits.
                         send = replace(send, on_busy="wait")
                     turn.finish(result)
         finally:
@@ -191,8 +191,8 @@ class Scheduler:
             turn.address(ref, message)
 
     async def _in_order(self, turn: TrackedTurn, send: Send) -> Turn | None:
-        """Wait for the message's place in its conversation and among all turns, then deliver it. None if the message
-        goes to another conversation now."""
+        """Wait until it is this message's turn in its conversation and among all turns, then deliver it. None if the
+        message now goes to a branch."""
         ref = turn.ref
         queue = self._queues.setdefault(ref, _Queue())
         try:
@@ -215,7 +215,7 @@ class Scheduler:
                 self._queues.pop(ref, None)
 
     async def _leave(self, turn: TrackedTurn, send: Send, busy: Busy) -> None:
-        """What happens to a message that does not wait for its conversation: it goes to a branch, or is refused."""
+        """Redirect a message that does not wait for its conversation to a branch, or raise `busy`."""
         message = turn.message
         if send.on_busy == "fail" or send.fork is None or message is None:
             raise busy
@@ -223,7 +223,7 @@ class Scheduler:
             turn.address(await send.fork(turn.ref), message)
 
     async def _deliver(self, turn: TrackedTurn, send: Send) -> Turn | None:
-        """Deliver the message as soon as its conversation is free; once more when Letta could not be reached."""
+        """Deliver the message as soon as its conversation is free. Retries once if Letta could not be reached."""
         if send.identity.key and isinstance(turn.message, OutgoingMessage):
             with turn.queueing(SEARCHING):
                 found = await find_by_key(self._backend, turn.ref, send.identity, turn.message, self._timing)
@@ -244,7 +244,7 @@ class Scheduler:
                         turn.join(run)
                     elif send.on_busy == "wait":
                         await until_free(self._backend, turn.ref, busy, self._timing)
-                        # It may have been this very message's, from another process that only now shows it.
+                        # The turn that just ended may have been of this message, sent by another process.
                         if run := await self._run_of_same(turn, send, busy):
                             turn.join(run)
                 if turn.joined:
@@ -273,7 +273,7 @@ class Scheduler:
         return await self._waiting.wait(turn, seconds, report)
 
     async def settle(self) -> None:
-        """Wait until Letta has every message that is being handed over, or until the server has to go down."""
+        """Wait until Letta has every message that is being handed over, as long as the shutdown allows."""
         for turn in list(self._turns):
             await self._waiting.is_taken(turn)
 
@@ -284,14 +284,14 @@ class Scheduler:
         return ref in self._queues
 
     def find_here(self, ref: ConversationRef, run_id: str = "") -> TrackedTurn | None:
-        """The turn that this process follows in a conversation: that of the run, or the one sent last."""
+        """The turn that this process follows in a conversation: that of the run, or the newest."""
         queue = self._queues.get(ref)
         turns = queue.turns if queue else []
         found = [each for each in turns if each.is_handed_over and run_id in ("", each.run_id)]
         return found[-1] if found else None
 
     async def find_message(self, ref: ConversationRef, identity: CallIdentity) -> TrackedTurn | None:
-        """The turn of the message with this key; None if Letta has no trace of the message, or not yet."""
+        """The turn of the message with this key; None if Letta has no trace of the message (yet)."""
         otid = identity.otid(ref)
         queue = self._queues.get(ref)
         for turn in queue.turns if queue else ():
@@ -303,7 +303,7 @@ class Scheduler:
         return TrackedTurn(ref, run=run) if run else None
 
     async def find(self, ref: ConversationRef, run_id: str = "") -> TrackedTurn:
-        """The turn of a run, or the newest turn of a conversation: here, or wherever it was started, running or ended.
+        """The turn of a run, or the newest turn of a conversation, running or ended, whichever process sent it.
 
         Raises:
             NotFound: there is no such run.
@@ -315,8 +315,8 @@ class Scheduler:
         return TrackedTurn(ref, run=run)
 
     def messages_to(self, agent_id: str, conversation_id: str = "") -> list[str]:
-        """The texts of the messages that an agent is answering now through this process, whichever caller sent them: to
-        be shown only to those who see the agent."""
+        """The texts of the messages that an agent is answering now through this process, from all callers. Show them
+        only to callers that can see the agent."""
         return [
             turn.message.text
             for turn in self._turns
@@ -329,7 +329,7 @@ class Scheduler:
     # Cancelling
 
     def withdraw_queued(self, ref: ConversationRef) -> int:
-        """Take back every message that waits for its place in a conversation; how many there were."""
+        """Withdraw every message that is queued in a conversation, and return their number."""
         queue = self._queues.get(ref)
         return sum(each.withdraw() for each in list(queue.turns)) if queue else 0
 
@@ -347,8 +347,8 @@ class Scheduler:
 
 @contextmanager
 def _ending(turn: TrackedTurn) -> Generator[None]:
-    """The boundary at which whatever goes wrong with a turn becomes its outcome: an exception that left it would end
-    every other turn in the task group."""
+    """Turns every exception of a turn into its outcome: an exception that escaped would cancel all other turns in the
+    task group."""
     try:
         yield
     except ConversationError as error:
@@ -362,7 +362,7 @@ def _ending(turn: TrackedTurn) -> Generator[None]:
 
 
 def _unexplained(turn: TrackedTurn) -> ServerFault:
-    """What a wait gets when the turn's own task failed, or the server is going down."""
+    """The outcome if the turn's own task failed or was cancelled by a shutdown."""
     place = turn.ref.in_call if turn.is_addressed else "conversation_id=…"
     return ServerFault(
         "follow this turn",
@@ -381,7 +381,7 @@ async def open_scheduler(
     meter: Meter = NO_METER,
     drain: Drain | None = None,
 ) -> AsyncGenerator[Scheduler]:
-    """A scheduler whose turns live as long as this context. Leaving it ends the waiting for them, not the turns
-    themselves."""
+    """A scheduler whose turns live as long as this context. Leaving it stops following the turns; at Letta they go
+    on."""
     async with background_tasks() as tasks:
         yield Scheduler(backend, tasks, settings, timing or Timing(), meter=meter, drain=drain or Drain())

@@ -1,4 +1,4 @@
-"""How patient this server is with Letta, and how often it looks."""
+"""How often this server polls Letta and reports, and how long it keeps trying."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timing:
-    """How often to look and to report, and how long to try. All in seconds.
+    """All in seconds.
 
     `unseen` is how long Letta may have a run without listing it: 0.2 to 0.4 s after the request came in (0.16.8).
     `settle` is how long a message without any trace may still turn up, when Letta is busy. `confirm` is the least that

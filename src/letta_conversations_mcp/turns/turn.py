@@ -6,8 +6,8 @@
       │ └──────────────▶ RUNNING                Letta has the message already: an earlier try, another process
       └─ start          QUEUED ──▶ ENDED        withdrawn, or it could not be addressed
 
-`move` is the only method that changes the state. Only a QUEUED message can be withdrawn: from SENDING on Letta may
-have it. Owns no task and asks nobody; the scheduler, delivery and recovery do that.
+`move` is the only method that changes the state. Only a QUEUED message can be withdrawn: from SENDING on Letta may have
+it. Owns no task and does no I/O; the scheduler, delivery and recovery do that.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ LOOKING_UP = "looking up where the message goes"
 SEARCHING = "looking for an earlier message with this key"
 
 WITHDRAWN = "withdrawn"
-"""The stop reason of a message that was taken back before it was handed over."""
+"""The stop reason of a message that was withdrawn before it was handed over."""
 
 
 class State(StrEnum):
-    """Where a message is on its way."""
+    """The state of a turn."""
 
     QUEUED = "queued"
     """Nothing was handed over: Letta does not have the message from this process."""
@@ -49,11 +49,11 @@ class EndReason(StrEnum):
     FINISHED = "finished"
     """Letta said how the turn ended, or could not say what became of it. The outcome is a Turn."""
     REFUSED = "refused"
-    """The message was not taken. The outcome is an error."""
+    """Letta did not accept the message. The outcome is an error."""
     WITHDRAWN = "withdrawn"
-    """Taken back while it was QUEUED."""
+    """Withdrawn while it was QUEUED."""
     STOPPED = "stopped"
-    """Somebody cancelled the run; its stream may end later."""
+    """The run was cancelled; its stream may end later."""
     LEFT = "left"
     """This process stops, and no longer follows the turn. The turn itself may go on."""
 
@@ -85,13 +85,13 @@ class TrackedTurn:
         self.ended = anyio.Event()
         """Set when the turn is ENDED."""
         self.drained = anyio.Event()
-        """Set when nothing of this process works on the turn any more. After a cancel this is later than `ended`."""
+        """Set once the stream is drained. After a cancel this can be later than `ended`."""
         self.joined = False
-        """True if another process, or an earlier try, handed the message over, and this one only follows its run."""
+        """True if another process or an earlier attempt handed the message over, and this one only follows the run."""
         self.branch_of: ConversationRef | None = None
         """The conversation that was busy, when the message went to a branch of it."""
         self.note = ""
-        """What the reader should know of how the message was sent, in a sentence."""
+        """A remark for the reader on how the message was sent, in a sentence."""
         self.waiting_calls = 0
         self.obstacle: ConversationError | None = None
         """Why a QUEUED message was not handed over yet."""
@@ -116,7 +116,8 @@ class TrackedTurn:
         return self._ref is not None
 
     def address(self, ref: ConversationRef, message: Outgoing) -> None:
-        """Say where the message goes, and what it is. The second time, it goes to a branch instead."""
+        """Set the conversation and the message. With another conversation than before, that is a branch of the
+        first."""
         if self._ref is not None and self._ref != ref:
             self.branch_of = self._ref
         self._ref, self.message = ref, message
@@ -153,7 +154,7 @@ class TrackedTurn:
     # What delivery and recovery report
 
     def news(self, waiting_for: str = "") -> None:
-        """Letta sent something, or the wait has another reason now."""
+        """Letta sent something, or the turn waits for something else now."""
         named = self.state is State.SENDING and self.builder.run_id
         self.move(State.RUNNING if named else self.state, waiting_for=waiting_for, obstacle=self.obstacle)
 
@@ -165,7 +166,7 @@ class TrackedTurn:
 
     @contextmanager
     def queueing(self, why: str, obstacle: ConversationError | None = None) -> Generator[None]:
-        """What is awaited in here ends when the message is withdrawn."""
+        """Cancels what is awaited inside when the message is withdrawn."""
         self.move(State.QUEUED, waiting_for=why, obstacle=obstacle)
         with anyio.CancelScope() as self._queueing:
             if self.state is State.ENDED:
@@ -179,14 +180,14 @@ class TrackedTurn:
         self.move(State.ENDED, reason=EndReason.REFUSED if refused else EndReason.FINISHED, outcome=outcome)
 
     def withdraw(self) -> bool:
-        """Take the message back if it was not handed over. True if that was so."""
+        """Withdraw the message if it is QUEUED. True if it was."""
         if self.state is not State.QUEUED:
             return False
         self._stop(EndReason.WITHDRAWN, WITHDRAWN)
         return True
 
     def stopped(self) -> None:
-        """Somebody cancelled the run: answer the calls that wait before the stream ends."""
+        """The run was cancelled: answer the calls that wait, before the stream ends."""
         self._stop(EndReason.STOPPED, "cancelled")
 
     def _stop(self, reason: EndReason, stop_reason: str) -> None:
