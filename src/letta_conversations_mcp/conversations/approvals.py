@@ -1,4 +1,4 @@
-"""Tool calls that wait for a person's decision, and turning one answer into decisions about all of them.
+"""Tool calls that wait for a person's decision, and how one answer becomes a decision about each of them.
 
 Pure. Nothing is approved by default: a call that nobody approved is denied, or stays undecided.
 """
@@ -12,14 +12,14 @@ from letta_conversations_mcp.core.errors import InvalidArgument, NothingPending,
 from letta_conversations_mcp.core.model import Approvals, Chunk, Decision, Message, ToolCall
 
 NOT_NAMED = "It was not among the calls that were approved."
-"""The reason of a denial that follows from approving others."""
+"""The reason given for denying a call because others were approved."""
 
 
 def pending_calls(messages: Sequence[Message]) -> tuple[ToolCall, ...]:
-    """The waiting calls, given a conversation's newest messages, oldest first.
+    """The calls that wait, found in a conversation's newest messages (oldest first).
 
     A pending request is the last message, apart from the summary of a compaction (0.16.8). The state of the run does
-    not show it: a run can be cancelled while its request goes on waiting.
+    not show it: a run can be cancelled while its request still waits.
     """
     for message in reversed(messages):
         if message.type == "approval_request_message":
@@ -38,14 +38,14 @@ def decide(
     call_ids: Collection[str] = (),
     otid: str = "",
 ) -> Approvals:
-    """One answer to all pending calls: a server does not accept one for some of them (0.16.8).
+    """One answer to all pending calls: a server does not accept decisions about some of them (0.16.8).
 
-    With `call_ids`, these are approved and the others denied. Give an `otid` if the answer can be handed over twice.
+    With `call_ids`, these are approved and the others denied. Pass an `otid` if the answer may be handed over twice.
 
     Raises:
-        NothingPending: no call waits, or not one that was named.
-        InvalidArgument: only some are to be denied, which would approve the others unasked; or one that is approved
-            cannot be run by the server.
+        NothingPending: no call waits, or a named one does not.
+        InvalidArgument: only some are to be denied, which would approve the others unasked; or the server cannot run an
+            approved one.
     """
     ids = [each.id for each in pending]
     if not ids or not set(call_ids) <= set(ids):
@@ -77,7 +77,7 @@ def decide(
 
 def check_pending(conversation_id: str, pending: Sequence[ToolCall], approvals: Approvals) -> None:
     """Raises NothingPending unless exactly these calls wait. Check as late as possible: Letta runs an empty turn for an
-    answer that comes too late (0.16.8). Ids are not enough, because some models give every call the same one."""
+    answer that comes too late (0.16.8). Ids are not enough, because some models give every call the same id."""
     if set(map(_identity, pending)) != set(map(_identity, approvals.calls)):
         raise NothingPending(conversation_id, [each.id for each in pending])
 

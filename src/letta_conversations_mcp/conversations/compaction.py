@@ -1,4 +1,4 @@
-"""Compacting a conversation: which settings make sense together, and what they are called on a server."""
+"""Compacting a conversation: which settings can be combined, and what a server calls them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from letta_conversations_mcp.core.errors import InvalidArgument
 from letta_conversations_mcp.core.model import Compaction, CompactionSettings, ConversationRef
 
 FIRST_STEP = 0.1
-"""Both servers begin by evicting this share more than they are told, and go on from there until enough is gone (read in
-the source of 0.16.8 and of Letta Code 0.34.12)."""
+"""Both servers start by evicting this share more than requested, and continue until enough is gone (source of 0.16.8
+and of Letta Code 0.34.12)."""
 
 SLIDING_MODES = ("sliding_window", "self_compact_sliding_window")
 
 
 async def compact(backend: Backend, ref: ConversationRef, settings: CompactionSettings) -> Compaction:
-    """Compact, with settings that have an effect.
+    """Compact, after checking that every setting has an effect.
 
     Raises:
-        InvalidArgument: one of them has none, or there is no such model; servers ignore both in silence.
+        InvalidArgument: a setting would have no effect, or there is no such model. Servers silently ignore both.
         Refused: there is too little to summarise.
     """
     if settings.keep_percent is not None:
@@ -34,7 +34,7 @@ async def compact(backend: Backend, ref: ConversationRef, settings: CompactionSe
 
 
 def compaction_body(settings: CompactionSettings) -> dict[str, object]:
-    """Settings in a server's names. What is called the share to keep there is the share that is evicted (seen on
+    """The settings in the server's JSON. What the server calls the share to keep is the share that it evicts (seen on
     0.16.8: 0.9 leaves 2 of 13 messages, 0.3 leaves 11)."""
     body: dict[str, object] = settings.model_dump(exclude_defaults=True, exclude={"keep_percent"})
     if settings.keep_percent is not None:

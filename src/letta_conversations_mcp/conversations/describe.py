@@ -29,7 +29,7 @@ from letta_conversations_mcp.core.model import (
 )
 
 COUNTED = 500
-"""Messages that are counted, in one request. If there are more, the count is a lower bound."""
+"""Messages to count, in one request. If there are more, the count is a lower bound."""
 
 T = TypeVar("T")
 

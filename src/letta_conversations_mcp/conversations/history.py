@@ -1,7 +1,7 @@
-"""Reading a conversation back: one page of the wanted kinds of messages with cursors to both sides, or all of it.
+"""Reading a conversation back: one page of the wanted kinds of messages, with cursors in both directions, or all of it.
 
-The server's limit counts stored messages before any kind is left out, so a page of the wanted kinds can take several
-requests; their number is bounded.
+The server's limit counts stored messages of all kinds, so a page of the wanted kinds can take several requests, up to
+MOST_REQUESTS.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.model import ConversationRef, Message, MessageKind, MessageQuery, ToolCall
 
 DEFAULT_KINDS: frozenset[MessageKind] = frozenset({"user", "assistant", "tool", "approval", "summary", "other"})
-"""What a reader gets without asking: not the thinking, and not the system prompt, which is long and always the same."""
+"""The kinds shown by default: not the reasoning, and not the system prompt, which is long and always the same."""
 
 MOST_REQUESTS = 6
-"""For one page. With kinds that are rare the page may then hold fewer than asked for, and its cursors lead on."""
+"""Requests for one page. A page of rare kinds may then hold fewer messages than asked for; its cursors continue."""
 
 PAGE = 100
-"""Messages asked for at a time."""
+"""Messages per request."""
 
 OVERLAP = 25
-"""How far each page reaches back into the one before. A fork that was compacted has several messages at the same
-place of its list, and a cursor passes over all that share its place (seen on 0.16.8: 3 of 34 were missing)."""
+"""How many messages each page overlaps the one before. In a fork that was compacted several messages share a position,
+and a cursor skips all that share its position (seen on 0.16.8: 3 of 34 were missing)."""
 
 
 @dataclass(frozen=True)
 class HistoryPage:
-    """Messages, oldest first. `older` and `newer` are the cursors to what lies before and behind, "" where nothing
-    does."""
+    """Messages, oldest first. `older` and `newer` are the cursors to the messages before and after, "" at an end."""
 
     messages: tuple[Message, ...]
     older: str = ""
@@ -89,14 +88,15 @@ async def read_whole(backend: Backend, ref: ConversationRef, *, after: str = "")
 
 
 def _splits_a_call(stretch: Sequence[Message], query: MessageQuery) -> bool:
-    """Whether a tool's call and its result are on different sides of where the page would end."""
+    """True if the page would end between a tool's call and its result."""
     if query.order == "desc":
         return stretch[0].type == "tool_return_message"
     return stretch[-1].type in ("tool_call_message", "approval_request_message")
 
 
 def _with_results(messages: Sequence[Message]) -> list[Message]:
-    """The messages, with every tool's result at its call; a result whose call is on another page stays by itself."""
+    """The messages with every tool result attached to its call. A result whose call is on another page stays by
+    itself."""
     results = {call.id: call for each in messages for call in each.calls if call.status != "pending" and call.id}
     called = {call.id for each in messages for call in each.calls if call.status == "pending" and call.id}
     merged: list[Message] = []

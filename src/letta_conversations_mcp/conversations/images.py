@@ -1,4 +1,4 @@
-"""Images in a message: a URL that the Letta server fetches, or the data itself."""
+"""Images in a message: a URL for the Letta server to fetch, or the data itself."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def read_image(given: str) -> Image:
     """An image from `https://…` or `data:image/png;base64,…`.
 
     Raises:
-        InvalidArgument: it is neither, of another type, no base64, or too large. 0.16.8 would accept
-            anything, and the model would fail.
+        InvalidArgument: it is neither, has another type, is not base64, or is too large. 0.16.8 would accept anything,
+            and the model would fail.
     """
     text = given.strip()
     if text.startswith(("https://", "http://")):

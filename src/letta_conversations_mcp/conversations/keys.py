@@ -1,4 +1,4 @@
-"""One conversation per key: a user, a ticket or a channel of another program, which asks for it by a name of its own.
+"""One conversation per key: the name that another program gives to a user, a ticket or a channel.
 
 Where conversations have tags (agents on this machine), the key is the tag `key:…`. Elsewhere Letta has no field for it,
 and the key is a mark, `[key: user:4711 #1a2b3c4d]`, at the end of the summary and of the description. Both, because
@@ -26,16 +26,17 @@ from letta_conversations_mcp.core.errors import ConversationError, InvalidArgume
 from letta_conversations_mcp.core.model import Conversation, ConversationChanges, ConversationQuery, NewConversation
 
 PAGE = 100
-"""Conversations asked for at a time."""
+"""Conversations per request."""
 
 MOST_PAGES = 50
-"""Pages, newest first, scanned for a key that is only in a description: servers search summaries only."""
+"""Pages, newest first, that are scanned for a key that is only in a description: servers search summaries only."""
 
 KEY_TAG = "key:"
-"""How the tag that holds a key begins; no other tag may."""
+"""Prefix of the tag that holds a key. Callers cannot set tags with it."""
 
 WITHOUT_DIGEST_BEFORE = "2027"
-"""Creation time before which a mark without a digest counts. Servers set that time, so nobody can forge it."""
+"""A mark without a digest counts for conversations created before this time. Servers set the time, so it cannot be
+forged."""
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+/-]{0,99}")
 _MARK = re.compile(rf"\[key: ({_KEY.pattern})(?: #([0-9a-f]{{8}}))?\]\s*$")
@@ -45,7 +46,7 @@ _opening: WeakValueDictionary[tuple[str, str], anyio.Lock] = WeakValueDictionary
 
 
 def check_key(key: str) -> str:
-    """The key, trimmed. Raises InvalidArgument for one that could not be recognised within a text."""
+    """The key, trimmed. Raises InvalidArgument for a key that could not be recognised within a text."""
     wanted = key.strip()
     if not _KEY.fullmatch(wanted):
         raise InvalidArgument("key", "1 to 100 letters, digits and any of . _ : @ + / - are needed, as in 'user:4711'.")
@@ -53,7 +54,7 @@ def check_key(key: str) -> str:
 
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """The tags, trimmed. Raises InvalidArgument for an empty one and for one that would be taken for a key."""
+    """The tags, trimmed. Raises InvalidArgument for an empty tag and for one that would count as a key."""
     wanted = tuple(tag.strip() for tag in tags)
     for tag in wanted:
         if not tag or tag.startswith(KEY_TAG):
@@ -64,7 +65,7 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
 
 
 def without_mark(text: str) -> str:
-    """A text that cannot be taken for one with a key: a mark at its end gets round brackets."""
+    """The text without the form of a key's mark at its end: such a mark gets round brackets."""
     return _MARK.sub(lambda found: f"({found[0].strip()[1:-1]})", text)
 
 
@@ -84,7 +85,7 @@ def key_of(conversation: Conversation) -> str:
 
 
 async def open_with_key(backend: Backend, new: NewConversation, key: str) -> tuple[Conversation, bool]:
-    """The agent's conversation of this key, and whether it was there before."""
+    """The agent's conversation with this key, and True if it existed before."""
     if backend.keeps_tags:
         new = new.model_copy(update={"tags": (*new.tags, KEY_TAG + key)})
     else:
@@ -98,8 +99,8 @@ async def open_with_key(backend: Backend, new: NewConversation, key: str) -> tup
 
 
 async def open_with_summary(backend: Backend, new: NewConversation) -> tuple[Conversation, bool, int]:
-    """The agent's oldest conversation with exactly this summary, whether it was there before, and how many have it, as
-    far as they were looked at."""
+    """The agent's oldest conversation with exactly this summary, True if it existed before, and how many have the
+    summary, as far as they were scanned."""
     found: list[Conversation] = []
 
     async def matches() -> Sequence[Conversation]:
@@ -113,11 +114,11 @@ async def open_with_summary(backend: Backend, new: NewConversation) -> tuple[Con
 async def _open_once(
     backend: Backend, new: NewConversation, name: str, matches: Callable[[], Awaitable[Sequence[Conversation]]]
 ) -> tuple[Conversation, bool]:
-    """The oldest match, or a new conversation; and whether it was there before.
+    """The oldest match, or a new conversation; and True if it existed before.
 
-    Two processes that both find none both create one, look again, and agree on the oldest; the other is deleted by its
-    maker, who alone knows it. (If a server takes longer to store a conversation than the other process takes to create
-    one and look, they may return two once; from then on the oldest counts.)
+    Two processes that both find none both create one, look again, and agree on the oldest; the process that created the
+    other deletes it. (If a server takes longer to store a conversation than the other process takes to create one and
+    look, they may return two once; from then on the oldest counts.)
     """
     async with _opening.setdefault((new.agent_id, name), anyio.Lock()):
         if found := await matches():
@@ -135,21 +136,21 @@ async def _open_once(
 
 
 def key_changes(backend: Backend, agent_id: str, key: str) -> ConversationChanges:
-    """What gives a key to a new conversation that has neither summary nor tags."""
+    """The changes that give a key to a new conversation without summary and tags."""
     if backend.keeps_tags:
         return ConversationChanges(tags=(KEY_TAG + key,))
     return ConversationChanges(summary=mark("", agent_id, key))
 
 
 async def find_with_key(backend: Backend, agent_id: str, key: str) -> Conversation | None:
-    """The agent's conversation of this key."""
+    """The agent's conversation with this key, if any."""
     found = await _keyed(backend, agent_id, key)
     return _oldest(found) if found else None
 
 
 async def _keyed(backend: Backend, agent_id: str, key: str) -> Sequence[Conversation]:
-    """The conversations with this key: by tag; else by the summary, which the server searches; else by the description
-    of those that are listed. Marks without a digest count last."""
+    """The conversations with this key: by tag; else by summary, which the server searches; else by description,
+    scanning the list. Marks without a digest count last."""
     if backend.keeps_tags:
         query = ConversationQuery(agent_id=agent_id, tag=KEY_TAG + key, with_hidden=True, archived="all", limit=PAGE)
         if tagged := (await backend.list_conversations(query)).items:
@@ -164,7 +165,7 @@ async def _keyed(backend: Backend, agent_id: str, key: str) -> Sequence[Conversa
 async def _marked(
     backend: Backend, agent_id: str, key: str, *, search: str = ""
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """Those that have the key in a mark with a digest, and in one without."""
+    """Those with the key in a mark with a digest, and those with it in a mark without."""
     query = ConversationQuery(agent_id=agent_id, search=search, archived="all", limit=PAGE)
     found: tuple[list[Conversation], list[Conversation]] = ([], [])
     for _ in range(MOST_PAGES):
@@ -174,7 +175,7 @@ async def _marked(
                 found[0].append(each)
             elif _marked_key(each, with_digest=False) == key:
                 found[1].append(each)
-        # A server that knows no archive keeps no descriptions either (0.16.8).
+        # A server that cannot archive keeps no descriptions either (0.16.8).
         without_descriptions = all(each.archived is None and not each.description for each in page.items)
         if not page.more or (not search and without_descriptions):
             break
@@ -204,7 +205,7 @@ def _oldest(conversations: Iterable[Conversation]) -> Conversation:
 
 
 async def _withdraw(backend: Backend, conversation_id: str) -> None:
-    """Delete a conversation that lost the race, unless it is in use already. A failure does no harm."""
+    """Delete a conversation that lost the race, unless it is already in use. A failure does no harm."""
     try:
         if not (await backend.get_conversation(conversation_id)).last_message_at:
             await backend.delete_conversation(conversation_id)

@@ -1,5 +1,5 @@
-"""From what a caller wrote to where it is: agents by id or name, conversations by id, by summary, or as an agent's
-default. Also the memory blocks that a new conversation asks for.
+"""Finds what a caller names: agents by id or name, conversations by id, by summary, or as an agent's default. Also the
+memory blocks that a new conversation asks for.
 
 Every id is checked against its pattern here, before it can become part of a URL.
 """
@@ -27,23 +27,23 @@ from letta_conversations_mcp.core.model import (
 from letta_conversations_mcp.core.times import parse_time
 
 CANDIDATES = 8
-"""How many agents an error names: enough to recognise the right one."""
+"""How many agents an error lists: enough to recognise the right one."""
 
 KNOWN = 100
-"""How many of the newest agents are compared with a misspelt name."""
+"""How many of the newest agents a misspelt name is compared with."""
 
 COUNTED_PAGES = 10
-"""Pages of conversations that are counted."""
+"""Pages to count conversations on."""
 
 LOOKUP_PAGE = 100
-"""Conversations asked for at a time when all have to be looked through."""
+"""Conversations per request when all have to be scanned."""
 
 
 async def find_agent(backend: Backend, agent: str) -> Agent:
     """The agent of this id or exact name.
 
     Raises:
-        InvalidArgument: it is empty. (What is no id is looked up as a name: an agent may be called "agent-smith".)
+        InvalidArgument: it is empty. (Anything but an id is looked up as a name: an agent may be called "agent-smith".)
         NotFound, Ambiguous: none, or several, have this name; the error lists candidates.
     """
     wanted = agent.strip()
@@ -66,7 +66,7 @@ async def find_agent(backend: Backend, agent: str) -> Agent:
 
 
 def check_conversation_id(conversation_id: str) -> str:
-    """The id, trimmed. Raises InvalidArgument for anything that is none, and for `default`."""
+    """The id, trimmed. Raises InvalidArgument for anything else, and for `default`."""
     wanted = conversation_id.strip()
     if wanted == DEFAULT_CONVERSATION:
         raise InvalidArgument(
@@ -116,9 +116,10 @@ def check_run_id(run_id: str) -> str:
 
 
 async def locate(backend: Backend, conversation_id: str, agent: str = "") -> ConversationRef:
-    """Where a call goes: a conversation, or an agent's `default`. An agent given beside an id must be its owner.
+    """The conversation that a call names: by id, or an agent's `default`. An agent given beside an id must be its
+    owner.
 
-    A conversation may turn out to be deleted only when it is used: its owner may be known from before.
+    Does not check that the conversation still exists: its owner may come from a cache.
     """
     if conversation_id.strip() == DEFAULT_CONVERSATION:
         if not agent.strip():
@@ -140,11 +141,11 @@ async def locate(backend: Backend, conversation_id: str, agent: str = "") -> Con
 
 
 async def conversations_with_summary(backend: Backend, agent_id: str, summary: str) -> tuple[Conversation, ...]:
-    """The agent's conversations with exactly this summary, oldest first, archived ones too, however many it has.
+    """The agent's conversations with exactly this summary, oldest first, archived ones included.
 
-    The look ends with the first page on which a second one is found.
+    The scan ends with the first page on which a second one is found.
     """
-    # The server takes the search for an SQL LIKE pattern, so it gets the longest part that has no special characters.
+    # The server uses the search as an SQL LIKE pattern, so it gets the longest part without special characters.
     search = max(re.split(r"[\\%_]", summary), key=len)
     query = ConversationQuery(agent_id=agent_id, search=search, archived="all", order="asc", limit=LOOKUP_PAGE)
     matches: dict[str, Conversation] = {}
@@ -159,7 +160,7 @@ async def conversations_with_summary(backend: Backend, agent_id: str, summary: s
 
 
 async def count_conversations(backend: Backend, agent_id: str) -> tuple[int, bool]:
-    """How many conversations an agent has, archived and hidden ones too, and whether there are more."""
+    """How many conversations an agent has, archived and hidden ones included, and True if there are more."""
     query = ConversationQuery(agent_id=agent_id, archived="all", with_hidden=True, limit=LOOKUP_PAGE)
     ids: set[str] = set()
     for _ in range(COUNTED_PAGES):
@@ -173,7 +174,8 @@ async def count_conversations(backend: Backend, agent_id: str) -> tuple[int, boo
 
 
 async def check_blocks(backend: Backend, owner: Agent, wanted: Sequence[str]) -> None:
-    """Raises InvalidArgument for a label that the agent lacks: 0.16.8 would refuse it and leave a broken one behind."""
+    """Raises InvalidArgument for a label that the agent lacks: 0.16.8 would refuse it and leave a broken conversation
+    behind."""
     labels = owner.block_labels
     if labels is None:
         labels = (await backend.get_agent(owner.id)).block_labels
@@ -185,9 +187,8 @@ async def check_blocks(backend: Backend, owner: Agent, wanted: Sequence[str]) ->
 
 
 def in_order(conversations: Collection[Conversation], query: ConversationQuery) -> list[Conversation]:
-    """Conversations sorted as the REST API sorts them, for lists that are put together here: by time, then by id; those
-    without a time come last in both directions. The last message's time stands in for the last run's, which is not
-    reported."""
+    """Sorts conversations as the REST API does, for lists merged here: by time, then by id; those without a time come
+    last in both directions. The time of the last message replaces that of the last run, which is not reported."""
 
     def time(each: Conversation) -> datetime | None:
         return parse_time(each.created_at if query.order_by == "created_at" else each.last_message_at)
@@ -199,5 +200,5 @@ def in_order(conversations: Collection[Conversation], query: ConversationQuery) 
 
 
 def _id_order(conversation: Conversation) -> tuple[int, str]:
-    """Of ids with numbers, local-conv-9 comes before local-conv-10."""
+    """A sort key for ids by which local-conv-9 comes before local-conv-10."""
     return len(conversation.id), conversation.id

@@ -18,7 +18,7 @@ from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Block, Conv
 _COMPILED_AT = re.compile(r"System prompt last recompiled: ([0-9-]{10} [0-9:]{5,8}(?: [AP]M)?)")
 _BLOCKS = ("<memory_blocks>\n", "\n</memory_blocks>")
 _LABEL = re.compile(r"<(\w[\w./-]*)>")
-# Lines that differ in every prompt and are not about the memory.
+# Lines that differ in every prompt and do not concern the memory.
 _VOLATILE = re.compile(
     r"- (?:System prompt last recompiled|CONVERSATION_ID|AGENT_ID):|- \d+ previous messages between|- chars_current="
 )
@@ -35,7 +35,7 @@ class Recompilation:
 
 
 async def recompile(backend: Backend, ref: ConversationRef, *, dry_run: bool) -> Recompilation:
-    """Refresh the copy, or with `dry_run` only report what that would change. Raises NotFound."""
+    """Refresh the copy, or with `dry_run` only return what that would change. Raises NotFound."""
     isolated: Sequence[Block] = ()
     if ref.conversation_id != DEFAULT_CONVERSATION:
         isolated = await backend.list_isolated_blocks(await backend.get_conversation(ref.conversation_id))
@@ -49,7 +49,8 @@ async def recompile(backend: Backend, ref: ConversationRef, *, dry_run: bool) ->
 
 
 def compiled_at(prompt: str) -> str:
-    """When a prompt was compiled, as the server wrote it, in the agent's time zone; "" if it does not say."""
+    """When a prompt was compiled, as the server wrote it in the agent's time zone; "" if the prompt has no such
+    line."""
     found = _COMPILED_AT.search(prompt)
     return found[1] if found else ""
 
@@ -67,7 +68,7 @@ def memory_changes(before: str, after: str) -> str:
 
 
 def _sections(prompt: str) -> dict[str, list[str]]:
-    """The lines of every block by its label, and under "" those outside of blocks."""
+    """The lines of every block by its label, and those outside of blocks under ""."""
     opening, closing = _BLOCKS
     start, end = prompt.find(opening), prompt.rfind(closing)
     if start < 0 or end < start + len(opening):
@@ -77,8 +78,8 @@ def _sections(prompt: str) -> dict[str, list[str]]:
 
 
 def _blocks(lines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """The blocks, each from `<label>` to the next `</label>`. Agents write what stands between, so this takes linear
-    time whatever it is."""
+    """The blocks, each from `<label>` to the next `</label>`. Agents write the content, so this takes linear time for
+    any text."""
     ends: dict[str, list[int]] = {}
     for number, line in enumerate(lines):
         if line.startswith("</"):

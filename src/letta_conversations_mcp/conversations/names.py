@@ -1,4 +1,4 @@
-"""What the agents and conversations are called whose ids an answer holds."""
+"""Names for the ids of agents and conversations in an answer."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from letta_conversations_mcp.core.errors import ConversationError
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION
 
 MOST_NAMES = 20
-"""Names that one answer asks for: each costs a request. The rest keep their ids alone."""
+"""Names that are requested for one answer, each with its own request. The rest are shown by id only."""
 
 ONE_SECONDS = 1.0
-"""For a name that stands beside a reply."""
+"""Timeout for a name beside a reply."""
 
 SECONDS = 3.0
-"""For all names together: an answer does without those that do not come in time."""
+"""Timeout for all names together; the answer omits those that are late."""
 
 
 async def agent_names(backend: Backend, agent_ids: Iterable[str]) -> dict[str, str]:
-    """Names by id, without those that could not be asked."""
+    """Names by id, without those that could not be read."""
 
     async def name(agent_id: str) -> str:
         return (await backend.get_agent(agent_id)).name
@@ -31,14 +31,14 @@ async def agent_names(backend: Backend, agent_ids: Iterable[str]) -> dict[str, s
 
 
 async def agent_name(backend: Backend, agent_id: str) -> str:
-    """The name of one agent beside an answer that others wait for; "" if it does not come at once."""
+    """The name of one agent for an answer that must not wait; "" if it is not read within ONE_SECONDS."""
     with anyio.move_on_after(ONE_SECONDS):
         return (await agent_names(backend, [agent_id])).get(agent_id, "")
     return ""
 
 
 async def summaries(backend: Backend, conversation_ids: Iterable[str]) -> dict[str, str]:
-    """Summaries by id, without those that could not be asked and default conversations, which have none."""
+    """Summaries by id, without those that could not be read. Default conversations have none."""
 
     async def summary(conversation_id: str) -> str:
         return (await backend.get_conversation(conversation_id)).summary

@@ -33,7 +33,7 @@ from letta_conversations_mcp.core.model import (
 from letta_conversations_mcp.core.times import parse_time
 
 PAGE = 100
-"""Messages asked for at a time."""
+"""Messages per request."""
 
 MOST_REQUESTS = 40
 """Pages of messages that one search scans; about two seconds with a server nearby."""
@@ -45,7 +45,7 @@ MOST_CONVERSATIONS = 30
 """Conversations that one search scans, those with the newest messages first."""
 
 MOST_SECONDS = 20.0
-"""How long a search looks, in seconds, a request that hangs included: it ends before its client gives up."""
+"""How long a search takes at most, in seconds, even if a request hangs: less than clients wait."""
 
 ASKED_TIMES = 3
 """Factor by which more results are requested, up to 100, because a server cannot filter by kind."""
@@ -58,9 +58,9 @@ T = TypeVar("T")
 
 @dataclass
 class SearchResult:
-    """What was found. `scanned` is None when the server searched; else how many messages were looked through, in
-    `conversations`, of those in `cut_short` only the newest; `left_out` when there are some without a message of their
-    own. `cursor` leads on to what was not looked through."""
+    """What was found. `scanned` is the number of messages scanned in `conversations`, None if the server searched; of
+    those in `cut_short` only the newest were scanned. `left_out` if there are conversations without a message of their
+    own. `cursor` continues with what was not scanned."""
 
     found: list[FoundMessage] = field(default_factory=list[FoundMessage])
     scanned: int | None = None
@@ -81,13 +81,13 @@ async def search(
     """Find messages of these kinds.
 
     Args:
-        after: a cursor of the result before.
-        seconds: how long to look through messages. What was found by then comes with a cursor to the rest.
+        after: the cursor of an earlier result.
+        seconds: how long to scan messages. What was found by then is returned with a cursor to the rest.
 
     Raises:
-        InvalidArgument: no words are given.
-        NotFound: there is no such conversation, or the cursor is none of its.
-        TimedOut: the time was up before anything was looked through.
+        InvalidArgument: the query has no words.
+        NotFound: there is no such conversation, or the cursor is of another one.
+        TimedOut: the time was up before anything was scanned.
     """
     if not wanted.query.strip():
         raise InvalidArgument("query", "the words to look for are needed.")
@@ -103,7 +103,7 @@ async def search(
 
 
 def check_kinds(kinds: Collection[str]) -> frozenset[MessageKind]:
-    """Raises InvalidArgument for a kind that messages do not have."""
+    """Raises InvalidArgument for an unknown kind of message."""
     known = get_args(MessageKind)
     if unknown := [each for each in kinds if each not in known]:
         raise InvalidArgument("kinds", f"{quote(unknown[0], NAME_CHARS)!r} is none of {', '.join(known)}.")
@@ -111,7 +111,7 @@ def check_kinds(kinds: Collection[str]) -> frozenset[MessageKind]:
 
 
 class _Scan:
-    """One look through the listed messages."""
+    """One scan of the listed messages."""
 
     def __init__(self, backend: Backend, wanted: MessageSearch, kinds: Collection[MessageKind], seconds: float) -> None:
         self._backend = backend
@@ -152,14 +152,14 @@ class _Scan:
                 if await self._look_through(ref, MOST_PAGES):
                     self._result.cut_short.append(ref.conversation_id)
             except NotFound:
-                # Deleted while the others were looked through.
+                # Deleted while the others were scanned.
                 pass
             self._result.cursor = ref.conversation_id
         self._result.cursor = ""
 
     async def _conversations(self, after: str) -> AsyncIterator[ConversationRef]:
-        """The agent's default one, then its others, or all, with the newest messages first. Those that never had a
-        message of their own are left out: a fork's older messages are found where they were said."""
+        """The agent's default conversation and then its others, or all, by newest message first. Those that never had a
+        message of their own are left out: a fork's older messages are found in its source."""
         if self._wanted.agent_id and not after:
             yield ConversationRef(conversation_id=DEFAULT_CONVERSATION, agent_id=self._wanted.agent_id)
         query = ConversationQuery(
@@ -173,7 +173,7 @@ class _Scan:
             page = await self._in_time(self._backend.list_conversations(query))
             for each in page.items:
                 if not each.last_message_at:
-                    # They come last, and used as a cursor they restart the list (0.16.8).
+                    # They are listed last, and as a cursor they would restart the list (0.16.8).
                     self._result.left_out = True
                     return
                 if not _is_before(each.last_message_at, self._wanted.since):
@@ -183,8 +183,8 @@ class _Scan:
             query = query.model_copy(update={"after": page.items[-1].id})
 
     async def _look_through(self, ref: ConversationRef, most_pages: int, before: str = "") -> str:
-        """Look through one conversation, newest first; gives the cursor to the rest, "" when nothing is left. Raises
-        TimeoutError when the time was up before its first page came."""
+        """Scan one conversation, newest first. Returns the cursor to the rest, "" if nothing is left. Raises
+        TimeoutError if the time was up before its first page arrived."""
         for number in range(most_pages):
             if self._exhausted:
                 return before
@@ -197,7 +197,7 @@ class _Scan:
                 return before
             self._result.conversations += number == 0
             for message in reversed(page.items):
-                # What is shown as several messages has one id, and is taken whole.
+                # Several shown messages can share one id; they stay together.
                 if self._full and message.id != before:
                     return before
                 before = message.id
@@ -225,24 +225,24 @@ class _Scan:
 
 
 def fold(text: str) -> str:
-    """A text for comparing: decomposed, compatible forms made one, without case."""
+    """A text for comparison: in Unicode form NFKD, case folded."""
     return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
 
 
 def snippet(text: str, query: str, size: int = SNIPPET_CHARS) -> str:
-    """The text around the first of the query's words in it, or its beginning, in one line."""
+    """The text around the first of the query's words, or else its beginning, as one line."""
     folded, words = fold(text), fold(query).split()
     first = min((at for word in words if (at := folded.find(word)) >= 0), default=0)
     start = max(_position(text, first) - size // 3, 0)
     if start:
-        # Not in the middle of a word, where one begins nearby.
+        # Start at a word, if one begins nearby.
         start = next((at + 1 for at in range(start, min(start + 20, len(text))) if text[at].isspace()), start)
     shown = " ".join(text[start : start + size].split())
     return f"{'…' if start else ''}{shown}{'…' if start + size < len(text) else ''}"
 
 
 def _position(text: str, folded_at: int) -> int:
-    """Where in the text the place in its folded form is."""
+    """The position in the text that corresponds to a position in its folded form."""
     if text.isascii():
         return folded_at
     length = 0
@@ -254,9 +254,9 @@ def _position(text: str, folded_at: int) -> int:
 
 
 def read_bound(argument: str, text: str, *, end: bool = False) -> datetime | None:
-    """A caller's date or time; a date alone is its beginning in UTC, or with `end` its end. None for "".
+    """A caller's date or time. A date alone is the beginning of the day in UTC, or with `end` its end. None for "".
 
-    Raises InvalidArgument for what is no time."""
+    Raises InvalidArgument for anything else."""
     wanted = text.strip()
     if not wanted:
         return None
@@ -268,8 +268,8 @@ def read_bound(argument: str, text: str, *, end: bool = False) -> datetime | Non
 
 
 def check_search_cursor(after: str, conversation_id: str) -> str:
-    """A cursor of `search`: a message's id within a conversation, else a conversation's. Raises InvalidArgument for
-    what is none of its own."""
+    """A cursor of `search`: the id of a message within a conversation, else of a conversation. Raises InvalidArgument
+    for anything else."""
     wanted = after.strip()
     is_conversation = wanted == DEFAULT_CONVERSATION or CONVERSATION_ID.fullmatch(wanted) is not None
     if wanted and not (MESSAGE_ID.fullmatch(wanted) if conversation_id else is_conversation):

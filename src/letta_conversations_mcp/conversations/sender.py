@@ -1,15 +1,15 @@
-"""Who speaks: the words that introduce an agent's message to another agent, and the count that ends endless chains.
+"""The `sender` of a message: the introduction of an agent's message to another agent, and the count that ends chains of
+agents.
 
-The words are those of Letta's own tools for messages between agents (0.16.8), so that agents know them; they stand in
-the text, because a system message would give the sender an authority that it does not have. Behind them stands which
-message of a chain this is, its hop, and what to give as `sender` to pass it on.
+The introduction uses the words of Letta's own tools for messages between agents (0.16.8), which agents know. It is part
+of the text, because a system message would give the sender an authority that it does not have. It ends with the
+position of the message in its chain (its hop), and the `sender` to give when passing it on.
 
-What the count can know. A hop is one more than the highest of what can be seen: the hop that the sender names, that in
-the text itself, that of the newest message in the conversation that the sender names, and those of the messages that
-the sender is answering through this process. That finds chains of agents that do as the introduction says, also when
-several processes serve them, and most others that come through one process. It does not find a sender that conceals
-its conversation and its hop while another process serves it: a REST server stores a message only after the tool calls
-of its first step, so nobody could look it up.
+A hop is one more than the highest of: the hop that the sender names, the hop in the text, that of the newest message in
+the conversation that the sender names, and those of the messages that the sender is answering through this process.
+This counts chains of agents that follow the introduction, across processes too, and most other chains within one
+process. It misses a sender that conceals its conversation and its hop while another process serves it: a REST server
+stores a message only after the tool calls of its first step, so it cannot be looked up.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NEWEST = 20
 """Messages read to find the newest one that was sent to the agent: tool calls and replies may follow it."""
 
 GIVEN_CHARS = 400
-"""The longest `sender` argument that is looked at: a name or an id, and the hop."""
+"""How much of a `sender` argument is read: a name or an id, and the hop."""
 
 _GIVEN = re.compile(r"(?P<who>.*?)(?:[,;:]? hop (?P<hop>[0-9]{1,4}))?", re.IGNORECASE)
 _NAME = re.compile(r"[^\[\]'\x00-\x1f\x7f]{1,80}")
@@ -43,7 +43,7 @@ _INTRODUCED = re.compile(
 
 @dataclass(frozen=True)
 class Sender:
-    """Who sends: a Letta agent by id, perhaps with the conversation it speaks from, or another program by name."""
+    """A Letta agent by id, with its conversation if that is known, or another program by name."""
 
     agent_id: str = ""
     conversation_id: str = ""
@@ -61,13 +61,13 @@ def hop_of(text: str) -> int:
 
 
 async def find_sender(backend: Backend, given: str) -> Sender:
-    """Who is meant by a `sender` argument: an agent id, a conversation id or a name, and the hop if it is named.
+    """Parse a `sender` argument: an agent id, a conversation id or a name, and optionally the hop.
 
     Raises:
-        InvalidArgument: it is none of these.
+        InvalidArgument: it is something else.
         NotFound: there is no such conversation.
     """
-    # On one line before any pattern runs: a pattern takes quadratic time over a long run of spaces.
+    # Collapse white space first: the pattern takes quadratic time over a long run of spaces.
     found = _GIVEN.fullmatch(" ".join(given[:GIVEN_CHARS].split()))
     who, hop = (found["who"].strip(), int(found["hop"] or 0)) if found else ("", 0)
     if AGENT_ID.fullmatch(who):
@@ -80,7 +80,7 @@ async def find_sender(backend: Backend, given: str) -> Sender:
 
 
 async def next_hop(backend: Backend, scheduler: Scheduler, sender: Sender, text: str, most: int) -> int:
-    """The position that this message would have in its chain. Raises TooManyHops beyond `most`."""
+    """The position of this message in its chain. Raises TooManyHops beyond `most`."""
     hop = 1 + max(sender.named_hop, hop_of(text), await _hop_before(backend, scheduler, sender))
     if hop > most:
         raise TooManyHops(hop, most)
@@ -88,8 +88,7 @@ async def next_hop(backend: Backend, scheduler: Scheduler, sender: Sender, text:
 
 
 def introduce(sender: Sender, ref: ConversationRef, text: str, hop: int, most: int) -> str:
-    """The text with its introduction. Raises InvalidArgument if an agent sends to the conversation that it speaks
-    from."""
+    """The text with its introduction. Raises InvalidArgument if an agent sends to its own conversation."""
     if sender.conversation_id and sender.conversation_id == ref.conversation_id:
         raise InvalidArgument("sender", "that is the conversation that the message goes to; just answer there.")
     onward = ref.agent_id if ref.conversation_id == DEFAULT_CONVERSATION else ref.conversation_id
@@ -100,12 +99,12 @@ def introduce(sender: Sender, ref: ConversationRef, text: str, hop: int, most: i
 
 
 async def _hop_before(backend: Backend, scheduler: Scheduler, sender: Sender) -> int:
-    """The position of the message that the sender is answering, as far as it is known."""
+    """The position of the message that the sender is answering; 0 if it is unknown."""
     if not sender.agent_id:
         return 0
     texts = scheduler.messages_to(sender.agent_id, sender.conversation_id)
-    # They may be of other callers, so that a chain counts whoever sends; but not for one who cannot see the agent. That
-    # of a conversation was found.
+    # These count also if other callers sent them, but not for a caller who cannot see the agent. (With a conversation,
+    # that was checked when it was found.)
     if texts and not sender.conversation_id and not await _is_seen(backend, sender.agent_id):
         return 0
     if sender.conversation_id:

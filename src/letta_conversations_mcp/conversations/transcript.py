@@ -1,7 +1,7 @@
 """Messages as text for a reader: Markdown, oldest first, within a budget of characters.
 
-Pure. A text that does not fit is shared out fairly: short messages stay whole, and only the longest are cut, all to the
-same length, so that a page always shows every message that is on it.
+Pure. If the texts do not fit, short messages stay whole and the longest are cut, all to the same length, so that a page
+shows something of every message.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from letta_conversations_mcp.core.times import parse_time
 from letta_conversations_mcp.core.untrusted import MARK, quoted
 
 CUT = "…"
-"""Ends a text of which only the beginning is shown."""
+"""Marks the end of a text that was cut."""
 
 SPEAKER: dict[MessageKind, str] = {
     "user": "user",
@@ -32,27 +32,27 @@ SPEAKER: dict[MessageKind, str] = {
 
 
 RESERVED_CHARS = 1_000
-"""Characters of every answer that are kept for ids, cursors, notes and the JSON around them."""
+"""Characters of every answer reserved for ids, cursors, notes and the JSON around them."""
 
 MESSAGE_CHARS = 60
 """Characters that a message needs beside its text, in either form of an answer."""
 
 
 def length(text: str) -> int:
-    """What a text costs of a budget: its characters in JSON, in which every answer travels. It travels once as it is
-    and once with every line marked; the longer one counts, without the mark of the first line."""
+    """How much of a budget a text uses: its characters in JSON. An answer contains it once as it is and once with every
+    line marked; the longer one counts, without the mark of the first line."""
     return max(_in_json(text), _in_json(quoted(text)) - len(MARK))
 
 
 def _in_json(text: str) -> int:
-    # A lone surrogate, which a broken text may hold, cannot be sent and becomes one replacement character.
+    # A lone surrogate in a broken text cannot be sent and becomes one replacement character.
     return len(to_json(text.encode("utf-8", "replace").decode()).decode()) - 2
 
 
 def fair_share(lengths: Sequence[int], budget: int) -> int:
-    """The longest that each may be, so that all together fit the budget; at least 1.
+    """The largest length for each text with which all together fit the budget; at least 1.
 
-    Those shorter than an equal share leave the rest of theirs to the longer ones.
+    Texts shorter than an equal share leave their rest to the longer ones.
     """
     remaining = max(budget, len(lengths), 1)
     for index, size in enumerate(sorted(lengths)):
@@ -64,8 +64,7 @@ def fair_share(lengths: Sequence[int], budget: int) -> int:
 
 
 def cut(text: str, limit: int) -> str:
-    """The text itself when it costs at most `limit`, else its beginning and the mark CUT, which cost at most
-    `limit`."""
+    """The text if its `length` is at most `limit`, else its beginning followed by CUT, together at most `limit`."""
     if length(text) <= limit:
         return text
     limit -= len(CUT)
@@ -76,14 +75,14 @@ def cut(text: str, limit: int) -> str:
 
 
 def shorten(texts: Sequence[str], budget: int) -> list[str]:
-    """The texts, of which the longest are cut so that all together fit the budget."""
+    """The texts, the longest cut so that all together fit the budget."""
     share = fair_share([length(text) for text in texts], budget)
     return [cut(text, share) for text in texts]
 
 
 def minute(at: str) -> str:
-    """A time of the server's as every answer states it: ISO 8601 in UTC, to the minute, such as `2026-11-21T06:12Z`.
-    What is no time is given back as it is."""
+    """A time in the form that all answers use: ISO 8601 in UTC, to the minute, such as `2026-11-21T06:12Z`. Any other
+    text is returned as it is."""
     read = parse_time(at)
     return read.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ") if read else at
 
@@ -99,7 +98,7 @@ def call_line(call: ToolCall) -> str:
 
 
 def body(message: Message) -> str:
-    """What a message says, without who said it and when."""
+    """The content of a message, without its author and time."""
     return "\n".join(filter(None, [message.text, *map(call_line, message.calls)]))
 
 
@@ -110,7 +109,7 @@ def heading(message: Message, *, with_id: bool = False) -> str:
 
 
 def to_markdown(messages: Sequence[Message], texts: Sequence[str], *, with_ids: bool = False) -> str:
-    """A transcript: of every message who said it and when, and its text, which the caller has cut to fit, with every
-    line marked as somebody else's."""
+    """A transcript: for every message its author, time and text, with every line of the text marked as quoted. The
+    caller has cut the texts to fit."""
     parts = zip(messages, texts, strict=True)
     return "\n\n".join(f"{heading(message, with_id=with_ids)}\n{quoted(text)}" for message, text in parts)

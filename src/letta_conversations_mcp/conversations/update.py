@@ -13,7 +13,7 @@ from letta_conversations_mcp.core.errors import NAME_CHARS, NO_TAGS, Conversatio
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Conversation, ConversationChanges, ConversationRef
 
 MODELS_NAMED = 5
-"""Models that an error suggests: the most similar ones, or the first."""
+"""How many models an error suggests: the most similar, or else the first."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class UpdateResult:
 
 
 async def update(backend: Backend, conversation_id: str, changes: ConversationChanges) -> UpdateResult:
-    """Change what is given.
+    """Change the given fields.
 
     Raises:
         InvalidArgument: nothing is given, or there is no such model.
@@ -57,7 +57,7 @@ async def update(backend: Backend, conversation_id: str, changes: ConversationCh
 
 
 async def _with_key(backend: Backend, conversation_id: str, changes: ConversationChanges) -> ConversationChanges:
-    """The changes, made so that the conversation keeps its key and cannot be taken for another's."""
+    """The changes, adjusted so that the conversation keeps its key and does not look like one with another key."""
     texts = {name: text for name in ("summary", "description") if (text := getattr(changes, name)) is not None}
     if not texts and changes.tags is None:
         return changes
@@ -74,14 +74,14 @@ async def _with_key(backend: Backend, conversation_id: str, changes: Conversatio
 
 
 def check_text(argument: str, text: str) -> None:
-    """Raises InvalidArgument for a text that no database stores: 0.16.8 fails on it (seen)."""
+    """Raises InvalidArgument for a text that the server's database cannot store: 0.16.8 fails on it."""
     if any(each == "\x00" or "\ud800" <= each <= "\udfff" for each in text):
         raise InvalidArgument(argument, "it holds a character (NUL, or half of a pair) that cannot be stored.")
 
 
 async def has_model_settings(backend: Backend, ref: ConversationRef) -> bool:
-    """Whether a conversation has settings of its own, which a model for one message goes without (0.16.8). False if
-    that could not be asked."""
+    """True if a conversation has its own model settings, which do not apply to a model given for one message (0.16.8).
+    False if that could not be read."""
     if ref.conversation_id == DEFAULT_CONVERSATION:
         return False
     try:

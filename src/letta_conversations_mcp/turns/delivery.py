@@ -50,8 +50,8 @@ class Delivery:
         """Hand the message over and return the turn when it has ended.
 
         Raises:
-            ConversationError: Letta did not accept the message. The error says why. TimedOut: the turn takes longer
-            than `turn_timeout`.
+            ConversationError: Letta did not accept the message. The error says why.
+            TimedOut: the turn takes longer than `turn_timeout`.
         """
         return await self._bounded(self._deliver)
 

@@ -334,8 +334,8 @@ class Scheduler:
         return sum(each.withdraw() for each in list(queue.turns)) if queue else 0
 
     async def report_stopped(self, ref: ConversationRef, run_ids: Collection[str]) -> None:
-        """Answer those who wait for runs that were cancelled, and wait up to `stopped` for their streams to end: Letta
-        stores what the model was saying when its call ends."""
+        """Answer the calls that wait for these cancelled runs, and wait up to `stopped` seconds for the streams to end:
+        Letta stores the unfinished reply when the model's call ends."""
         queue = self._queues.get(ref)
         stopped = [each for each in queue.turns if each.run_id in run_ids] if queue else []
         for turn in stopped:

@@ -10,13 +10,13 @@ class Timing:
     """All in seconds.
 
     `unseen` is how long Letta may have a run without listing it: 0.2 to 0.4 s after the request came in (0.16.8).
-    `settle` is how long a message without any trace may still turn up, when Letta is busy. `confirm` is the least that
-    a call waits for Letta to acknowledge its message: below five seconds, after which some clients give up. `look_up`
-    is the least that a call may take to find where its message goes. `stopped` is how long the end of a cancelled
-    turn's stream is waited for: before it, nobody knows what of the turn stays in the history. `silence` is how long a
-    run that can only be asked for may be active without storing anything before it counts as dead: longer than any call
-    of a model, because a run stores nothing during one (a stream shows a sign of life every 20 seconds, see
-    `--silence-timeout`). `give_up` bounds the asking of a server that does not answer.
+    `settle` is how long a message without any trace may still turn up when Letta is busy. `confirm` is the least time a
+    call waits for Letta to acknowledge its message: below five seconds, after which some clients give up. `look_up` is
+    the least time a call has to find its conversation. `stopped` is how long to wait for the stream of a cancelled turn
+    to end: only then is it known what stays in the history. `silence` is how long a run that is polled may be active
+    without storing anything before it counts as dead: longer than any model call, because a run stores nothing during
+    one (streams have a ping every 20 seconds, see `--silence-timeout`). `give_up` bounds the polling of a server that
+    does not answer.
     """
 
     report_at_most_every: float = 1.0
