@@ -14,6 +14,15 @@ from letta_conversations_mcp.cli.help import Formatter, HelpContext
 from letta_conversations_mcp.cli.options import LETTA, GroupedOption, SettingOption, read_settings, setting_options
 from letta_conversations_mcp.settings import unknown_variables
 
+TALK = "Talk"
+CONVERSATIONS = "Conversations"
+AGENTS = "Agents"
+FILES = "Files"
+SERVER = "Server"
+START = "Getting started"
+SECTIONS = (START, TALK, CONVERSATIONS, AGENTS, FILES, SERVER)
+"""Under which commands are listed."""
+
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 Examples = Sequence[tuple[str, str]]
@@ -21,8 +30,13 @@ Examples = Sequence[tuple[str, str]]
 
 
 class Command(click.Command, Generic[AnySettings]):
-    """`run` gets the settings and the values of `params` by name, and gives the exit status. Its `--help` shows of the
-    settings only where Letta is, unless it `shows_all`."""
+    """`run` gets the settings and the values of `params` by name, and gives the exit status.
+
+    Args:
+        options: the base class of the settings whose fields are options; without it, all are. The others are variables.
+        shows_all: whether `--help` shows all of these; otherwise it shows those which say where Letta is.
+        reports_variables: whether `run` itself reports variables that no option reads.
+    """
 
     context_class = HelpContext
 
@@ -35,10 +49,13 @@ class Command(click.Command, Generic[AnySettings]):
         *,
         params: Sequence[click.Parameter] = (),
         examples: Examples = (),
+        options: type[BaseSettings] | None = None,
         shows_all: bool = False,
         reports_variables: bool = False,
     ) -> None:
-        super().__init__(name, params=[*params, *setting_options(settings)], help=summary, short_help=summary)
+        super().__init__(
+            name, params=[*params, *setting_options(options or settings)], help=summary, short_help=summary
+        )
         self._run = run
         self._settings = settings
         self._examples = examples

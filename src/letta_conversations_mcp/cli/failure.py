@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -13,12 +14,19 @@ from letta_conversations_mcp.core.errors import ConversationError, NotConfigured
 from letta_conversations_mcp.settings import variable_of
 
 PROGRAM = "letta-conversations-mcp"
+SHORT = "lcm"
 
 FAILED = 1
 UNUSABLE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 """Exit statuses. The last two are what a shell reports for a process that these signals ended."""
+
+
+def program_name() -> str:
+    """As the program was called."""
+    called = Path(sys.argv[0]).name
+    return called if called in (SHORT, PROGRAM) else PROGRAM
 
 
 class CommandFailed(Exception):

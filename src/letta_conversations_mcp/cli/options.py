@@ -78,13 +78,16 @@ _METAVARS = {
 class GroupedOption(click.Option):
     """An option that `--help` shows under the heading `group`."""
 
-    def __init__(self, *declarations: str, group: str = "", **attributes: Any) -> None:
+    def __init__(self, *declarations: str, group: str = "", shows_both: bool = True, **attributes: Any) -> None:
         super().__init__(declarations, **attributes)
         self.group = group
+        self._shows_both = shows_both
 
     def get_help_spec(self, ctx: click.Context) -> str:
-        # The way to switch a flag off is of use only against a variable.
-        return self.opts[0] if self.is_flag and self.secondary_opts else super().get_help_spec(ctx)
+        return super().get_help_spec(ctx) if self._shows_both else self.opts[0]
+
+    def get_help_extra(self, ctx: click.Context) -> click.types.OptionHelpExtra:
+        return {"required": "required"} if self.required else {}
 
 
 class SettingOption(GroupedOption):
@@ -107,7 +110,8 @@ def _option(name: str, field: FieldInfo) -> SettingOption:
     }
     kind = _type_of(field)
     if kind is bool:
-        return SettingOption(f"{flag}/--no-{flag[2:]}", name, **attributes)
+        # The way to switch it off is of use only against a variable.
+        return SettingOption(f"{flag}/--no-{flag[2:]}", name, shows_both=False, **attributes)
     if get_origin(kind) is Literal:
         choices = [str(each) for each in get_args(kind)]
         return SettingOption(

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import click
 from click.shell_completion import get_completion_class
 
 from letta_conversations_mcp import __version__
 from letta_conversations_mcp.cli import commands
-from letta_conversations_mcp.cli.failure import INTERRUPTED, PROGRAM
+from letta_conversations_mcp.cli.command import FILES, SECTIONS, SERVER, START
+from letta_conversations_mcp.cli.failure import INTERRUPTED, PROGRAM, SHORT, program_name
 from letta_conversations_mcp.cli.help import HelpContext
 from letta_conversations_mcp.cli.main import COMPLETE_VARIABLE
-
-SHORT = "lcm"
 
 INTRODUCTION = (
     "Talk with Letta agents, at a terminal and from any MCP client. Without a command it serves MCP over stdio, which "
@@ -43,16 +41,16 @@ COMPLETION = click.Command(
     short_help="Print the script that completes commands in a shell.",
 )
 
-SECTIONS: Mapping[str, Sequence[click.Command]] = {
-    "Server": (
-        commands.SERVE,
-        commands.TOKEN,
-        commands.DOCTOR,
-        commands.DEMO,
-    ),
-    "Files": (commands.APPLY, commands.EXPORT),
-    "This program": (COMPLETION,),
-}
+OWN: Sequence[tuple[str, click.Command]] = (
+    (START, commands.DEMO),
+    (START, commands.DOCTOR),
+    (START, COMPLETION),
+    (FILES, commands.EXPORT),
+    (FILES, commands.APPLY),
+    (SERVER, commands.SERVE),
+    (SERVER, commands.TOKEN),
+)
+"""The commands that are no tools, each with its section. They are found without loading the tools."""
 
 
 class Program(click.Group):
@@ -72,17 +70,28 @@ class Program(click.Group):
         raise click.exceptions.NoSuchCommand(args[0], possibilities=self.list_commands(ctx), ctx=ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return next((each for each in self._all() if each.name == cmd_name), None)
+        if own := next((command for _, command in OWN if command.name == cmd_name), None):
+            return own
+        # Late: the tools take longer to load than the rest.
+        from letta_conversations_mcp.cli.tool_commands import tool_command
+
+        return tool_command(cmd_name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [str(each.name) for each in self._all()]
+        return [str(command.name) for section in self.sections.values() for command in section]
 
-    def _all(self) -> Iterator[click.Command]:
-        for section in SECTIONS.values():
-            yield from section
+    @cached_property
+    def sections(self) -> Mapping[str, Sequence[click.Command]]:
+        """All commands, as they are listed."""
+        from letta_conversations_mcp.cli.tool_commands import tool_commands
+
+        sections: dict[str, list[click.Command]] = {title: [] for title in SECTIONS}
+        for title, command in [*OWN, *tool_commands()]:
+            sections[title].append(command)
+        return sections
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for title, section in SECTIONS.items():
+        for title, section in self.sections.items():
             with formatter.section(title):
                 formatter.write_dl([(str(each.name), each.get_short_help_str(200)) for each in section])
 
@@ -101,7 +110,7 @@ def run_program(arguments: list[str]) -> int:
     try:
         return program.main(
             arguments,
-            prog_name=_name(),
+            prog_name=program_name(),
             complete_var=COMPLETE_VARIABLE,
             standalone_mode=False,
             color=False if os.environ.get("NO_COLOR") else None,
@@ -122,9 +131,3 @@ def _version_option() -> click.Option:
     return click.Option(
         ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=show, help="Show the version and exit."
     )
-
-
-def _name() -> str:
-    """As the program was called."""
-    called = Path(sys.argv[0]).name
-    return called if called in (SHORT, PROGRAM) else PROGRAM

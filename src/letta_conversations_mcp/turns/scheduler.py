@@ -277,6 +277,15 @@ class Scheduler:
         for turn in list(self._turns):
             await self._waiting.is_taken(turn)
 
+    async def stop_following(self) -> list[TrackedTurn]:
+        """Before this process ends: withdraw the messages that are queued, and wait until Letta has those that are
+        being handed over. Returns the turns that had not ended: those that now have were withdrawn."""
+        turns = list(self._turns)
+        for turn in turns:
+            turn.withdraw()
+        await self.settle()
+        return turns
+
     # What runs now
 
     def is_busy(self, ref: ConversationRef) -> bool:

@@ -1,0 +1,179 @@
+"""Calls of our tools by a command: the server runs in this process, progress goes to stderr, the answer to stdout.
+
+A turn is waited for until it ends. Ctrl-C ends the wait and not the turn, and says how to come back to it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import anyio
+from mcp import Client
+from mcp_types import CallToolResult, TextContent
+
+from letta_conversations_mcp.backends.open import check_backend
+from letta_conversations_mcp.cli.failure import FAILED, warn
+from letta_conversations_mcp.cli.words import command_line
+from letta_conversations_mcp.observability.logs import configure_logging
+from letta_conversations_mcp.server.app import ConversationServer, build_server
+from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.turns.turn import EndReason
+
+STILL_RUNNING = 3
+NEEDS_APPROVAL = 4
+
+_STATUSES = {
+    "completed": 0,
+    "empty": 0,
+    "running": STILL_RUNNING,
+    "not_confirmed": STILL_RUNNING,
+    "unknown": STILL_RUNNING,
+    "needs_approval": NEEDS_APPROVAL,
+}
+"""The exit status for the status of a turn; FAILED for any other."""
+
+_ORDER = (FAILED, NEEDS_APPROVAL, STILL_RUNNING, 0)
+"""The exit status of several turns is the first of these that one of them has."""
+
+PLACE = ("conversation_id", "run_id", "message_key")
+"""What names the turn of an answer."""
+
+LONGEST_WAIT = 3600
+"""Seconds for one call, as much as a tool allows."""
+
+LONGEST_TEXT = 500_000
+"""Characters of an answer unless the settings say: a person scrolls, and has no budget of tokens."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a tool answered, and the tool that did."""
+
+    tool: str
+    text: str
+    data: Mapping[str, Any]
+    is_error: bool
+
+    @property
+    def exit_status(self) -> int:
+        if self.is_error:
+            return FAILED
+        rows = cast("list[dict[str, Any]]", self.data.get("replies", [self.data]))
+        found = {_STATUSES.get(row["status"], FAILED) for row in rows if "status" in row}
+        return next((each for each in _ORDER if each in found), 0)
+
+
+Work = Callable[["Tools"], Awaitable[int]]
+
+
+class Tools:
+    """The tools of a server in this process."""
+
+    def __init__(self, server: ConversationServer, client: Client) -> None:
+        self._server = server
+        self._client = client
+
+    async def call(self, tool: str, arguments: Mapping[str, Any]) -> Answer:
+        """One call. When it is cancelled, as by Ctrl-C, says what becomes of the turns that it began."""
+        try:
+            with _progress() as show:
+
+                async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+                    show(message or "")
+
+                result = await self._client.call_tool(tool, dict(arguments), progress_callback=on_progress)
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._say_what_goes_on(tool)
+            raise
+        return _answer(tool, result)
+
+    async def call_to_end(self, tool: str, arguments: Mapping[str, Any]) -> Answer:
+        """A call that waits for turns, and goes on waiting as long as they last, unless `arguments` limit the wait."""
+        if "wait_seconds" in arguments:
+            return await self.call(tool, arguments)
+        answer = await self.call(tool, {**arguments, "wait_seconds": LONGEST_WAIT})
+        while answer.data.get("status") == "running":
+            place = {
+                name: answer.data[name] for name in ("conversation_id", "run_id", "message_key") if name in answer.data
+            }
+            if place["conversation_id"] == "default":
+                place["agent"] = answer.data["agent_id"]
+            kinds = {"kinds": arguments["kinds"]} if "kinds" in arguments else {}
+            later = await self.call("wait_for_reply", {**place, **kinds, "wait_seconds": LONGEST_WAIT})
+            answer = replace(later, tool=tool)
+        return answer
+
+    async def _say_what_goes_on(self, tool: str) -> None:
+        services = self._server.services
+        for turn in await services.scheduler.stop_following() if services else ():
+            if turn.end_reason is EndReason.WITHDRAWN:
+                warn("The message was still queued and was not sent.")
+            else:
+                run = {"run_id": turn.run_id} if turn.run_id else {}
+                back = command_line("wait_for_reply", {**turn.ref.arguments, **run})
+                warn(f"The turn goes on without this command. To wait for its reply: {back}")
+        if tool == "compact":
+            warn("The compaction goes on if Letta has begun it.")
+
+
+def _answer(tool: str, result: CallToolResult) -> Answer:
+    text = "\n".join(each.text for each in result.content if isinstance(each, TextContent))
+    return Answer(tool, text, result.structured_content or {}, bool(result.is_error))
+
+
+def run_with_tools(settings: Settings, work: Work) -> int:
+    """The exit status that `work` gives. Raises NotConfigured."""
+    check_backend(settings)
+    configure_logging(settings)
+    chosen: dict[str, Any] = {"create_agents": True}
+    if "max_output_chars" not in settings.model_fields_set:
+        chosen["max_output_chars"] = LONGEST_TEXT
+    settings = settings.model_copy(update=chosen)
+
+    async def main() -> int:
+        async with _open_tools(settings) as tools:
+            return await work(tools)
+
+    return anyio.run(main)
+
+
+@asynccontextmanager
+async def _open_tools(settings: Settings) -> AsyncGenerator[Tools]:
+    server = build_server(settings)
+    async with Client(server) as client:
+        yield Tools(server, client)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Shows what a call does: on a terminal as a line that changes, and else as a line for every change."""
+    if not sys.stderr.isatty():
+        last = ""
+
+        def tell(words: str) -> None:
+            nonlocal last
+            doing = words.partition("\n")[0].rpartition(",")[0]
+            if doing != last:
+                print(f"… {doing}", file=sys.stderr, flush=True)
+            last = doing
+
+        yield tell
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    with console.status("") as status:
+
+        def show(words: str) -> None:
+            doing, _, tail = words.partition("\n")
+            line = Text(f"{doing}  {' '.join(tail.split())}".rstrip())
+            line.truncate(max(console.width - 3, 10), overflow="ellipsis")
+            status.update(line)
+
+        yield show
