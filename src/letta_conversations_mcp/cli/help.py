@@ -43,7 +43,19 @@ class Formatter(click.HelpFormatter):
             for line, meaning in examples:
                 if meaning:
                     self.write_text(click.style(f"# {meaning}", dim=True))
-                self.write(f"{'':>{self.current_indent}}{program} {line}\n")
+                self._write_command(f"{program} {line}")
+
+    def _write_command(self, line: str) -> None:
+        """A command as it can be pasted: a long one goes on in the next line, at an option."""
+        indent = " " * self.current_indent
+        first, *options = line.split(" --")
+        lines = [first]
+        for option in options:
+            if len(lines[-1]) + len(option) + 5 > self.width - self.current_indent:
+                lines.append(f"    --{option}")
+            else:
+                lines[-1] += f" --{option}"
+        self.write(" \\\n".join(f"{indent}{each}" for each in lines) + "\n")
 
 
 class HelpContext(click.Context):

@@ -86,6 +86,10 @@ class GroupedOption(click.Option):
     def get_help_spec(self, ctx: click.Context) -> str:
         return super().get_help_spec(ctx) if self._shows_both else self.opts[0]
 
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        both = (*self.opts, *self.secondary_opts) if self._shows_both else self.opts
+        return " or ".join(f"'{each}'" for each in both)
+
     def get_help_extra(self, ctx: click.Context) -> click.types.OptionHelpExtra:
         return {"required": "required"} if self.required else {}
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import CompletionItem, get_completion_class
 
 from letta_conversations_mcp import __version__
 from letta_conversations_mcp.cli import commands
@@ -41,6 +41,9 @@ COMPLETION = click.Command(
     short_help="Print the script that completes commands in a shell.",
 )
 
+TYPED = f"{__name__}.typed"
+"""Where a context keeps the first words of a command of two words while the shell completes it."""
+
 OWN: Sequence[tuple[str, click.Command]] = (
     (START, commands.DEMO),
     (START, commands.DOCTOR),
@@ -61,21 +64,25 @@ class Program(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if len(args) > 1 and (command := self.get_command(ctx, " ".join(args[:2]))):
-            return command.name, command, args[2:]
-        if command := self.get_command(ctx, args[0]):
-            return command.name, command, args[1:]
+        for length in (2, 1):
+            if len(args) >= length and (command := self.get_command(ctx, " ".join(args[:length]))):
+                return command.name, command, args[length:]
         if ctx.resilient_parsing:
+            ctx.meta[TYPED] = args
             return None, None, args
-        raise click.exceptions.NoSuchCommand(args[0], possibilities=self.list_commands(ctx), ctx=ctx)
+        names = self.list_commands(ctx)
+        if seconds := [name.partition(" ")[2] for name in names if name.startswith(f"{args[0]} ")]:
+            raise click.UsageError(f"'{args[0]}' needs one of these words after it: {', '.join(seconds)}.", ctx)
+        raise click.exceptions.NoSuchCommand(args[0], possibilities=names, ctx=ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if own := next((command for _, command in OWN if command.name == cmd_name), None):
             return own
         # Late: the tools take longer to load than the rest.
+        from letta_conversations_mcp.cli.lettactl import lettactl_commands
         from letta_conversations_mcp.cli.tool_commands import tool_command
 
-        return tool_command(cmd_name)
+        return tool_command(cmd_name) or next((each for each in lettactl_commands() if each.name == cmd_name), None)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [str(command.name) for section in self.sections.values() for command in section]
@@ -83,12 +90,20 @@ class Program(click.Group):
     @cached_property
     def sections(self) -> Mapping[str, Sequence[click.Command]]:
         """All commands, as they are listed."""
+        from letta_conversations_mcp.cli.lettactl import lettactl_commands
         from letta_conversations_mcp.cli.tool_commands import tool_commands
 
         sections: dict[str, list[click.Command]] = {title: [] for title in SECTIONS}
         for title, command in [*OWN, *tool_commands()]:
             sections[title].append(command)
-        return sections
+        return {**sections, "As in lettactl": lettactl_commands()}
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        typed = ctx.meta.get(TYPED, [])
+        names = [name.split() for name in self.list_commands(ctx)]
+        following = [words[len(typed)] for words in names if len(words) > len(typed) and words[: len(typed)] == typed]
+        options = [] if typed else click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(word) for word in dict.fromkeys(following) if word.startswith(incomplete)] + options
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, section in self.sections.items():

@@ -105,7 +105,6 @@ def _argument(name: str, schema: Schema, *, required: bool) -> click.Argument:
     return click.Argument(
         [name],
         required=required,
-        default=None,
         type=_type(name, schema),
         metavar=metavar if required else f"[{metavar}]",
         help=_help(name, schema),
@@ -116,7 +115,7 @@ def _option(name: str, schema: Schema, *, required: bool) -> GroupedOption:
     help_text = _help(name, schema)
     if schema["type"] == "boolean":
         declaration = f"{flag(name)}/{flag(name, False)}" if required else flag(name)
-        return GroupedOption(declaration, name, is_flag=True, default=None, required=required, help=help_text)
+        return GroupedOption(declaration, name, is_flag=True, required=required, help=help_text, **_unless(required))
     is_list = schema["type"] == "array"
     kind = _type(name, schema["items"] if is_list else schema)
     metavar = METAVARS.get(name, name.upper() if schema["type"] == "string" else "N")
@@ -133,6 +132,11 @@ def _option(name: str, schema: Schema, *, required: bool) -> GroupedOption:
     elif default := schema.get("default"):
         help_text = f"{help_text} (default: {default})" if name != "wait_seconds" else help_text
     return GroupedOption(flag(name), name, type=kind, metavar=metavar, multiple=is_list, default=None, help=help_text)
+
+
+def _unless(required: bool) -> dict[str, Any]:
+    """A flag that is not given is None, so that it can be left out of the call; one that is required has no default."""
+    return {} if required else {"default": None}
 
 
 def _help(name: str, schema: Schema) -> str:
