@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from letta_conversations_mcp.cli.program import SECTIONS
+from letta_conversations_mcp.cli.program import OWN
 from letta_conversations_mcp.server.prompts import PROMPTS
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.catalogue import TOOLS
@@ -52,9 +52,9 @@ def test_every_tool_has_its_row() -> None:
 def test_every_command_and_prompt_is_documented() -> None:
     readme, page = README.read_text(), (ROOT / "docs" / "commands.md").read_text()
 
-    for command in (each for section in SECTIONS.values() for each in section):
-        assert command.name == "completion" or str(command.name) in readme
-        assert command.name in ("serve", "completion") or f"\n## {command.name}\n" in page
+    for _, command in OWN:
+        assert f"`{command.name}`" in readme or f" {command.name} " in readme
+        assert command.name == "serve" or f"\n## {command.name}\n" in page
     for prompt in PROMPTS:
         assert f"`{prompt.name}`" in RESOURCES_PAGE.read_text()
 

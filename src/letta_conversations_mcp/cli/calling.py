@@ -6,7 +6,7 @@ A turn is waited for until it ends. Ctrl-C ends the wait and not the turn, and s
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -150,7 +150,7 @@ async def _open_tools(settings: Settings) -> AsyncGenerator[Tools]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
+def _progress() -> Generator[Callable[[str], None]]:
     """Shows what a call does: on a terminal as a line that changes, and else as a line for every change."""
     if not sys.stderr.isatty():
         last = ""

@@ -17,7 +17,6 @@ from typing import Any, cast
 import click
 
 from letta_conversations_mcp.cli.options import GroupedOption
-from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.base import ToolSpec
 from letta_conversations_mcp.tools.catalogue import TOOLS
 
@@ -67,8 +66,8 @@ def commands_of_tools() -> Mapping[str, ToolSpec]:
 
 @cache
 def schema_of(tool: str) -> Schema:
-    # Of the settings only a default depends on, which no command uses.
-    return commands_of_tools()[tool].build(Settings.model_construct(wait_seconds=0.0)).parameters
+    # The default wait is for models; a command waits until the turn ends.
+    return commands_of_tools()[tool].build(0.0).parameters
 
 
 def tool_names() -> Sequence[str]:
@@ -140,7 +139,7 @@ def _unless(required: bool) -> dict[str, Any]:
 
 
 def _help(name: str, schema: Schema) -> str:
-    return HELP.get(name, schema.get("description", ""))
+    return HELP.get(name) or str(schema.get("description", ""))
 
 
 def _type(name: str, schema: Schema) -> click.ParamType[Any]:

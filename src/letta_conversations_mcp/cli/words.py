@@ -6,7 +6,7 @@ import ast
 import re
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from letta_conversations_mcp.cli.failure import program_name
 from letta_conversations_mcp.cli.tool_arguments import flag, positional, tool_names
@@ -28,7 +28,7 @@ def command_line(tool: str, arguments: Mapping[str, Any]) -> str:
 def _option(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [flag(name, value)]
-    values = value if isinstance(value, list) else [value]
+    values = cast("list[Any]", value) if isinstance(value, list) else [value]
     return [word for each in values for word in (flag(name), _value(name, each))]
 
 
