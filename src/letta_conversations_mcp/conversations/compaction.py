@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from letta_conversations_mcp.conversations.update import check_model
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import InvalidArgument
-from letta_conversations_mcp.core.model import Compaction, CompactionSettings, ConversationRef
+from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
+from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Compaction, CompactionSettings, ConversationRef
 
 FIRST_STEP = 0.1
 """Both servers start by evicting this share more than requested, and continue until enough is gone (source of 0.16.8
@@ -30,7 +32,23 @@ async def compact(backend: Backend, ref: ConversationRef, settings: CompactionSe
         if settings.mode is not None and settings.mode.startswith("self_compact"):
             raise InvalidArgument("model", f"with mode={settings.mode!r} the agent's own model writes the summary.")
         await check_model(backend, settings.model)
-    return await backend.compact(ref, settings)
+    before = await count_in_context(backend, ref)
+    done = await backend.compact(ref, settings)
+    counts: dict[str, int] = {} if before is None else {"before": before}
+    with suppress(ConversationError):
+        after = await count_in_context(backend, ref)
+        counts |= {} if after is None else {"after": after}
+    return done.model_copy(update=counts)
+
+
+async def count_in_context(backend: Backend, ref: ConversationRef) -> int | None:
+    """How many messages of a conversation the agent sees: those that the server stores as one, without the system
+    prompt. None if the server does not report it."""
+    if ref.conversation_id == DEFAULT_CONVERSATION:
+        ids = (await backend.get_agent(ref.agent_id)).in_context
+    else:
+        ids = (await backend.get_conversation(ref.conversation_id)).in_context
+    return None if ids is None else len(ids)
 
 
 def compaction_body(settings: CompactionSettings) -> dict[str, object]:

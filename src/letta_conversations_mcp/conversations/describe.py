@@ -5,6 +5,7 @@ What the server does not report is left out. A request that fails costs only its
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -31,6 +32,9 @@ from letta_conversations_mcp.core.model import (
 COUNTED = 500
 """Messages to count, in one request. If there are more, the count is a lower bound."""
 
+TOOL_PART = ":tool:"
+"""In the id of a listed message that is a part of the one before it (Letta Code 0.34.12)."""
+
 T = TypeVar("T")
 
 
@@ -44,6 +48,8 @@ class Description:
     isolated: Sequence[Block] = ()
     context: ContextUse | None = None
     messages: int | None = None
+    by_kind: dict[str, int] = field(default_factory=dict[str, int])
+    """How many of these messages are of each kind; see `kinds_of`."""
     more_messages: bool = False
     run: Run | None = None
     approvals: Sequence[ToolCall] = ()
@@ -51,10 +57,10 @@ class Description:
     unknown: list[str] = field(default_factory=list[str])
 
     @property
-    def in_context(self) -> int | None:
-        """How many messages the agent sees."""
+    def context_ids(self) -> tuple[str, ...] | None:
+        """The ids of the messages that the agent sees, oldest first; None if the server did not report them."""
         place = self.conversation if self.conversation is not None else self.agent
-        return None if place is None or place.in_context is None else len(place.in_context)
+        return None if place is None else place.in_context
 
     @property
     def model(self) -> str:
@@ -68,6 +74,23 @@ class Description:
         own = self.conversation.context_window_limit if self.conversation else None
         used = self.context.limit if self.context else None
         return own or used or (self.agent.context_window if self.agent else None)
+
+
+def kinds_of(messages: Sequence[Message]) -> dict[str, str]:
+    """Every message as the server stores it, by id, with its kind: `user` (what was sent to the agent), `agent` (a step
+    of it: what it thought, said and called), `tool` (results), `summary` or `other`. Not the system prompt."""
+    kinds: dict[str, str] = {}
+    for each in messages:
+        if each.kind == "system":
+            continue
+        if each.type == "tool_return_message":
+            kind = "tool"
+        elif each.type == "approval_response_message":
+            kind = "user"
+        else:
+            kind = each.kind if each.kind in ("user", "summary", "other") else "agent"
+        kinds.setdefault(each.id.partition(TOOL_PART)[0], kind)
+    return kinds
 
 
 async def describe(backend: Backend, ref: ConversationRef) -> Description:
@@ -94,7 +117,12 @@ async def describe(backend: Backend, ref: ConversationRef) -> Description:
         told.context = use
 
     def take_messages(page: Page[Message]) -> None:
-        told.messages = len({each.id for each in page.items if each.kind != "system"})
+        kinds = kinds_of(page.items)
+        if not page.more:
+            # A fork may have messages in context that its list lacks (0.16.8).
+            kinds |= {each: "other" for each in told.context_ids or () if each not in kinds}
+        told.messages = len(kinds)
+        told.by_kind = dict(Counter(kinds.values()))
         told.more_messages = page.more
 
     def take_approvals(calls: Sequence[ToolCall]) -> None:

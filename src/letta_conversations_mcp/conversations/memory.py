@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.errors import Refused
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Block, ConversationRef
 
 _COMPILED_AT = re.compile(r"System prompt last recompiled: ([0-9-]{10} [0-9:]{5,8}(?: [AP]M)?)")
@@ -26,26 +27,40 @@ _VOLATILE = re.compile(
 
 @dataclass(frozen=True)
 class Recompilation:
-    """`changes` is the difference to the old prompt, "" if there is none, None if the old prompt is unknown. `shared`
-    names the isolated blocks for which the new prompt has the agent's value instead."""
+    """`changes` is the difference to the old prompt, "" if there is none, None if the old prompt is unknown."""
 
     prompt: str
     changes: str | None
-    shared: tuple[str, ...] = ()
 
 
 async def recompile(backend: Backend, ref: ConversationRef, *, dry_run: bool) -> Recompilation:
-    """Refresh the copy, or with `dry_run` only return what that would change. Raises NotFound."""
-    isolated: Sequence[Block] = ()
+    """Refresh the copy, or with `dry_run` only return what that would change.
+
+    Raises:
+        NotFound: there is no such conversation.
+        Refused: the new copy would have the agent's value in place of an isolated one, as on 0.16.8.
+    """
     if ref.conversation_id != DEFAULT_CONVERSATION:
         isolated = await backend.list_isolated_blocks(await backend.get_conversation(ref.conversation_id))
+        if isolated:
+            _check_isolated(isolated, await backend.recompile(ref, dry_run=True))
     before = await backend.get_prompt(ref)
     prompt = await backend.recompile(ref, dry_run=dry_run)
-    return Recompilation(
-        prompt=prompt,
-        changes=memory_changes(before, prompt) if before else None,
-        shared=tuple(block.label for block in isolated if block.value.strip() not in prompt),
-    )
+    return Recompilation(prompt=prompt, changes=memory_changes(before, prompt) if before else None)
+
+
+def _check_isolated(isolated: Sequence[Block], prompt: str) -> None:
+    sections = _sections(prompt)
+    for block in isolated:
+        lines = sections.get(block.label, [])
+        value = lines[lines.index("<value>") + 1 : -1] if "<value>" in lines else lines
+        if value != _lines(block.value):
+            raise Refused(
+                "refresh the copy of the memory",
+                f"this server would put the agent's own value of the block {block.label!r} into it, in place of this "
+                "conversation's isolated one",
+                "Nothing was changed, and trying again will not help.",
+            )
 
 
 def compiled_at(prompt: str) -> str:

@@ -76,6 +76,10 @@ class Conversation(Frozen):
     archived: bool | None = None
     tags: tuple[str, ...] = ()
     created_at: str = ""
+    created_by: str = ""
+    """The id of a user of the server; "" if it does not say."""
+    changed_at: str = ""
+    changed_by: str = ""
     last_message_at: str = ""
     in_context: tuple[str, ...] | None = None
 

@@ -74,19 +74,12 @@ async def recompile(
     room = services.settings.max_output_chars - RESERVED_CHARS
     told = done.prompt.strip() if done.changes is None else done.changes
     shown = cut(told, room // 2)
-    notes = [
-        "Cut to fit." if shown != told else "",
-        f"It holds the agent's own value of {', '.join(done.shared)}, not this conversation's isolated one: a fault of "
-        "this Letta server."
-        if done.shared
-        else "",
-    ]
     return Recompiled(
         conversation_id=ref.conversation_id,
         dry_run=dry_run,
         changes="" if done.changes is None else shown,
         prompt=shown if done.changes is None else "",
-        note=" ".join(filter(None, notes)),
+        note="Cut to fit." if shown != told else "",
     )
 
 

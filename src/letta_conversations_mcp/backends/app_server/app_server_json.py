@@ -69,6 +69,9 @@ def read_conversation(data: Mapping[str, object]) -> Conversation:
         archived=data.get("archived") is True,
         tags=_ids(data.get("tags")) or (),
         created_at=text_field(data, "created_at"),
+        created_by=text_field(data, "created_by_id"),
+        changed_at=text_field(data, "updated_at"),
+        changed_by=text_field(data, "last_updated_by_id"),
         last_message_at=last_message_at,
         in_context=in_context,
     )

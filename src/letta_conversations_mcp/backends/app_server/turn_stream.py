@@ -27,6 +27,7 @@ PASSED_ON = frozenset(
     }
 )
 RUN_PREFIX = "local-run-"
+LONGEST_OUTPUT = "max_tokens_exceeded"
 
 
 class TurnReader:
@@ -120,7 +121,9 @@ class TurnReader:
     def _finished(self, frame: Mapping[str, object]) -> Iterator[Chunk]:
         stop_reason = text_field(frame, "stop_reason") or "end_turn"
         failure = self._failure or innermost(text_field(frame, "error"))
-        if words := text_field(failure, "message"):
+        words = text_field(failure, "message")
+        # The reply is cut off at the model's longest output, which is an end like any other.
+        if words and words != f"Unexpected stop reason: {LONGEST_OUTPUT}":
             kind = text_field(failure, "error_type") or text_field(failure, "type") or stop_reason
             error = {"error_type": kind, "message": in_words(kind, words), "stored": self.taken}
             yield {"message_type": "error_message", **error}

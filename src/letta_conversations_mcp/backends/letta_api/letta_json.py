@@ -77,6 +77,9 @@ def read_conversation(data: Mapping[str, object]) -> Conversation:
         hidden=_flag(data, "hidden"),
         archived=_flag(data, "archived"),
         created_at=text_field(data, "created_at"),
+        created_by=text_field(data, "created_by_id"),
+        changed_at=text_field(data, "updated_at"),
+        changed_by=text_field(data, "last_updated_by_id"),
         last_message_at=text_field(data, "last_message_at"),
         in_context=_context(data.get("in_context_message_ids")),
     )

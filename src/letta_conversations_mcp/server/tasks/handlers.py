@@ -14,12 +14,12 @@ from typing import Any, Literal, Protocol, cast
 import anyio
 from mcp_types import CallToolResult
 
+from letta_conversations_mcp.conversations.compaction import count_in_context
 from letta_conversations_mcp.conversations.lookup import locate
 from letta_conversations_mcp.conversations.names import agent_name
 from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, cut
 from letta_conversations_mcp.core.errors import ConversationError, NotFound, Refused
 from letta_conversations_mcp.core.model import (
-    DEFAULT_CONVERSATION,
     ConversationRef,
     MessageQuery,
     Turn,
@@ -195,7 +195,7 @@ class Compaction:
 
     async def trace(self, services: Services, arguments: Mapping[str, Any], result: CallToolResult | None) -> Trace:
         ref = await locate(services.backend, arguments["conversation_id"], arguments.get("agent") or "")
-        return ref.model_dump() | {"before": await _count_in_context(services, ref)}
+        return ref.model_dump() | {"before": await count_in_context(services.backend, ref) or 0}
 
     async def check(self, services: Services, trace: Trace) -> None:
         await _locate(services, trace)
@@ -212,7 +212,7 @@ class Compaction:
                 result=Compacted(
                     conversation_id=ref.conversation_id,
                     messages_before=trace["before"],
-                    messages_after=await _count_in_context(services, ref),
+                    messages_after=await count_in_context(services.backend, ref) or 0,
                     summary=cut(made[-1].text, room),
                     note="The counts are of before the compaction and of now.",
                 ),
@@ -268,12 +268,6 @@ async def _turn(services: Services, ref: ConversationRef, run_id: str) -> Turn |
 
 async def _without_report(words: str) -> None:
     """A task is asked about; it does not report."""
-
-
-async def _count_in_context(services: Services, ref: ConversationRef) -> int:
-    if ref.conversation_id == DEFAULT_CONVERSATION:
-        return len((await services.backend.get_agent(ref.agent_id)).in_context or ())
-    return len((await services.backend.get_conversation(ref.conversation_id)).in_context or ())
 
 
 def _is_since(at: str, since: datetime) -> bool:

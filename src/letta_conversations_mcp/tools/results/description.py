@@ -41,6 +41,10 @@ def _next_step(told: Description) -> str:
     return f"wait_for_reply({here}) gives its reply." if told.run else f"list_messages({here}) reads it."
 
 
+NEWEST_IDS = 10
+"""Ids of messages in context that an answer has, for fork; the conversation's resource has more."""
+
+
 class Described(Result):
     conversation_id: str
     agent_id: str
@@ -53,13 +57,19 @@ class Described(Result):
     archived: bool = False
     hidden: bool = False
     created_at: str = ""
+    created_by: str = ""
+    changed_at: str = ""
+    changed_by: str = ""
     last_message_at: str = ""
     context_tokens: int | None = None
     context_limit: int | None = None
     messages_in_context: int | None = None
+    newest_in_context: tuple[str, ...] = ()
     messages: int | None = None
+    by_kind: dict[str, int] = Field(default_factory=dict)
     at_least: bool = False
     isolated_blocks: tuple[str, ...] = ()
+    isolated_block_ids: tuple[str, ...] = ()
     memory_as_of: str = ""
     run_id: str = ""
     approvals: tuple[PendingCall, ...] = ()
@@ -72,6 +82,7 @@ class Described(Result):
         """The description within `budget` characters."""
         room = budget - RESERVED_CHARS
         own = told.conversation
+        in_context = told.context_ids
         settings = own.model_settings if own else {}
         fits = length(to_json(settings).decode()) <= room // 8
         return cls(
@@ -86,13 +97,19 @@ class Described(Result):
             archived=bool(own and own.archived),
             hidden=bool(own and own.hidden),
             created_at=minute(own.created_at) if own else "",
+            created_by=own.created_by if own else "",
+            changed_at=minute(own.changed_at) if own else "",
+            changed_by=own.changed_by if own else "",
             last_message_at=minute(own.last_message_at) if own else "",
             context_tokens=told.context.tokens if told.context else None,
             context_limit=told.context_limit,
-            messages_in_context=told.in_context,
+            messages_in_context=None if in_context is None else len(in_context),
+            newest_in_context=(in_context or ())[-NEWEST_IDS:],
             messages=told.messages,
+            by_kind=told.by_kind,
             at_least=told.more_messages,
             isolated_blocks=tuple(block.label for block in told.isolated),
+            isolated_block_ids=own.isolated_block_ids if own else (),
             memory_as_of=told.memory_as_of,
             run_id=told.run.id if told.run else "",
             approvals=tuple(PendingCall.of(call, room // 4 // len(told.approvals)) for call in told.approvals),
@@ -113,8 +130,9 @@ class Described(Result):
             f"Model: {self.model} ({whose}){settings}" if self.model else "",
             self._times(),
             self._context(),
-            f"Isolated blocks: {', '.join(map(repr, self.isolated_blocks))}" if self.isolated_blocks else "",
-            f"Its copy of the memory is of {self.memory_as_of}; recompile refreshes it." if self.memory_as_of else "",
+            f"Newest in context: {', '.join(self.newest_in_context)}" if self.newest_in_context else "",
+            self._blocks(),
+            self._memory(),
             f"A turn is running: {self.run_id}" if self.run_id else "",
             f"Could not be asked: {', '.join(self.unknown)}." if self.unknown else "",
             self.note,
@@ -125,15 +143,34 @@ class Described(Result):
         return "\n".join(filter(None, lines))
 
     def _times(self) -> str:
-        created = f"Created {self.created_at}" if self.created_at else ""
-        last = f"last message {self.last_message_at}" if self.last_message_at else ""
-        return ", ".join(filter(None, [created, last]))
+        def event(what: str, at: str, by: str) -> str:
+            return f"{what} {at}{f' by {by}' if by else ''}" if at else ""
+
+        created = event("Created", self.created_at, self.created_by)
+        changed = event("changed", self.changed_at, self.changed_by)
+        return ", ".join(filter(None, [created, changed, event("last message", self.last_message_at, "")]))
+
+    def _blocks(self) -> str:
+        if not self.isolated_block_ids:
+            return ""
+        labels = (*map(repr, self.isolated_blocks), *[""] * len(self.isolated_block_ids))
+        blocks = (f"{label} {each}".strip() for label, each in zip(labels, self.isolated_block_ids, strict=False))
+        return f"Isolated blocks: {', '.join(blocks)}"
+
+    def _memory(self) -> str:
+        if not self.memory_as_of:
+            return ""
+        # Where blocks are isolated a server may put the agent's in their place (0.16.8), and then it is refused.
+        refresh = "" if self.isolated_block_ids else "; recompile refreshes it"
+        return f"Its copy of the memory is of {self.memory_as_of}{refresh}."
 
     def _context(self) -> str:
         used = "" if self.context_tokens is None else f"{self.context_tokens} tokens after the last turn"
         limit = f"at most {self.context_limit} tokens" if self.context_limit else ""
         count = "" if self.messages_in_context is None else f"{self.messages_in_context} messages"
         total = "" if self.messages is None else f"{'at least ' if self.at_least else ''}{self.messages} in all"
+        if total and self.by_kind:
+            total += f" ({', '.join(f'{count} {kind}' for kind, count in self.by_kind.items())})"
         context = ", ".join(filter(None, [count, used, limit]))
         return "; ".join(
             filter(None, [f"Context: {context}" if context else "", f"messages: {total}" if total else ""])
