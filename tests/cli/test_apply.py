@@ -57,8 +57,40 @@ async def test_a_dry_run_creates_nothing(run: Run, letta: Letta, tmp_path: Path)
 
     ran = await run("apply", "--dry-run", "-f", fleet(tmp_path, {name: ["invoice 4711"]}))
 
-    assert (ran.status, ran.out) == (0, f"{name} · 'invoice 4711' · would create\n1 would create.\n")
+    assert (ran.status, ran.out) == (
+        0,
+        f"{name} · 'invoice 4711' · would create\n{name} has 0 conversation(s), and will have 1.\n1 would create.\n",
+    )
     assert await summaries(letta, agent_id) == []
+
+
+async def test_a_dry_run_counts_what_each_agent_has_and_will_have(run: Run, letta: Letta, tmp_path: Path) -> None:
+    agent_id, name = await letta.new_agent()
+    await letta.new_conversation(agent_id, "taxes")
+    await letta.new_conversation(agent_id, "not declared")
+    file = fleet(tmp_path, {name: ["invoice 4711", "taxes", "travel"]})
+
+    told = await run("apply", "--dry-run", "-f", file)
+    machine = json.loads((await run("apply", "--dry-run", "--json", "-f", file)).out)
+
+    assert f"{name} has 2 conversation(s), and will have 4.\n" in told.out
+    assert machine["agents"] == [{"agent": name, "has": 2, "will_have": 4, "at_least": False}]
+
+
+async def test_what_is_probably_not_meant_is_reported_and_the_rest_is_done(
+    run: Run, letta: Letta, tmp_path: Path
+) -> None:
+    agent_id, name = await letta.new_agent()
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        f"agents:\n  - name: {name}\n    conversations:\n      - summary: Ticket #103\n    conversation: []\n"
+    )
+
+    ran = await run("apply", "-f", str(path))
+
+    assert ran.status == 0
+    assert "line 4: the summary is 'Ticket'; '#103' is a comment" in ran.err
+    assert await summaries(letta, agent_id) == ["Ticket"]
 
 
 async def test_a_conversation_is_found_however_many_others_there_are(run: Run, letta: Letta, tmp_path: Path) -> None:

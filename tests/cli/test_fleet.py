@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def problem(folder: Path, content: str | bytes) -> str:
 
 
 def test_only_what_concerns_conversations_is_read(tmp_path: Path) -> None:
-    fleet = read_fleet(
+    fleet, _ = read_fleet(
         written(
             tmp_path,
             """
@@ -51,13 +52,13 @@ def test_only_what_concerns_conversations_is_read(tmp_path: Path) -> None:
 def test_aliases_stand_for_what_they_name(tmp_path: Path) -> None:
     text = "common: &c\n  - summary: one\nagents:\n  - {name: a, conversations: *c}\n  - {name: b, conversations: *c}\n"
 
-    fleet = read_fleet(written(tmp_path, text))
+    fleet, _ = read_fleet(written(tmp_path, text))
 
     assert [agent.conversations[0].summary for agent in fleet.agents] == ["one", "one"]
 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
-    assert read_fleet(written(tmp_path, "﻿agents: []")).agents == []
+    assert read_fleet(written(tmp_path, "﻿agents: []"))[0].agents == []
 
 
 BILLION_LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -138,3 +139,51 @@ def test_a_file_that_is_not_there_or_is_a_folder_is_said_to_be(tmp_path: Path) -
         read_fleet(str(tmp_path / "nowhere.yaml"))
     with pytest.raises(CommandFailed, match="cannot be read"):
         read_fleet(str(tmp_path))
+
+
+def test_a_text_that_ends_at_a_comment_is_reported(tmp_path: Path) -> None:
+    text = """agents:
+  - name: bookkeeper   # the good one
+    conversations:
+      - summary: Ticket #103
+      - summary: "Ticket #104"
+      - summary: Zürich #105
+      - {summary: 'C#'}
+      - summary: plain # a comment
+"""
+
+    fleet, warnings = read_fleet(written(tmp_path, text))
+
+    assert [each.summary for each in fleet.agents[0].conversations] == [
+        "Ticket",
+        "Ticket #104",
+        "Zürich",
+        "C#",
+        "plain",
+    ]
+    assert [re.search(r"line (\d+)", each)[1] for each in warnings] == ["4", "6"]  # pyright: ignore[reportOptionalSubscript]
+    assert "the summary is 'Ticket'; '#103' is a comment" in warnings[0]
+    assert "put it in quotes" in warnings[0]
+
+
+def test_a_misspelt_key_is_reported_and_lettactls_own_are_not(tmp_path: Path) -> None:
+    text = """shared_blocks: []
+agents:
+  - name: bookkeeper
+    llm_config: {}
+    conversation:
+      - summary: x
+  - name: archivist
+    conversations:
+      - summary: letters
+        isolated_block: [human]
+        description: for lettactl
+"""
+
+    fleet, warnings = read_fleet(written(tmp_path, text))
+
+    assert [len(each.conversations) for each in fleet.agents] == [0, 1]
+    assert [each.partition(", ")[2] for each in warnings] == [
+        "agents[0].conversation: is 'conversations' meant? It is ignored.",
+        "agents[1].conversations[0].isolated_block: is 'isolated_blocks' meant? It is ignored.",
+    ]

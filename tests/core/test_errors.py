@@ -223,3 +223,44 @@ def test_a_sentence_can_be_added_further_up() -> None:
 )
 def test_an_error_holds_its_facts_for_whoever_handles_it(error: ConversationError, facts: dict[str, object]) -> None:
     assert facts.items() <= vars(error).items()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            InvalidArgument("model", "this server has no 'x'; it has a, b; list_models shows more."),
+            "model: this server has no 'x'; it has a, b. Nothing was done.",
+        ),
+        (
+            ServerFault(
+                "open it", 500, "oops", "It may be there: look with list_conversations before opening another."
+            ),
+            "Letta failed when asked to open it (HTTP 500: oops). It may be there.",
+        ),
+        (
+            TimedOut("list them", 60, "Nothing was changed; the same call can be made again."),
+            "Letta did not answer within 60 s when asked to list them. Nothing was changed.",
+        ),
+        (Refused("do it", "y", "Correct the arguments and call again."), "Letta refused to do it: y."),
+        (
+            NotFound.agent("x", ["'y' (agent-1)"]),
+            (
+                "There is no agent 'x' (unknown, deleted, or not visible to this key). Closest: 'y' (agent-1). Names "
+                "are exact; an id is surest."
+            ),
+        ),
+    ],
+)
+def test_a_person_is_given_no_advice_that_only_a_model_can_follow(error: ConversationError, words: str) -> None:
+    assert error.for_person == words
+    assert len(str(error)) >= len(words)
+
+
+def test_what_is_added_for_a_model_is_not_added_for_a_person() -> None:
+    error = Refused("do it", "y")
+
+    error.add("mode='all' needs fewer messages. compact(mode='all') does it.")
+
+    assert str(error).endswith("compact(mode='all') does it.")
+    assert error.for_person == "Letta refused to do it: y. mode='all' needs fewer messages."

@@ -207,14 +207,24 @@ async def test_recompiling_the_default_conversation_needs_its_agent(mcp: Caller,
     assert done.data["conversation_id"] == "default"
 
 
-async def test_an_isolated_block_that_a_recompiled_prompt_lacks_is_named(mcp: Caller, letta: Letta) -> None:
+async def test_a_copy_that_would_lose_an_isolated_block_is_refused_and_not_advised(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
     created = await mcp.ok("create_conversation", agent=agent_id, isolated_blocks=["human"])
+    place = {"conversation_id": created.data["conversation_id"]}
+    harmless = await mcp.ok("recompile", **place, dry_run=True)
     await letta.request("PATCH", f"/v1/agents/{agent_id}/core-memory/blocks/human", json={"value": "Name: Bob"})
 
-    dry = await mcp.ok("recompile", conversation_id=created.data["conversation_id"], dry_run=True)
+    refusals = [await mcp.refused("recompile", **place, dry_run=dry) for dry in (True, False)]
+    prompt = (await mcp.ok("list_messages", **place, kinds=["system"])).text
+    told = await mcp.ok("describe", **place)
 
-    assert "the agent's own value of human" in dry.data["note"]
+    assert harmless.data["conversation_id"] == place["conversation_id"]
+    assert all("the agent's own value of the block 'human'" in each for each in refusals)
+    assert all("Nothing was changed" in each for each in refusals)
+    assert "Name: Ann" in prompt
+    assert "Name: Bob" not in prompt
+    assert "recompile" not in told.text
+    assert f"Isolated blocks: 'human' {told.data['isolated_block_ids'][0]}" in told.text
 
 
 async def test_long_changes_of_the_memory_are_cut(letta: Letta) -> None:

@@ -420,4 +420,4 @@ async def test_a_search_without_a_match_says_how_to_see_all(mcp: Caller, letta: 
     answer = await mcp.ok("list_agents", search="nobody is called this")
 
     assert "agents" not in answer.data
-    assert "without search" in answer.text
+    assert "list_agents() shows all" in answer.text

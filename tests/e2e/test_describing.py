@@ -40,8 +40,20 @@ async def test_a_conversation_is_told_in_full(mcp: Caller, letta: Letta) -> None
     assert told.data["isolated_blocks"] == ["human"]
     assert told.data["memory_as_of"][:10] == told.data["created_at"][:10]
     assert {"run_id", "approvals", "unknown"} & set(told.data) == set()
-    for words in ("invoice 4711", "its own", "4 messages", "Isolated blocks: 'human'", "recompile refreshes"):
+    for words in (
+        "invoice 4711",
+        "its own",
+        "4 messages",
+        "Isolated blocks: 'human' block-",
+        "4 in all (2 user, 2 agent)",
+    ):
         assert words in told.text
+    assert told.data["isolated_block_ids"] == created.data["isolated_block_ids"]
+    listed = await mcp.ok("list_messages", conversation_id=conversation_id, ids=True)
+    assert told.data["newest_in_context"] == [each["id"] for each in listed.data["messages"]]
+    assert told.data["created_by"].startswith("user-")
+    assert f"Created {told.data['created_at']} by user-" in told.text
+    assert f"changed {told.data['changed_at']} by user-" in told.text
 
 
 async def test_a_new_conversation_is_told_without_what_is_not_known(mcp: Caller, letta: Letta) -> None:
@@ -77,6 +89,7 @@ async def test_a_compaction_shows_in_what_is_in_context(mcp: Caller, letta: Lett
     told = await mcp.ok("describe", conversation_id=conversation_id)
 
     assert (told.data["messages_in_context"], told.data["messages"]) == (1, 7)
+    assert told.data["by_kind"] == {"user": 3, "agent": 3, "summary": 1}
 
 
 async def test_a_running_turn_is_told(mcp: Caller, letta: Letta, model: ScriptedModel) -> None:

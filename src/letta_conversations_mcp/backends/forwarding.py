@@ -44,6 +44,7 @@ class ForwardingBackend:
         self.name = inner.name
         self.deletion: Deletion = inner.deletion
         self.keeps_tags = inner.keeps_tags
+        self.isolates_blocks = inner.isolates_blocks
         self.no_models_advice = inner.no_models_advice
         self.image_note = inner.image_note
         self.new_agent_note = inner.new_agent_note

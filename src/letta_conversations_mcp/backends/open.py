@@ -46,6 +46,7 @@ class UnconfiguredBackend(ForwardingBackend):
     name = "none"
     deletion: Deletion = "deleted"
     keeps_tags = True
+    isolates_blocks = True
     no_models_advice = ""
     image_note = ""
     new_agent_note = ""

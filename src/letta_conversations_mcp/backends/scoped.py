@@ -65,6 +65,7 @@ class ScopedBackend:
         self.name = backend.name
         self.deletion: Deletion = backend.deletion
         self.keeps_tags = backend.keeps_tags
+        self.isolates_blocks = backend.isolates_blocks
         self.no_models_advice = backend.no_models_advice
         self.image_note = backend.image_note
         self.new_agent_note = backend.new_agent_note

@@ -5,8 +5,10 @@ A conversation is recognised by its agent and its exact summary, among all of th
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -17,7 +19,12 @@ from letta_conversations_mcp.cli.failure import CommandFailed
 from letta_conversations_mcp.cli.fleet import DeclaredAgent, DeclaredConversation, Fleet, read_fleet
 from letta_conversations_mcp.cli.running import run_with_backend
 from letta_conversations_mcp.conversations.keys import without_mark
-from letta_conversations_mcp.conversations.lookup import check_blocks, conversations_with_summary, find_agent
+from letta_conversations_mcp.conversations.lookup import (
+    check_blocks,
+    conversations_with_summary,
+    count_all_conversations,
+    find_agent,
+)
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import NAME_CHARS, ConversationError, quote
 from letta_conversations_mcp.core.model import Agent, Conversation, NewConversation
@@ -45,9 +52,25 @@ class Outcome:
         )
 
 
+@dataclass(frozen=True)
+class Total:
+    """How many conversations an agent has, and will have; `at_least` when there are more than were counted."""
+
+    agent: str
+    has: int
+    will_have: int
+    at_least: bool = False
+
+    def to_text(self) -> str:
+        least = "at least " if self.at_least else ""
+        return f"{quote(self.agent, NAME_CHARS)} has {least}{self.has} conversation(s), and will have {self.will_have}."
+
+
 def apply(settings: BackendSettings, *, file: str, agent: str, dry_run: bool, as_json: bool) -> int:
     """Exit status: 0, or 1 when something failed or differs. Raises CommandFailed for a file that cannot be used."""
-    fleet = read_fleet(file)
+    fleet, warnings = read_fleet(file)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if agent and agent not in [each.name for each in fleet.agents]:
         raise CommandFailed(f"{file} declares no agent {quote(agent, NAME_CHARS)!r}.")
     chosen = Fleet(agents=[each for each in fleet.agents if agent in ("", each.name)])
@@ -56,21 +79,27 @@ def apply(settings: BackendSettings, *, file: str, agent: str, dry_run: bool, as
 
 async def _apply(fleet: Fleet, backend: Backend, *, dry_run: bool, as_json: bool) -> int:
     outcomes: list[Outcome] = []
+    totals: list[Total] = []
     async for outcome in _outcomes(backend, fleet, dry_run=dry_run):
-        outcomes.append(outcome)
+        if isinstance(outcome, Total):
+            totals.append(outcome)
+        else:
+            outcomes.append(outcome)
         if not as_json:
             print(outcome.to_text(), flush=True)
     counts = Counter(each.status for each in outcomes)
     failed = bool(counts["failed"] or counts["differs"])
     if as_json:
-        print(to_json({"conversations": outcomes, "ok": not failed}).decode())
+        answer: dict[str, object] = {"conversations": outcomes, "ok": not failed}
+        print(to_json(answer | {"agents": totals} if dry_run else answer).decode())
     else:
         said = ", ".join(f"{count} {status}" for status, count in counts.items())
         print(" ".join(filter(None, [f"{said or 'No conversations are declared'}.", MEND if failed else ""])))
     return int(failed)
 
 
-async def _outcomes(backend: Backend, fleet: Fleet, *, dry_run: bool) -> AsyncIterator[Outcome]:
+async def _outcomes(backend: Backend, fleet: Fleet, *, dry_run: bool) -> AsyncIterator[Outcome | Total]:
+    """The outcome of every declared conversation and, of a dry run, the total of every agent after its own."""
     for declared in fleet.agents:
         if not declared.conversations:
             continue
@@ -80,8 +109,15 @@ async def _outcomes(backend: Backend, fleet: Fleet, *, dry_run: bool) -> AsyncIt
             for outcome in _all_failed(declared, error):
                 yield outcome
             continue
+        new = 0
         for conversation in declared.conversations:
-            yield await _ensure(backend, owner, declared.name, conversation, dry_run=dry_run)
+            outcome = await _ensure(backend, owner, declared.name, conversation, dry_run=dry_run)
+            new += outcome.status == "would create"
+            yield outcome
+        if dry_run:
+            with suppress(ConversationError):
+                has, more = await count_all_conversations(backend, owner.id)
+                yield Total(declared.name, has, has + new, at_least=more)
 
 
 def _all_failed(declared: DeclaredAgent, error: ConversationError) -> Iterator[Outcome]:

@@ -195,7 +195,8 @@ async def _key(backend: Backend, settings: BackendSettings, health: Health) -> C
     await backend.list_agents(limit=1)
     if not settings.api_key.get_secret_value():
         return Check("key", "ok", "none is set, and none is needed")
-    return Check("key", "ok", "set, but this server asks for none" if health.needs_key is False else "accepted")
+    said = {True: "accepted", False: "set, but this server asks for none", None: "set, and not refused"}
+    return Check("key", "ok", said[health.needs_key])
 
 
 async def _conversations(backend: Backend) -> Check:

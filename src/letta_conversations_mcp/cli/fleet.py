@@ -7,7 +7,8 @@ lettactl's. Errors name their place in the file, and are reported before anythin
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -15,7 +16,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from letta_conversations_mcp.cli.failure import CommandFailed
-from letta_conversations_mcp.core.errors import quote
+from letta_conversations_mcp.core.errors import NAME_CHARS, quote
 
 LARGEST_BYTES = 5 * 1024 * 1024
 """A thousand agents with their prompts need less; reading this much takes a few seconds."""
@@ -27,6 +28,9 @@ DEEPEST = 100
 """A fleet nests seven deep; the YAML library recurses at every step."""
 
 MOST_PROBLEMS = 20
+
+SIMILAR = 0.8
+"""From 0 to 1, how alike a misspelt key and the one that is meant are."""
 
 # The one on top of libyaml is ten times as fast, and not in every build of the library.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -58,8 +62,9 @@ class Fleet(Declaration):
     agents: list[DeclaredAgent]
 
 
-def read_fleet(path: str) -> Fleet:
-    """The fleet that a file declares; `-` is standard input. Raises CommandFailed for a file that is none."""
+def read_fleet(path: str) -> tuple[Fleet, list[str]]:
+    """The fleet that a file declares, and sentences about what in it is probably not meant; `-` is standard input.
+    Raises CommandFailed for a file that is none."""
     name = "standard input" if path == "-" else path
     try:
         if path == "-":
@@ -75,7 +80,9 @@ def read_fleet(path: str) -> Fleet:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CommandFailed(f"{name} is no UTF-8 text (byte {error.start}).") from error
-    return _check(name, _load(name, text))
+    content = _load(name, text)
+    fleet = _check(name, content)
+    return fleet, [*_cut_off(name, text), *_misspelt(name, content)]
 
 
 def _load(name: str, text: str) -> object:
@@ -118,6 +125,54 @@ def _check_nodes(text: str) -> None:
             raise yaml.YAMLError(f"with its aliases it stands for more than {MOST_NODES} values")
         if len(open_) > DEEPEST:
             raise yaml.YAMLError(f"it is nested deeper than {DEEPEST}")
+
+
+def _cut_off(name: str, text: str) -> Iterator[str]:
+    """Texts that end at a comment: in `summary: Ticket #103`, YAML reads no more than Ticket."""
+    lines = text.split("\n")
+    key = ""
+    # The library's stubs leave the events untyped.
+    for event in cast("Iterator[yaml.Event]", yaml.parse(text, _Loader)):  # pyright: ignore[reportUnknownMemberType]
+        if not isinstance(event, yaml.ScalarEvent):
+            key = ""
+            continue
+        value = cast("str", event.value)
+        end = cast("yaml.Mark", event.end_mark)
+        rest = lines[end.line][end.column :] if key in ("name", "summary") else ""
+        comment = rest.strip()
+        # One with a space after its sign is meant to be a comment.
+        if rest != comment and comment.startswith("#") and comment[1:2].strip("# \t"):
+            yield (
+                f"{name}, line {end.line + 1}: the {key} is {quote(value, NAME_CHARS)!r}; "
+                f"{quote(comment, NAME_CHARS)!r} is a comment. "
+                "If it belongs to the text, put it in quotes."
+            )
+            key = ""
+        else:
+            key = value
+
+
+def _misspelt(name: str, content: object) -> list[str]:
+    """Keys that are nearly ours."""
+    found: list[str] = []
+
+    def look(place: str, mapping: object, ours: Sequence[str]) -> dict[str, object]:
+        fields = cast("dict[str, object]", mapping) if isinstance(mapping, dict) else {}
+        for key in fields:
+            close = get_close_matches(str(key), ours, 1, SIMILAR)
+            if close and key not in ours and close[0] not in fields:
+                found.append(f"{name}, {place}{quote(key, NAME_CHARS)}: is {close[0]!r} meant? It is ignored.")
+        return fields
+
+    def each(value: object) -> list[object]:
+        return cast("list[object]", value) if isinstance(value, list) else []
+
+    for number, agent in enumerate(each(look("", content, ("agents",)).get("agents"))):
+        place = f"agents[{number}]."
+        conversations = each(look(place, agent, ("name", "conversations")).get("conversations"))
+        for index, conversation in enumerate(conversations):
+            look(f"{place}conversations[{index}].", conversation, ("summary", "isolated_blocks"))
+    return found[:MOST_PROBLEMS]
 
 
 def _check(name: str, content: object) -> Fleet:

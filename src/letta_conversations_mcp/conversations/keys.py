@@ -22,7 +22,7 @@ import anyio
 
 from letta_conversations_mcp.conversations.lookup import conversations_with_summary
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
+from letta_conversations_mcp.core.errors import NAME_CHARS, ConversationError, InvalidArgument, quote
 from letta_conversations_mcp.core.model import Conversation, ConversationChanges, ConversationQuery, NewConversation
 
 PAGE = 100
@@ -59,7 +59,7 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     for tag in wanted:
         if not tag or tag.startswith(KEY_TAG):
             raise InvalidArgument(
-                "tags", f"{tag[:80]!r} is no tag: it is empty, or begins with {KEY_TAG!r} like a key."
+                "tags", f"{quote(tag, NAME_CHARS)!r} is no tag: it is empty, or begins with {KEY_TAG!r} like a key."
             )
     return wanted
 

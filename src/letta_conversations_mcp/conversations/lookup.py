@@ -12,7 +12,7 @@ from datetime import datetime
 from difflib import SequenceMatcher, get_close_matches
 
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import NAME_CHARS, Ambiguous, InvalidArgument, NotFound, quote
+from letta_conversations_mcp.core.errors import NAME_CHARS, Ambiguous, InvalidArgument, NotFound, Refused, quote
 from letta_conversations_mcp.core.model import (
     AGENT_ID,
     CONVERSATION_ID,
@@ -76,8 +76,8 @@ def check_conversation_id(conversation_id: str) -> str:
     if not CONVERSATION_ID.fullmatch(wanted):
         raise InvalidArgument(
             "conversation_id",
-            f"{wanted[:80]!r} is no conversation id; one looks like conv-123e4567-e89b-42d3-a456-426614174000 "
-            "and comes from list_conversations or create_conversation.",
+            f"{quote(wanted, NAME_CHARS)!r} is no conversation id; one looks like "
+            "conv-123e4567-e89b-42d3-a456-426614174000; list_conversations and create_conversation give them.",
         )
     return wanted
 
@@ -87,7 +87,9 @@ def check_conversation_cursor(after: str) -> str:
     wanted = after.strip()
     if wanted and not CONVERSATION_ID.fullmatch(wanted):
         raise InvalidArgument(
-            "after", f"{wanted[:80]!r} is no cursor; use the id of the last conversation on the page before (conv-…)."
+            "after",
+            f"{quote(wanted, NAME_CHARS)!r} is no cursor; use the id of the last conversation "
+            "on the page before (conv-…).",
         )
     return wanted
 
@@ -96,7 +98,7 @@ def check_agent_id(agent_id: str) -> str:
     wanted = agent_id.strip()
     if not AGENT_ID.fullmatch(wanted):
         raise InvalidArgument(
-            "after", f"{wanted[:80]!r} is no agent id; use the id of the last agent on the page before."
+            "after", f"{quote(wanted, NAME_CHARS)!r} is no agent id; use the id of the last agent on the page before."
         )
     return wanted
 
@@ -104,14 +106,18 @@ def check_agent_id(agent_id: str) -> str:
 def check_message_id(argument: str, message_id: str) -> str:
     wanted = message_id.strip()
     if wanted and not MESSAGE_ID.fullmatch(wanted):
-        raise InvalidArgument(argument, f"{wanted[:80]!r} is no cursor; use one from list_messages (message-…).")
+        raise InvalidArgument(
+            argument, f"{quote(wanted, NAME_CHARS)!r} is no cursor; use one from list_messages (message-…)."
+        )
     return wanted
 
 
 def check_run_id(run_id: str) -> str:
     wanted = run_id.strip()
     if wanted and not RUN_ID.fullmatch(wanted):
-        raise InvalidArgument("run_id", f"{wanted[:80]!r} is no run id; leave it out, or use one from send_message.")
+        raise InvalidArgument(
+            "run_id", f"{quote(wanted, NAME_CHARS)!r} is no run id; leave it out, or use one from send_message."
+        )
     return wanted
 
 
@@ -159,23 +165,39 @@ async def conversations_with_summary(backend: Backend, agent_id: str, summary: s
         query = query.model_copy(update={"after": page.items[-1].id})
 
 
-async def count_conversations(backend: Backend, agent_id: str) -> tuple[int, bool]:
-    """How many conversations an agent has, archived and hidden ones included, and True if there are more."""
-    query = ConversationQuery(agent_id=agent_id, archived="all", with_hidden=True, limit=LOOKUP_PAGE)
-    ids: set[str] = set()
-    for _ in range(COUNTED_PAGES):
+async def count_conversations(
+    backend: Backend, query: ConversationQuery, *, pages: int = COUNTED_PAGES
+) -> tuple[int, bool]:
+    """How many conversations a list has from its beginning, and whether there are more than were counted. One that is
+    ordered by the last message has those with a message only."""
+    query = query.model_copy(update={"after": "", "limit": LOOKUP_PAGE})
+    counted: dict[str, bool] = {}
+    more = True
+    for _ in range(pages):
         page = await backend.list_conversations(query)
-        fresh = {each.id for each in page.items} - ids
-        ids |= fresh
-        if not page.more or not fresh:
-            return len(ids), False
+        fresh = [each for each in page.items if each.id not in counted]
+        counted |= {each.id: bool(each.last_message_at) or query.order_by != "last_message_at" for each in fresh}
+        more = page.more and bool(fresh)
+        if not more:
+            break
         query = query.model_copy(update={"after": page.items[-1].id})
-    return len(ids), True
+    return sum(counted.values()), more
+
+
+async def count_all_conversations(backend: Backend, agent_id: str) -> tuple[int, bool]:
+    """How many conversations an agent has, archived and hidden ones too, and whether there are more."""
+    return await count_conversations(backend, ConversationQuery(agent_id=agent_id, archived="all", with_hidden=True))
 
 
 async def check_blocks(backend: Backend, owner: Agent, wanted: Sequence[str]) -> None:
-    """Raises InvalidArgument for a label that the agent lacks: 0.16.8 would refuse it and leave a broken conversation
-    behind."""
+    """Raises InvalidArgument for a label that the agent lacks: 0.16.8 would refuse it and leave a broken one behind.
+    Raises Refused where conversations have no blocks of their own."""
+    if wanted and not backend.isolates_blocks:
+        raise Refused(
+            "isolate memory blocks",
+            "conversations with agents on this machine share all of them",
+            "Nothing was created; leave isolated_blocks out.",
+        )
     labels = owner.block_labels
     if labels is None:
         labels = (await backend.get_agent(owner.id)).block_labels

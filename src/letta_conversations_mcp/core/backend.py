@@ -66,6 +66,8 @@ class Backend(Protocol):
     name: str
     deletion: Deletion
     """What delete_conversation does here."""
+    isolates_blocks: bool
+    """False where a conversation cannot have memory blocks of its own; a server that can may still ignore them."""
     keeps_tags: bool
     """Whether conversations have tags here."""
     image_note: str

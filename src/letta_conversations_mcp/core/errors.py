@@ -55,6 +55,16 @@ NAME_CHARS = 80
 
 NO_TAGS = "conversations have no tags on this server"
 
+_ADVICE = re.compile(
+    r"\b(?:(?:list|search)_\w+|(?:create|delete)_(?:agent|conversation)|send_message|wait_for_reply|ask_many|"
+    r"fork opens|describe again|respond_to_approval|show_conversation|call again|same call|cancel(?:\(| frees| stops)|"
+    r"update\(|update does|(?:recompile|compact|fork)\()",
+    re.IGNORECASE,
+)
+"""What only somebody who calls tools can follow."""
+
+_CLAUSE_END = re.compile(r"(?<=[.:;]) ")
+
 _HTML = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 # Letta 0.16.8 prints whole records into its messages: "… access level in ['read'] for actor='id='user-…' …".
 _ACTOR = re.compile(r",? ?(?:access level in \[[^\]]{0,200}\] )?for actor=.*")
@@ -81,6 +91,17 @@ def without_secrets(text: str) -> str:
     return _KEY.sub("[secret]", _NAMED_SECRET.sub(r"\1[secret]", text))
 
 
+def without_advice(text: str) -> str:
+    """A text without its clauses that tell a model what to call: nobody can do that at a terminal."""
+    kept: list[str] = []
+    for clause in _CLAUSE_END.split(text):
+        if not _ADVICE.search(clause):
+            kept.append(clause)
+        elif kept and kept[-1][-1:] in (":", ";"):
+            kept[-1] = f"{kept[-1][:-1]}."
+    return " ".join(kept)
+
+
 class ConversationError(Exception):
     """The root.
 
@@ -93,7 +114,7 @@ class ConversationError(Exception):
     """In seconds, when nothing was done and the same may well succeed after this."""
 
     def __init__(self, text: str, *, person: str = "") -> None:
-        self.for_person = escaped(person or text)
+        self.for_person = escaped(without_advice(person or text))
         super().__init__(escaped(text))
 
     @property
@@ -104,7 +125,7 @@ class ConversationError(Exception):
     def add(self, sentence: str) -> None:
         """Append what only somebody further up knows."""
         self.args = (f"{self} {sentence}",)
-        self.for_person = f"{self.for_person} {sentence}"
+        self.for_person = f"{self.for_person} {without_advice(sentence)}".rstrip()
 
 
 class InvalidArgument(ConversationError):

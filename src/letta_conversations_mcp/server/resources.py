@@ -28,6 +28,7 @@ from letta_conversations_mcp.conversations.transcript import (
     MESSAGE_CHARS,
     RESERVED_CHARS,
     body,
+    cut,
     minute,
     shorten,
     to_markdown,
@@ -45,6 +46,8 @@ TRANSCRIPT_JSON_URI = "letta://conversations/{conversation_id}/transcript.json{?
 
 MOST_IDS = 200
 """Ids of messages in context that a conversation's resource has, the newest."""
+
+TITLE_CHARS = 80
 
 RECENT = 50
 """Conversations per page of the list, which clients show as a menu."""
@@ -114,6 +117,8 @@ def _add_templates(server: MCPServer[Services]) -> None:
 async def _describe(services: Services, conversation_id: str) -> str:
     conversation = await services.backend.get_conversation(check_conversation_id(conversation_id))
     told = conversation.model_dump(exclude_defaults=True)
+    if conversation.isolated_block_ids:
+        told["isolated_blocks"] = await services.backend.isolated_labels(conversation)
     context = conversation.in_context or ()
     if len(context) > MOST_IDS:
         told |= {"in_context": context[-MOST_IDS:], "in_context_left_out": len(context) - MOST_IDS}
@@ -173,7 +178,7 @@ def _cut_note(page: HistoryPage, texts: list[str]) -> str:
 
 def _as_resource(conversation: Conversation) -> Resource:
     when = minute(conversation.last_message_at or conversation.created_at)
-    title = escaped(" ".join(conversation.summary.split()))[:80] or f"Conversation of {when}"
+    title = cut(escaped(" ".join(conversation.summary.split())), TITLE_CHARS) or f"Conversation of {when}"
     return Resource(
         uri=f"letta://conversations/{conversation.id}/transcript",
         name=conversation.id,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from letta_conversations_mcp.conversations.lookup import check_agent_id, count_conversations, find_agent
+from letta_conversations_mcp.conversations.lookup import check_agent_id, count_all_conversations, find_agent
 from letta_conversations_mcp.conversations.transcript import cut
 from letta_conversations_mcp.conversations.update import check_model
 from letta_conversations_mcp.core.errors import NAME_CHARS, InvalidArgument, NotConfirmed, Refused
@@ -25,6 +25,10 @@ from letta_conversations_mcp.tools.results.agents import AgentCreated, AgentDele
 MADE_IN_LETTA = "A person makes one in Letta, or starts this MCP server with --create-agents"
 
 
+COUNTED = 100
+"""Agents that are counted for "20 of 38"."""
+
+
 async def list_agents(
     ctx: ToolContext,
     search: Annotated[str, Field(description="part of the name, such as 'support'")] = "",
@@ -41,7 +45,12 @@ async def list_agents(
     rows = tuple(map(AgentRow.of, page.items))
     if not rows:
         return AgentList(next=_no_agents(services.settings, search, tag, cursor))
-    return AgentList(agents=rows, next=f"More: list_agents(after={rows[-1].id!r})." if page.more else "")
+    total, more = str(len(rows)), page.more
+    if more or cursor:
+        counted = await services.backend.list_agents(search=search, tag=tag, limit=COUNTED)
+        total = f"{len(counted.items)}{' or more' if counted.more else ''}"
+        more = more and counted.items[-1:] != page.items[-1:]
+    return AgentList.of(rows, total, more=more)
 
 
 def _no_agents(settings: Settings, search: str, tag: str, cursor: str) -> str:
@@ -90,7 +99,7 @@ async def delete_agent(ctx: ToolContext, agent: AgentArgument, confirm: ConfirmA
     asked for it."""
     backend = services_of(ctx).backend
     owner = await find_agent(backend, agent)
-    count, more = await count_conversations(backend, owner.id)
+    count, more = await count_all_conversations(backend, owner.id)
     conversations = f"{'at least ' if more else ''}{count} conversation{'' if count == 1 else 's'}"
     if not confirm:
         raise NotConfirmed(

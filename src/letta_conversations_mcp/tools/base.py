@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 
 from letta_conversations_mcp.core.access import Access, Scope
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, TimedOut
+from letta_conversations_mcp.core.errors import NAME_CHARS, ConversationError, InvalidArgument, TimedOut, quote
 from letta_conversations_mcp.notifications.poller import Poller
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.mcp_errors import to_tool_error
@@ -163,11 +163,11 @@ class ConversationTool(Tool):
         for each in error.errors(include_url=False, include_input=False):
             place = ".".join(map(str, each["loc"])) or "arguments"
             if each["type"] == "extra_forbidden":
-                problems.append(f"{place[:80]}: there is no such argument")
+                problems.append(f"{quote(place, NAME_CHARS)}: there is no such argument")
             elif each["type"] == "missing":
-                problems.append(f"{place[:80]} is required")
+                problems.append(f"{quote(place, NAME_CHARS)} is required")
             else:
-                problems.append(f"{place[:80]}: {each['msg']}")
+                problems.append(f"{quote(place, NAME_CHARS)}: {each['msg']}")
         return f"{self.name} was not called. {'; '.join(problems[:6])}. Its arguments are: {', '.join(names)}."
 
 

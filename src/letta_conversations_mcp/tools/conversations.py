@@ -21,6 +21,7 @@ from letta_conversations_mcp.conversations.lookup import (
     check_conversation_cursor,
     check_conversation_id,
     check_message_id,
+    count_conversations,
     find_agent,
     locate,
 )
@@ -175,7 +176,8 @@ async def list_conversations(
     )
     page = await backend.list_conversations(query)
     names = {} if owner else await agent_names(backend, (each.agent_id for each in page.items))
-    return ConversationList.of(page, query, owner, names, services_of(ctx).settings.max_output_chars)
+    counted = await count_conversations(backend, query, pages=1) if page.more or query.after else None
+    return ConversationList.of(page, query, owner, names, services_of(ctx).settings.max_output_chars, counted)
 
 
 async def describe(
@@ -263,7 +265,7 @@ async def delete(
     and shared memory stay. Only when the user asked for it."""
     backend = services_of(ctx).backend
     conversation = await backend.get_conversation(check_conversation_id(conversation_id))
-    named = f" ({conversation.summary[:80]!r})" if conversation.summary else ""
+    named = f" ({cut(conversation.summary, SUMMARY_CHARS)!r})" if conversation.summary else ""
     count = len(conversation.isolated_block_ids)
     blocks = f"isolated memory block{'s' if count > 1 else ''}"
     if not confirm and backend.deletion == "hidden":

@@ -244,10 +244,44 @@ async def test_deleting_hides_and_says_so(mcp: Caller, agent: str) -> None:
     assert "No conversations" in (await mcp.ok("list_conversations", agent=agent)).text
 
 
-async def test_isolated_blocks_are_said_to_be_ignored(mcp: Caller, agent: str) -> None:
-    made = await mcp.ok("create_conversation", agent=agent, isolated_blocks=["human"])
+async def test_isolated_blocks_are_refused(mcp: Caller, agent: str) -> None:
+    refusal = await mcp.refused("create_conversation", agent=agent, isolated_blocks=["human"])
 
-    assert "shares ALL memory blocks" in made.data["note"]
+    assert "share all of them" in refusal
+    assert "conversations" not in (await mcp.ok("list_conversations", agent=agent)).data
+
+
+async def test_a_reply_at_the_models_longest_output_is_completed_and_said_to_be_cut_off(
+    mcp: Caller, agent: str, model: ScriptedModel
+) -> None:
+    model.enqueue(Say("Once upon a", cut=True))
+
+    sent = await mcp.ok("send_message", agent=agent, message="tell me a story")
+
+    assert (sent.data["status"], sent.data["reply"]) == ("completed", "Once upon a")
+    assert sent.data["stop_reason"] == "max_tokens_exceeded"
+    assert "cut off" in sent.data["note"]
+
+
+async def test_describe_and_compact_count_the_same_messages(
+    mcp: Caller, local_settings: Settings, model: ScriptedModel
+) -> None:
+    async with Way("memory", "modern").to(local_settings.model_copy(update={"local_tools": "on"})) as caller:
+        agent = (await caller.ok("create_agent", name=unique("counted"), model=MODEL)).data["agent_id"]
+        model.enqueue(
+            CallTools((Use("Bash", {"command": "echo hi", "description": "say hi"}),), text="I run."), Say("Ran.")
+        )
+        sent = await caller.ok("send_message", agent=agent, message="run")
+    place = {"conversation_id": sent.data["conversation_id"]}
+    before = await mcp.ok("describe", **place)
+    model.enqueue(Say("A summary."))
+    compacted = await mcp.ok("compact", **place, mode="all")
+    after = await mcp.ok("describe", **place)
+
+    assert (before.data["messages_in_context"], before.data["messages"]) == (4, 4)
+    assert before.data["by_kind"] == {"user": 1, "agent": 2, "tool": 1}
+    assert (compacted.data["messages_before"], compacted.data["messages_after"]) == (4, 1)
+    assert (after.data["messages_in_context"], after.data["by_kind"]) == (1, {"summary": 1})
 
 
 async def test_what_one_message_cannot_have_here_is_refused(mcp: Caller, agent: str, model: ScriptedModel) -> None:

@@ -46,6 +46,7 @@ class LocalBackend(LocalConversations, LocalMessages):
     name = "local"
     deletion: Deletion = "hidden"
     keeps_tags = True
+    isolates_blocks = False
     image_note = (
         "Letta Code shows an image only to a model that it knows to take images; any other is told '(image omitted: "
         "model does not support images)' instead."

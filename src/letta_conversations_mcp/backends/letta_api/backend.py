@@ -62,6 +62,7 @@ class ApiBackend(ApiConversations, ApiApprovals):
     name = "api"
     deletion: Deletion = "deleted"
     keeps_tags = False
+    isolates_blocks = True
     image_note = ""
     new_agent_note = ""
     no_models_advice = "The Letta server offers no model. A person has to connect a model provider to it."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from letta_conversations_mcp.conversations.transcript import (
     cut,
 )
@@ -42,11 +44,22 @@ class AgentRow(Result):
 
 
 class AgentList(Result):
+    listed: str = ""
     agents: tuple[AgentRow, ...] = ()
     next: str = ""
 
+    @classmethod
+    def of(cls, rows: Sequence[AgentRow], total: str, *, more: bool) -> AgentList:
+        """A page of a list that has `total` agents."""
+        count = total if total == str(len(rows)) else f"{len(rows)} of {total}"
+        return cls(
+            listed=f"{count} agent{'' if total == '1' else 's'}, newest first.",
+            agents=tuple(rows),
+            next=f"More: the same call with after={rows[-1].id!r}." if more else "",
+        )
+
     def to_text(self) -> str:
-        return "\n".join(filter(None, [self.next, *(agent.to_text() for agent in self.agents)]))
+        return "\n".join(filter(None, [self.listed, self.next, *(agent.to_text() for agent in self.agents)]))
 
 
 class AgentCreated(Result):

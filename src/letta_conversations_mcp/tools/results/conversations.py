@@ -68,9 +68,11 @@ class ConversationList(Result):
         owner: Agent | None,
         names: Mapping[str, str],
         budget: int,
+        counted: tuple[int, bool] | None = None,
     ) -> ConversationList:
         """As many rows of the page as fit into `budget` characters. `owner` is the agent whose conversations they are;
-        without one, the rows name their agents, by `names`."""
+        without one, the rows name their agents, by `names`. `counted` is how many the list has, and whether it has
+        more; it is not needed for a page that is the whole list."""
         items, by_message = page.items, query.order_by == "last_message_at"
         # What has no time of its own is the end of such a list, and as a cursor would begin it again (seen on 0.16.8).
         shown = tuple(each for each in items if each.last_message_at) if by_message else items
@@ -88,10 +90,14 @@ class ConversationList(Result):
         more = (page.more and not left_out) or len(rows) < len(shown)
         if more and query.order_by != "created_at" and not rows[-1].last_message_at:
             more, note = False, "The rest has never had a message; order_by='created_at' lists all."
-        whose = f" of agent {owner.name[:80]!r} ({owner.id})" if owner else " of all agents"
+        total, uncounted = counted or (len(shown), False)
+        # A full page may be the last: a server does not say so.
+        more = more and (uncounted or bool(query.after) or len(rows) < total)
+        count = f"{len(rows)}" if len(rows) == total else f"{len(rows)} of {total}{' or more' if uncounted else ''}"
+        whose = f" of agent {cut(owner.name, NAME_CHARS)!r} ({owner.id})" if owner else " of all agents"
         end = ", more follow" if more else ", no more" if query.after or page.more is False else ""
         return cls(
-            listed=f"{len(rows)} conversation{'s' if len(rows) > 1 else ''}{whose}, {ORDERS[query.order_by]} "
+            listed=f"{count} conversation{'' if total == 1 else 's'}{whose}, {ORDERS[query.order_by]} "
             f"{ENDS[query.order]} first{end}.",
             conversations=tuple(rows),
             note=note,
