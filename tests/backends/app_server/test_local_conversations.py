@@ -84,7 +84,7 @@ async def test_tools_of_this_machine_are_not_offered_and_not_run(
     following = await mcp.ok("send_message", conversation_id=answer.data["conversation_id"], message="still there?")
 
     assert answer.data["reply"] == "I could not."
-    assert answer.data["tool_calls"][0]["status"] == "error"
+    assert answer.data["tool_calls"][0]["status"] == "denied"
     assert not made.exists()
     assert following.data["status"] == "completed"
 
