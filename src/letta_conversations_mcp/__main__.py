@@ -1,4 +1,4 @@
-"""The way in: the console script, and `python -m letta_conversations_mcp`."""
+"""The entry point: the console script, and `python -m letta_conversations_mcp`."""
 
 import sys
 

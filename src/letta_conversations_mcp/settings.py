@@ -1,6 +1,6 @@
 """Every option in one place: its environment variable, its flag, its default and its meaning.
 
-A flag wins over a variable, a variable over the default. Built once, in `cli`, and handed down: nothing else reads the
+A flag overrides a variable, a variable the default. Built once, in `cli`, and passed down: nothing else reads the
 environment. Contradictions fail here, naming both options.
 """
 
@@ -23,12 +23,11 @@ LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 VARIABLE_PREFIX = "LETTA_MCP_"
 
 _UNSET_PLACEHOLDER = re.compile(r"\$\{[^${}]*\}")
-"""Some clients hand over the text `${LETTA_API_KEY}` itself when the variable is not set."""
+"""Some clients pass the text `${LETTA_API_KEY}` itself if the variable is not set."""
 
 
 class BackendSettings(BaseSettings):
-    """Where the conversations live and how long to wait for that place: what every command needs. All durations in
-    seconds."""
+    """Which Letta server to use and its timeouts: the options that every command needs. All durations in seconds."""
 
     model_config = SettingsConfigDict(
         env_prefix=VARIABLE_PREFIX,
@@ -112,7 +111,7 @@ class BackendSettings(BaseSettings):
                 TypeAdapter(HttpUrl).validate_python(value)
             except ValidationError as error:
                 raise ValueError("a URL is needed, such as http://localhost:8283") from error
-        # Other clients of Letta are given the address with its /v1.
+        # Other clients of Letta take the address with /v1.
         return value.rstrip("/").removesuffix("/v1").rstrip("/")
 
     @field_validator("local_dir")
@@ -138,7 +137,7 @@ class BackendSettings(BaseSettings):
 
     @property
     def uses_local(self) -> bool:
-        """Whether the agents of this machine are meant."""
+        """True for the local backend, chosen by `backend` or by default."""
         if self.backend == "auto":
             return not (self.api_key.get_secret_value() or self.base_url)
         return self.backend == "local"
@@ -340,13 +339,13 @@ class Settings(BackendSettings):
 
     @property
     def is_reachable_by_others(self) -> bool:
-        """Whether other machines can call, directly or through a proxy on this one."""
+        """True if other machines can call, directly or through a proxy on this one."""
         names = [urlsplit(f"//{name}").hostname for name in (*self.allowed_hosts, self.public_host) if name]
         return self.listens_beyond_loopback or any(name not in LOOPBACK_HOSTS for name in names)
 
     @property
     def knows_callers(self) -> bool:
-        """Whether every call over HTTP needs a token."""
+        """True if every call over HTTP needs a token."""
         return bool(self.token.get_secret_value() or self.tokens_file or self.oidc_issuer)
 
 
@@ -361,15 +360,15 @@ def variable_of(name: str) -> str:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """The LETTA_MCP_… variables that no option reads, each with the one that may have been meant, "" if none is
-    close."""
+    """The LETTA_MCP_… variables that no option reads, each with the most similar one that exists, "" if none is
+    similar."""
     known = [f"{VARIABLE_PREFIX}{name.upper()}" for name in Settings.model_fields]
     unknown = [name for name in environment if name.startswith(VARIABLE_PREFIX) and name not in known]
     return {name: next(iter(get_close_matches(name, known, 1)), "") for name in sorted(unknown)}
 
 
 def strip_unset(value: object) -> object:
-    """The text of a variable, trimmed; "" for one that a client handed over without filling it in."""
+    """The text of a variable, trimmed; "" for a placeholder that a client did not fill in."""
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     if isinstance(text, str):
         return "" if _UNSET_PLACEHOLDER.fullmatch(text.strip()) else text.strip()

@@ -41,9 +41,9 @@ from letta_conversations_mcp.core.model import (
 class StreamLost(Exception):
     """The connection of a turn broke after the message was handed over; the turn itself may well go on.
 
-    Never shown to a caller: whoever follows the turn then asks the server what became of it. `status` is the HTTP
-    status of an answer that came instead of the stream, 0 if there was none. `silent` if nothing at all came for too
-    long, not even a sign of life.
+    Never shown to a caller: the code that follows the turn then asks the server for its outcome. `status` is the HTTP
+    status of an answer that came instead of the stream, 0 if there was none. `silent` if nothing arrived for too long,
+    not even a ping.
     """
 
     def __init__(self, words: str, status: int = 0, *, silent: bool = False) -> None:
@@ -71,13 +71,13 @@ class Backend(Protocol):
     keeps_tags: bool
     """Whether conversations have tags here."""
     image_note: str
-    """What the sender of an image has to know here, in a sentence; "" if nothing."""
+    """A remark about images for their senders, in a sentence; "" for none."""
     no_models_advice: str
     """What a person can do if there are no models, in a sentence or two."""
 
     @property
     def new_agent_note(self) -> str:
-        """What an agent that is created here cannot do, in a sentence; "" if nothing."""
+        """A remark on what agents created here cannot do, in a sentence; "" for none."""
         ...
 
     async def check(self) -> Health:
@@ -103,7 +103,7 @@ class Backend(Protocol):
         ...
 
     async def delete_agent(self, agent_id: str) -> None:
-        """Delete the agent with all of its conversations and memory. Raises NotFound when it is gone already."""
+        """Delete the agent with all of its conversations and memory. Raises NotFound if it is already gone."""
         ...
 
     async def list_models(self) -> Sequence[str]:
@@ -134,48 +134,49 @@ class Backend(Protocol):
         ...
 
     async def fork(self, ref: ConversationRef, *, at_message: str = "", hidden: bool = False) -> Conversation:
-        """A new conversation of the same agent that begins with what is in the context of this one: up to and with
-        `at_message`, or all of it. It has no summary. Not idempotent and never repeated. What the server ignored shows
-        in what comes back. Raises NotFound."""
+        """Create a conversation of the same agent that begins with the messages in this one's context, up to and
+        including `at_message` if given. It has no summary. Not idempotent, never retried. Whatever the server ignored
+        shows in the result. Raises NotFound."""
         ...
 
     async def delete_conversation(self, conversation_id: str) -> None:
-        """Delete it, or hide it where a server cannot delete. Raises NotFound when it is gone already."""
+        """Delete it, or hide it if the server cannot delete. Raises NotFound if it is already gone."""
         ...
 
     async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:
-        """One page, oldest first, in the true order of time. `limit` counts what the server stores as one message,
-        which may be several of ours. Raises NotFound for a conversation that is gone and for an unknown cursor."""
+        """One page in chronological order. `limit` counts messages as the server stores them; one of those may become
+        several of ours. Raises NotFound for a deleted conversation and for an unknown cursor."""
         ...
 
     async def search_messages(self, search: MessageSearch) -> Sequence[FoundMessage]:
-        """The server's own search, best first. Raises NoSearch where there is none."""
+        """The server's own search, best results first. Raises NoSearch if it has none."""
         ...
 
     def send(self, ref: ConversationRef, message: OutgoingMessage) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
-        """Hand the message over and stream the turn. Never repeated by the implementation.
+        """Hand the message over and stream the turn. Never retried by the implementation.
 
-        Entering raises Busy, AwaitingApproval, NotFound, Refused … when nothing was sent, and StreamLost when that is
-        not sure. Iterating raises StreamLost when the connection breaks. Leaving closes the connection, not the turn.
+        Entering raises Busy, AwaitingApproval, NotFound, Refused … if nothing was sent, and StreamLost if that is
+        uncertain. Iterating raises StreamLost if the connection breaks. Leaving closes the connection; the turn goes
+        on.
         """
         ...
 
     def resume(
         self, ref: ConversationRef, message: Outgoing, *, run_id: str, after: int
     ) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
-        """Go on with the stream of a message that was handed over before: of this run, from its chunk number `after`
-        on. Without a run id only a server that remembers the ids of messages for ever goes on with the message, and
-        takes it now if it never came.
+        """Resume the stream of a message that was handed over before: of this run, after chunk number `after`. Without
+        a run id, only a server that remembers message ids for ever can resume; it accepts the message now if it never
+        arrived.
 
-        Entering raises NotResumable (no stream, or no trace of the message), Busy when another message's turn runs and
-        this one never came, StreamLost when
-        the connection breaks again, and other errors as `send` does. Iterating raises StreamLost.
+        Entering raises NotResumable (no stream, or no trace of the message), Busy if another message's turn runs and
+        this one never arrived, StreamLost if the connection breaks again, and other errors as `send` does. Iterating
+        raises StreamLost.
         """
         ...
 
     async def run_of_otid(self, ref: ConversationRef, otid: str) -> str:
-        """The id of the run that took the message with this otid; "" where the server keeps no such record, or not any
-        more. Nothing is sent."""
+        """The id of the run that took the message with this otid; "" if the server has no record of that. Sends
+        nothing."""
         ...
 
     async def list_approvals(self, ref: ConversationRef) -> Sequence[ToolCall]:
@@ -183,22 +184,22 @@ class Backend(Protocol):
         ...
 
     def respond(self, ref: ConversationRef, approvals: Approvals) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
-        """Hand decisions over and stream how the turn goes on; in all else like `send`.
+        """Hand decisions over and stream the rest of the turn; otherwise like `send`.
 
-        Entering raises NothingPending when the calls do not wait any more: nothing was sent then.
+        Entering raises NothingPending if the calls no longer wait; nothing was sent then.
         """
         ...
 
     async def cancel(self, ref: ConversationRef, run_id: str = "") -> Sequence[str]:
         """Stop the running turn of a conversation, or only this run of it, and no other conversation's.
 
-        Gives the ids of the runs that were stopped, none when nothing ran. Raises NotFound for an unknown run, and
-        Refused when the server could stop it only with something else.
+        Returns the ids of the stopped runs, none if nothing ran. Raises NotFound for an unknown run, and Refused if the
+        server could stop it only together with something else.
         """
         ...
 
     async def compact(self, ref: ConversationRef, settings: CompactionSettings) -> Compaction:
-        """Summarise the history in context. Raises Refused when there is too little to summarise."""
+        """Summarise the history in context. Raises Refused if there is too little to summarise."""
         ...
 
     async def recompile(self, ref: ConversationRef, *, dry_run: bool = False) -> str:
@@ -227,5 +228,5 @@ class Backend(Protocol):
         ...
 
     async def list_run_chunks(self, ref: ConversationRef, run_id: str) -> Sequence[Chunk]:
-        """What a run has stored so far, oldest first: its messages and, at the end, its usage."""
+        """The messages that a run has stored so far, oldest first, and its usage at the end."""
         ...

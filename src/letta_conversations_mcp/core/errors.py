@@ -1,7 +1,7 @@
-"""Everything that can go wrong, in the words of the person or model who reads it.
+"""All errors, with texts for the person or model who reads them.
 
     ConversationError
-    ├── InvalidArgument      the caller can mend it: a malformed id, a contradiction, a bad model setting
+    ├── InvalidArgument      the caller can correct it: a malformed id, a contradiction, a bad model setting
     ├── NotFound             no such agent, conversation, run or message
     ├── NoReply              nothing was sent in a conversation yet
     ├── Ambiguous            a name that several agents share
@@ -9,22 +9,22 @@
     ├── Refused              Letta understood the request and said no
     ├── Forbidden            the caller's token does not allow it
     ├── NotConfigured        the settings of this MCP server name no Letta server, or cannot be used
-    ├── Overloaded           this server has too much to do at the moment
+    ├── Overloaded           a limit of this server was reached
     ├── Busy                 the conversation is answering another message
     ├── AwaitingApproval     the agent waits for a decision about a tool call
     ├── NothingPending       no tool call waits for a decision
-    ├── TooManyHops          agents have passed a message on too often
+    ├── TooManyHops          a chain of agents has become too long
     ├── Unauthorized         the key is wrong or missing
     ├── Unreachable          nothing answers, or what answers is no Letta server
     ├── TimedOut             no answer within the bound
-    ├── TooManyRequests      Letta wants fewer of them
-    ├── ShuttingDown         this server is going down
+    ├── TooManyRequests      a rate limit of Letta
+    ├── ShuttingDown         this server is shutting down
     └── ServerFault          Letta failed, or answered something that cannot be understood
 
 Each class holds the facts and builds its own text: what happened, what is safe, what to do next. `str(error)` is for a
-language model, which can call tools; `error.for_person` is for the reader of a command's output, who cannot. Neither
-holds anything that a stranger wrote but through `quote`, and never a key, a traceback or a page of HTML. Backends raise
-these from their own exceptions; the tools turn them into MCP errors in one place.
+language model, which can call tools; `error.for_person` is for the reader of a command's output, who cannot. Text
+written by others is included only through `quote`, and never a key, a traceback or a page of HTML. Backends raise these
+from their own exceptions; `tools/mcp_errors.py` turns them into MCP errors.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from collections.abc import Sequence
 from letta_conversations_mcp.core.untrusted import escaped
 
 QUOTE_CHARS = 300
-"""How much of a server's own words an error carries: enough for its sentence, too little for a page."""
+"""How much of a server's own error text is quoted: enough for a sentence, too little for a page."""
 
 QUOTED_CHARS = 20_000
-"""How much of such words is looked at."""
+"""How much of such a text is read."""
 
 RESTART_SECONDS = 1.0
-"""After which a server that did not answer is asked once more: it may be in the middle of a restart."""
+"""Pause before retrying a server that did not answer: it may be restarting."""
 
 RETRY_SECONDS = 5
-"""After which a call that this server had no room for may be made again: a quick model ends some turns in that time."""
+"""Pause suggested to a caller whose call exceeded a limit: a quick model ends some turns in that time."""
 
 DEFAULT_PAUSE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 60.0
-"""A pause that a server asks for is believed up to this."""
+"""The longest pause that a server can ask for."""
 
 NAME_CHARS = 80
-"""How much of a name that a caller or a user gave."""
+"""How much of a name given by a caller or a user is shown."""
 
 NO_TAGS = "conversations have no tags on this server"
 
@@ -75,19 +75,18 @@ _KEY = re.compile(r"\b(?:sk|pk|at)-(?:let|ant|proj|or)?-?[A-Za-z0-9_\-=+/]{16,}"
 
 
 def quote(text: object, limit: int = QUOTE_CHARS) -> str:
-    """A server's or a model's words, fit to stand in an error: one line, bounded, without markup, records or
-    secrets."""
+    """A server's or a model's text for use in an error: one line, bounded, without markup, records or secrets."""
     words = (text if isinstance(text, str) else str(text))[:QUOTED_CHARS]
     if _HTML.search(words[:2000]):
         return "(a page of HTML)"
-    # On one line before any pattern runs: runs of spaces are what makes patterns slow.
+    # Collapse white space first: the patterns are slow on long runs of spaces.
     words = " ".join("".join(each if each.isprintable() else " " for each in words).split())
     words = without_secrets(_ACTOR.sub("", words)).rstrip()
     return words if len(words) <= limit else f"{words[:limit]}…"
 
 
 def without_secrets(text: str) -> str:
-    """A text without what looks like a key, and without what is named as a secret."""
+    """The text without anything that looks like a key or is labelled as a secret."""
     return _KEY.sub("[secret]", _NAMED_SECRET.sub(r"\1[secret]", text))
 
 
@@ -111,7 +110,7 @@ class ConversationError(Exception):
     """
 
     try_again_after: float | None = None
-    """In seconds, when nothing was done and the same may well succeed after this."""
+    """Seconds after which a retry may well succeed; None if it would not, or if something may have been done."""
 
     def __init__(self, text: str, *, person: str = "") -> None:
         self.for_person = escaped(without_advice(person or text))
@@ -119,11 +118,11 @@ class ConversationError(Exception):
 
     @property
     def label(self) -> str:
-        """What it is in a word or two, for a log: its text may quote what somebody wrote."""
+        """The error in a word or two, for the log: its text may quote messages."""
         return type(self).__name__
 
     def add(self, sentence: str) -> None:
-        """Append what only somebody further up knows."""
+        """Append a sentence that only the calling code knows."""
         self.args = (f"{self} {sentence}",)
         self.for_person = f"{self.for_person} {without_advice(sentence)}".rstrip()
 
@@ -217,7 +216,7 @@ class Refused(ConversationError):
 
 
 class Forbidden(ConversationError):
-    """The caller's token does not allow it. Says what it lacks, and nothing of what it would have reached."""
+    """The caller's token does not allow it. Names the missing right, and nothing about the object of the call."""
 
     def __init__(self, what: str, scope: str) -> None:
         self.scope = scope
@@ -226,7 +225,7 @@ class Forbidden(ConversationError):
 
 
 class Overloaded(ConversationError):
-    """This server has as much to do as it may, or this caller has (`of_caller`). Nothing was done."""
+    """A limit of this server was reached, or a limit for this caller (`of_caller`). Nothing was done."""
 
     def __init__(self, reason: str, seconds: int = RETRY_SECONDS, *, of_caller: bool = False) -> None:
         self.seconds = seconds
@@ -275,7 +274,7 @@ class AwaitingApproval(ConversationError):
 
 
 class NothingPending(ConversationError):
-    """No tool call waits for a decision here, or not the one that was named. Nothing was sent."""
+    """No tool call waits for a decision here, or the named one does not. Nothing was sent."""
 
     def __init__(self, conversation_id: str, waiting: Sequence[str] = ()) -> None:
         self.conversation_id = conversation_id
@@ -287,7 +286,7 @@ class NothingPending(ConversationError):
 
 
 class TooManyHops(ConversationError):
-    """Agents have passed a message on, or answered each other, too often. Nothing was sent."""
+    """A chain of agents messaging each other has become too long. Nothing was sent."""
 
     def __init__(self, hop: int, most: int) -> None:
         self.hop = hop
@@ -316,7 +315,7 @@ class Unauthorized(ConversationError):
 
 
 class NotConfigured(ConversationError):
-    """The settings of this MCP server lead nowhere. `steps` say how to correct them."""
+    """The settings of this MCP server name no usable Letta server. `steps` say how to correct them."""
 
     def __init__(self, problem: str, steps: str) -> None:
         super().__init__(
@@ -362,7 +361,7 @@ class TimedOut(ConversationError):
 
 
 class TooManyRequests(ConversationError):
-    """Letta, or a proxy in front of it, wants fewer requests. Nothing was done."""
+    """Letta, or a proxy in front of it, rejected the request because of a rate limit. Nothing was done."""
 
     def __init__(self, what: str, seconds: float | None) -> None:
         self.try_again_after = min(seconds or DEFAULT_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
@@ -374,7 +373,7 @@ class TooManyRequests(ConversationError):
 
 
 class ShuttingDown(ConversationError):
-    """This server is going down, and begins nothing any more. Nothing was done."""
+    """This server is shutting down and starts nothing new. Nothing was done."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""What callers share: calls, streams, bytes of requests, sessions, watched conversations. One rule for all of them."""
+"""Limits that callers share: calls, streams, bytes of requests, sessions, watched conversations. One rule for all."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ PART = 4
 
 
 class FairShare:
-    """So much of something at a time: `most` in all, `most_of_one` for each caller. `what` is its name, a plural.
+    """Limits how much of something is in use at a time: `most` in all, `most_of_one` per caller. `what` is its name, a
+    plural.
 
-    Callers without a name ("") cannot be told apart, and share only the whole.
+    Callers without a name ("") cannot be told apart, so only `most` applies to them.
     """
 
     def __init__(self, what: str, most: int, most_of_one: int = 0) -> None:
@@ -25,7 +26,7 @@ class FairShare:
         self._taken: Counter[str] = Counter()
 
     def take(self, caller: str, amount: int = 1) -> None:
-        """Raises Overloaded, with `of_caller` if only this caller has too much."""
+        """Raises Overloaded, with `of_caller` if it is this caller's limit."""
         if caller and self._taken[caller] + amount > self._most_of_one:
             raise Overloaded(f"one caller may have {self._most_of_one:,} {self._what} at a time", of_caller=True)
         if self._taken.total() + amount > self._most:
@@ -39,7 +40,7 @@ class FairShare:
 
     @contextmanager
     def place(self, caller: str) -> Generator[None]:
-        """One for as long as the context lasts. Raises as `take` does."""
+        """Takes one for as long as the context lasts. Raises as `take` does."""
         self.take(caller)
         try:
             yield

@@ -94,7 +94,7 @@ def returns_of(chunk: Chunk) -> Iterator[ToolCall]:
 
 
 DENIED = "Error: request to call tool denied."
-"""How the result of a call begins that somebody denied (0.16.8, Letta Code 0.34.12)."""
+"""Prefix of the result of a denied call (0.16.8, Letta Code 0.34.12)."""
 
 
 def _return_status(entry: Mapping[str, object]) -> Literal["success", "error", "denied"]:
@@ -104,7 +104,7 @@ def _return_status(entry: Mapping[str, object]) -> Literal["success", "error", "
 
 
 def compaction_summary(chunk: Chunk) -> str | None:
-    """The summary that a compaction left, or None when the chunk is none.
+    """The summary left by a compaction, or None if the chunk is not a summary.
 
     0.16.8 stores it as a user message whose text is a JSON object of type system_alert; newer servers as
     summary_message.

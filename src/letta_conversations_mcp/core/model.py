@@ -17,7 +17,7 @@ Chunk = Mapping[str, object]
 """One element of a turn's stream, or one listed message, in Letta's JSON form; told apart by its `message_type`."""
 
 DEFAULT_CONVERSATION = "default"
-"""The history of an agent outside of any conversation; it has no id of its own and needs the agent's."""
+"""Names the history of an agent outside of any conversation. It is not unique: the agent's id is needed too."""
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 AGENT_ID = re.compile(rf"agent-(?:local-)?{_UUID}")
@@ -152,11 +152,12 @@ class TurnFailure(Frozen):
     message: str = ""
     detail: str = ""
     stored: bool = False
-    """True if Letta stored the user's message all the same, so that the agent sees it from now on."""
+    """True if Letta stored the user's message nevertheless, so that the agent sees it from now on."""
 
     @property
     def awaits_approval(self) -> bool:
-        """True if the message was not taken because an approval is pending; a stream reports it like this (0.16.8)."""
+        """True if the message was not accepted because an approval is pending; a stream reports it like this
+        (0.16.8)."""
         return "waiting for approval" in self.message + self.detail
 
 
@@ -166,8 +167,8 @@ class Turn(Frozen):
     `message` is the text that it answers, where the server tells it; `reply` joins everything that the agent said;
     `tool_calls` are all calls in order; `approvals` those of them that wait for a decision; `unknown_kinds` counts the
     chunks of kinds that this version does not know; `repeated` is true if the call was a retry, and the message was not
-    sent a second time; `at` is when the newest part was written; `note` says what the reader should know of how the
-    message was sent.
+    sent a second time; `at` is when the newest part was written; `note` is a remark for the reader on how the message
+    was sent.
     """
 
     status: TurnStatus
@@ -217,8 +218,8 @@ class ContextUse(Frozen):
 
 
 class CompactionSettings(Frozen):
-    """How to summarise; what is left out is the server's to choose. `model` writes the summary, `clip_chars` is its
-    greatest length; `keep_percent` is the share of the messages in context that a sliding window keeps."""
+    """How to summarise; the server chooses what is not given. `model` writes the summary, `clip_chars` is its maximum
+    length; `keep_percent` is the share of the messages in context that a sliding window keeps."""
 
     mode: CompactionMode | None = None
     model: str = ""
@@ -282,8 +283,8 @@ class ConversationChanges(Frozen):
 
 
 class ConversationQuery(Frozen):
-    """Which conversations to list. `after` is the id of the last one on the page before; `tag` is one that they have;
-    `with_hidden` lists those too that are kept out of lists."""
+    """Which conversations to list. `after` is the last id of the page before; `tag` lists those with this tag only;
+    `with_hidden` includes hidden ones."""
 
     agent_id: str = ""
     search: str = ""
@@ -364,7 +365,7 @@ class OutgoingMessage(Frozen):
     max_steps: int | None = None
 
     def is_in(self, message: Message) -> bool:
-        """True if a listed message shows that this one was taken."""
+        """True if a listed message shows that Letta has this one."""
         return bool(self.otid) and message.otid == self.otid
 
 
@@ -377,15 +378,15 @@ class Decision(Frozen):
 
 
 class Approvals(Frozen):
-    """Decisions, handed over together as a message is. `calls` are the calls that they are about."""
+    """Decisions, handed over together like a message. `calls` are the calls they decide."""
 
     decisions: tuple[Decision, ...]
     otid: str
     calls: tuple[ToolCall, ...] = ()
 
     def is_in(self, message: Message) -> bool:
-        """Whether a listed message shows that these were taken: their otid is not stored (seen on 0.16.8), but the
-        calls have results then, denied ones too."""
+        """True if a listed message shows that Letta has these. Their otid is not stored (seen on 0.16.8), but the calls
+        then have results, denied ones too."""
         decided = {each.tool_call_id for each in self.decisions}
         return any(call.status != "pending" and call.id in decided for call in message.calls)
 

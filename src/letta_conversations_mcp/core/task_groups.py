@@ -13,8 +13,8 @@ from anyio.abc import TaskGroup
 async def background_tasks(*, join: bool = False) -> AsyncGenerator[TaskGroup]:
     """A task group whose tasks are cancelled when the body ends, or awaited with `join`.
 
-    An exception of the body leaves as it is: anyio's own task group would wrap it in an ExceptionGroup, which no
-    `except` of a caller expects. One of a task still comes in a group.
+    An exception of the body is raised unchanged: anyio's own task group would wrap it in an ExceptionGroup, which no
+    `except` of a caller expects. Exceptions of tasks are still raised in a group.
     """
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
@@ -30,8 +30,8 @@ async def background_tasks(*, join: bool = False) -> AsyncGenerator[TaskGroup]:
 
 @contextmanager
 def ungrouped(*kinds: type[Exception]) -> Generator[None]:
-    """Raise the first exception of these kinds by itself if it comes wrapped in ExceptionGroups, as it does from a
-    library that opens task groups."""
+    """Unwrap an exception of these kinds that a library's task groups raise in ExceptionGroups; of several, the
+    first."""
     failure: BaseException | None = None
     try:
         yield

@@ -1,4 +1,4 @@
-"""Times as Letta and callers write them."""
+"""Parsing of the times that Letta and callers write."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 
 def parse_time(text: str) -> datetime | None:
-    """An ISO 8601 date or time, with a zone: UTC where the text names none, as in Letta's times (0.16.8). None if the
-    text is no time."""
+    """An ISO 8601 date or time as an aware datetime: UTC if the text names no zone, as in Letta's times (0.16.8). None
+    if the text is not a time."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Text that somebody else wrote, shown so that it cannot pass for ours.
+"""Marks text written by others, so that it cannot pass for ours.
 
-There is one way for every place: each line of such a text begins with `> `, and no line of ours does. So whatever the
-text says, its reader sees where it begins and ends. Names and other short texts stand within a line as Python's `repr`
-writes them: quoted and escaped.
+Everywhere in the same way: each line of such a text begins with `> `, and no line of ours does. So its reader sees
+where it begins and ends, whatever it says. Names and other short texts are written within a line as Python's `repr`
+does: quoted and escaped.
 
 Characters that move a terminal's cursor, change the direction of writing or are invisible are written as escapes, for
 example `\\x1b` or `\\u202e`. Line breaks and tabs stay.

@@ -1,1 +1,1 @@
-"""Who is told that a conversation changed."""
+"""Notifications that a conversation changed."""

@@ -1,10 +1,10 @@
 """The events that the MCP SDK's SubscriptionBus carries here.
 
-* `conversation_changed(id)`: a conversation is not what it was. No client can subscribe to its URI; the poller of every
-  replica hears it, looks at the conversation, and publishes a ResourceUpdated for each URI that its clients watch.
-* `LIST_CHANGED`: a conversation was created, renamed, archived or deleted. Clients hear it as it is.
+* `conversation_changed(id)`: a conversation changed. No client can subscribe to its URI; the poller of every replica
+receives it, reads the conversation, and publishes a ResourceUpdated for each URI that its clients watch.
+* `LIST_CHANGED`: a conversation was created, renamed, archived or deleted. Clients receive it as it is.
 
-An event says where to look again, never what is new there, so one too many does no harm.
+An event says which resource to read again, never what is new there, so a superfluous event does no harm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def conversation_changed(conversation_id: str) -> ResourceUpdated:
 
 
 def changed_conversation(event: ServerEvent) -> str:
-    """The id of the conversation that an event of `conversation_changed` is about; "" for any other event."""
+    """The conversation id in an event of `conversation_changed`; "" for any other event."""
     if isinstance(event, ResourceUpdated) and event.uri.endswith(_SUFFIX):
         return event.uri.removeprefix(_PREFIX).removesuffix(_SUFFIX)
     return ""

@@ -1,8 +1,8 @@
-"""Finding out that a conversation has changed, for clients that subscribed to it.
+"""Detects changes of the conversations that clients have subscribed to.
 
-A change made through this server, or through a replica, is heard as an event. Others change conversations at Letta
-directly, so each subscribed conversation is also polled, once for all its subscribers. Before an event is published the
-conversation is read again: later polls compare with that, and a client may read at once.
+A change made through this server or a replica arrives as an event. Others change conversations at Letta directly, so
+each subscribed conversation is also polled, once for all its subscribers. Before an event is published the conversation
+is read again: later polls compare with that state, and a client may read at once.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from letta_conversations_mcp.notifications.events import changed_conversation
 logger = logging.getLogger(__name__)
 
 MOST_WATCHED = 200
-"""Conversations: polled every five seconds they cause forty small requests a second. One that several callers watch is
-polled once, and counts for each of them."""
+"""Watched conversations: polled every five seconds, they cause forty small requests a second. One that several callers
+watch is polled once, and counts for each of them."""
 
 
 @dataclass(frozen=True)
 class _Watcher:
-    """One subscription: what it is to, and its caller."""
+    """One subscription: its URI and its caller."""
 
     uri: str
     caller: str
@@ -118,7 +118,7 @@ class Poller:
                         for uri in watch.uris:
                             await self._bus.publish(ResourceUpdated(uri))
                 except Exception:
-                    # An exception that left this would end every other watch in the group.
+                    # An exception that escaped would end every other watch in the group.
                     logger.exception("polling conversation %s failed; going on", watch.conversation_id)
 
     async def _is_different(self, watch: _Watch) -> bool:

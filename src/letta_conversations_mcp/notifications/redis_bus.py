@@ -1,9 +1,8 @@
 """The SDK's SubscriptionBus over Redis, for servers with replicas.
 
 An event reaches this process at once, and the replicas through Redis. Nothing is stored there: the pollers find lost
-changes of conversations, as they find the changes that others make at Letta. While Redis is away, replicas hear of
-these some seconds later, and of changes of lists once it is back; nothing else is affected, and the connection is made
-again.
+changes of conversations, as they find changes made directly at Letta. While Redis is down, replicas learn of these some
+seconds later, and of changes of lists once it is back; nothing else is affected, and the connection is restored.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from letta_conversations_mcp.settings import Settings
 logger = logging.getLogger(__name__)
 
 OUTBOX = 1_000
-"""Events that can wait for Redis; more than these are dropped."""
+"""Events queued for Redis; further ones are dropped."""
 
 CONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
 HEALTH_CHECK_SECONDS = 5.0
-"""After this long without an event the connection is checked."""
+"""Idle seconds after which the connection is checked."""
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
@@ -44,7 +43,8 @@ class _Wire(BaseModel):
 
 
 class RedisSubscriptionBus:
-    """A SubscriptionBus for all replicas with the same Redis and the same Letta. `run` it while it is used."""
+    """A SubscriptionBus for all replicas with the same Redis and the same Letta. `run` must be running while it is
+    used."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.redis_url.get_secret_value()
@@ -76,7 +76,7 @@ class RedisSubscriptionBus:
 
     async def run(self) -> None:
         """Exchange events with the replicas until cancelled."""
-        # Late: an extra that not everybody has installed.
+        # Imported late: an optional extra.
         from redis.asyncio import Redis
 
         # Any: the client's own types are unfinished.

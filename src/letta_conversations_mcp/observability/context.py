@@ -1,6 +1,6 @@
 """The subject of a log line or span: request, caller, tool, conversation and run.
 
-A context variable that is set for a call, and so inherited by everything that the call starts, background turns too.
+A context variable that is set for a call and inherited by everything that the call starts, including background turns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from letta_conversations_mcp.turns.turn import TrackedTurn
 
 @dataclass(frozen=True)
 class Subject:
-    """What is being worked on. Fields that do not apply are ""."""
+    """What a log line is about. Fields that do not apply are ""."""
 
     request_id: str = ""
     caller: str = ""
@@ -25,7 +25,7 @@ class Subject:
     turn: TrackedTurn | None = None
 
     def fields(self) -> Mapping[str, str]:
-        """The ids by name, without empty ones. A turn's run is known only after a while."""
+        """The ids by name, without empty ones. Read them late: a turn's run id is not known at first."""
         turn = self.turn
         every = {
             "request_id": self.request_id,
@@ -46,7 +46,7 @@ def current_subject() -> Subject:
 
 @contextmanager
 def about(subject: Subject) -> Generator[None]:
-    """Everything that is logged in this context is about `subject`."""
+    """Attaches `subject` to everything that is logged inside."""
     token = _subject.set(subject)
     try:
         yield
@@ -55,7 +55,7 @@ def about(subject: Subject) -> Generator[None]:
 
 
 def of_turn(turn: TrackedTurn) -> Subject:
-    """The present call, and the turn that it works on."""
+    """The subject of the current call, with the turn that it works on."""
     return replace(_subject.get(), turn=turn)
 
 

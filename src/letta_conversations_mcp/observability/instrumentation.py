@@ -32,7 +32,7 @@ class LoggingMeter(Meter):
                 yield
             finally:
                 facts = {"status": turn.ending, "seconds": round(perf_counter() - started, 3)}
-                # Made at the end: only then is it known whether another process, or an earlier call, has the span.
+                # Created at the end: only then is it known whether another process, or an earlier call, has the span.
                 if not turn.joined:
                     _record_span(turn, began_at)
                 logger.info("the turn ended: %s", turn.ending, extra=facts)

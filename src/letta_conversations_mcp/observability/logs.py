@@ -1,8 +1,8 @@
 """The log on stderr: one line per event, as text or JSON, with the ids of what it is about.
 
-No text of a message gets in unless it is asked for. So libraries, which log whole requests, are heard only from
-WARNING on, and of an exception only its kind and place are told. Secrets never get in: nothing logs
-one, and as the last defence the finished line is searched for those that the server knows, and for what looks like one.
+Texts of messages are logged only with --log-messages. Without it, libraries, which log whole requests, are logged only
+from WARNING up, and exceptions only with their kind and place. Secrets are never logged: no code logs one, and as a
+last defence the finished line is searched for the secrets that the server knows and for anything that looks like one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def configure_logging(settings: BackendSettings) -> None:
-    """Send everything that is logged in this process to stderr, in the form that the settings ask for."""
+    """Send all logs of this process to stderr, in the configured format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(settings))
     handler.addFilter(_add_subject)
@@ -58,7 +58,7 @@ def _formatter(settings: BackendSettings) -> logging.Formatter:
     secrets = sorted(secrets_of(settings), key=len, reverse=True)
     if settings.log_format == "text":
         return _Guarded(_WithSubject(TEXT_FORMAT), secrets, with_texts=settings.log_messages)
-    # Late, because a server over stdio seldom needs it.
+    # Imported late: a server over stdio seldom needs it.
     from pythonjsonlogger.json import JsonFormatter
 
     plain = JsonFormatter(
@@ -71,7 +71,7 @@ def _formatter(settings: BackendSettings) -> logging.Formatter:
 
 
 def secrets_of(settings: BackendSettings) -> Iterator[str]:
-    """Every secret in the settings and the passwords in their URLs, as they stand there and as JSON writes them."""
+    """Every secret in the settings and the passwords in their URLs, in plain form and as JSON writes them."""
     for name in type(settings).model_fields:
         value: object = getattr(settings, name)
         for each in cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,):
@@ -87,7 +87,7 @@ def secrets_of(settings: BackendSettings) -> Iterator[str]:
 
 
 def _add_subject(record: logging.LogRecord) -> bool:
-    """Put the ids into the record, where a JSON formatter looks for more fields."""
+    """Add the ids to the record, where a JSON formatter looks for extra fields."""
     fields = current_subject().fields()
     record.subject = fields
     for name, value in fields.items():
@@ -97,7 +97,7 @@ def _add_subject(record: logging.LogRecord) -> bool:
 
 
 class _WithSubject(logging.Formatter):
-    """Text, with the ids at the end of the message."""
+    """A text formatter that appends the ids to the message."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is the base class's
         ids = " ".join(f"{name}={_field(value)}" for name, value in getattr(record, "subject", {}).items())
@@ -105,18 +105,18 @@ class _WithSubject(logging.Formatter):
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and control characters: what is logged can neither begin a line nor reach a
+    """The text without line breaks and control characters: logged text can neither begin a line nor control a
     terminal."""
     return escaped(text).replace("\n", "\\n")
 
 
 def _field(value: str) -> str:
-    """A field's value, quoted when it could pass for more than one."""
+    """A field's value, quoted if it could be read as several."""
     return value if _PLAIN.fullmatch(value) else repr(value)
 
 
 class _Guarded(logging.Formatter):
-    """Another formatter, of whose lines no secret leaves, and no text of an exception that may quote a message."""
+    """Wraps another formatter and removes secrets, and the texts of exceptions, which may quote a message."""
 
     def __init__(self, inner: logging.Formatter, secrets: Iterable[str], *, with_texts: bool) -> None:
         super().__init__()
@@ -126,20 +126,21 @@ class _Guarded(logging.Formatter):
             self._inner.formatException = format_without_texts
 
     def format(self, record: logging.LogRecord) -> str:
-        # The first handler of a record would keep its traceback for all others.
+        # Otherwise the first handler of a record would cache its traceback for all others.
         record.exc_text = None
         return hide(self._inner.format(record), self._secrets)
 
 
 def hide(text: str, secrets: Iterable[str]) -> str:
-    """The text without these secrets, and without what looks like one."""
+    """The text without these secrets and anything that looks like one."""
     for secret in secrets:
         text = text.replace(secret, "[secret]")
     return without_secrets(text)
 
 
 def format_without_texts(ei: ExcInfo) -> str:
-    """A traceback in which only the operating system's errors keep their words: all others may quote what was sent."""
+    """A traceback without the texts of exceptions, except those of the operating system: all others may quote a
+    message."""
     lines: list[str] = []
     error = ei[1]
     while error is not None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from letta_conversations_mcp.notifications.redis_bus import RedisSubscriptionBus
 
 CALL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 45, 60, 120, 300, 600)
-"""From a cached list to the longest waits that clients request."""
+"""Buckets from a cached list to the longest waits that clients request."""
 
 TURN_SECONDS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)
 
@@ -130,7 +130,7 @@ class PrometheusMeter(LoggingMeter):
 
 
 class _BusEvents(Collector):
-    """The counts that a bus keeps itself."""
+    """Exposes the counters that a bus keeps itself."""
 
     def __init__(self, bus: RedisSubscriptionBus) -> None:
         self._bus = bus

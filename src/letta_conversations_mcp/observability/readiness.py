@@ -15,8 +15,8 @@ LONGEST_SECONDS = 4.0
 
 
 class Readiness:
-    """The reason why the server is not ready, "" when it is. No address, key or words of Letta's are in it: who asks is
-    not known."""
+    """The reason why the server is not ready, "" if it is. Contains no address, key or text from Letta, since anybody
+    can ask."""
 
     def __init__(self, *, key_of_its_own: bool = True) -> None:
         self._asking = anyio.Lock()

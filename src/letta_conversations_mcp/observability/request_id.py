@@ -12,7 +12,7 @@ from starlette.types import Message, Scope, Send
 HEADER = "X-Request-ID"
 
 _FIT = re.compile(r"[A-Za-z0-9._:-]{1,100}")
-"""What may stand in a log."""
+"""The ids that are accepted for the log."""
 
 _KEY = "letta_conversations_mcp.request_id"
 

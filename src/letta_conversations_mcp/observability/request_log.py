@@ -1,7 +1,7 @@
 """A log line for every request of a client: what it was about, how it ended, how long it took.
 
-A middleware of the MCP server. It also ends requests that would delay a shutdown: listening streams at once, calls that
-still run shortly before the deadline.
+A middleware of the MCP server. It also ends requests that would delay a shutdown: listening streams at once, running
+calls shortly before the deadline.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ATTRIBUTES = {
     "agent_id": "gen_ai.agent.id",
     "run_id": "letta.run.id",
 }
-"""The ids in an answer, and what they are called in the span of its call."""
+"""The ids in an answer, and their attribute names in the span of its call."""
 
 INTERRUPTED = (
     "This MCP server was shut down before the call had ended. Reading again is safe. If it was to change something, it "
@@ -123,7 +123,7 @@ class RequestLog:
 
 @contextmanager
 def counted(meter: Meter, tool: str) -> Generator[None]:
-    """Report to the meter how a tool call ends. Its errors are still exceptions here."""
+    """Report to the meter how a tool call ends. Must wrap the call where its errors are still exceptions."""
     started = perf_counter()
     outcome: Outcome = "ok"
     try:

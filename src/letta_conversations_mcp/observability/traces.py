@@ -1,7 +1,7 @@
 """OpenTelemetry traces: a span for each request, which the MCP SDK makes, and one for each turn within it.
 
-OpenTelemetry's own variables say where they go (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, …). Texts of messages
-and errors are not exported, whatever the SDK writes into a span: only ids, names and statuses are.
+OpenTelemetry's own variables configure the export (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, …). Only ids, names
+and statuses are exported, and no texts of messages and errors, whatever the SDK writes into a span.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from letta_conversations_mcp import __version__
 SERVICE = "letta-conversations-mcp"
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-"""A name of a tool or prompt. The SDK names spans after what a client requests, which can be anything."""
+"""A valid name of a tool or prompt. The SDK names spans after what a client requests, which can be any text."""
 
 _NAMES = ("gen_ai.tool.name", "gen_ai.prompt.name")
 
 
 class WithoutTexts(SpanExporter):
-    """Passes spans on to another exporter without anything that may quote a message: error texts and stack traces."""
+    """Wraps another exporter and removes everything that may quote a message: error texts and stack traces."""
 
     def __init__(self, inner: SpanExporter) -> None:
         self._inner = inner
@@ -71,9 +71,9 @@ def otlp_exporter() -> SpanExporter:
 
 @contextmanager
 def tracing(exporter: SpanExporter) -> Generator[None]:
-    """Export the spans of this process while the context lasts; the rest is flushed at its end."""
+    """Export the spans of this process while the context lasts, and flush the rest at its end."""
     resource = Resource.create({SERVICE_VERSION: __version__})
-    # What is given here would win over OTEL_SERVICE_NAME.
+    # A name given here would override OTEL_SERVICE_NAME.
     if str(resource.attributes.get(SERVICE_NAME)).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: SERVICE}))
     provider = TracerProvider(resource=resource)
