@@ -29,8 +29,8 @@ from letta_conversations_mcp.notifications.events import LIST_CHANGED, conversat
 class AnnouncingBackend(ForwardingBackend):
     """Overrides the operations that change a conversation.
 
-    Those of a turn, `compact` and `cancel` announce a change even if they fail or are cancelled: Letta may have made it
-    all the same.
+    Turns, `compact` and `cancel` announce a change even if they fail or are cancelled: Letta may have made it
+    nevertheless.
     """
 
     def __init__(self, inner: Backend, bus: SubscriptionBus) -> None:

@@ -1,4 +1,4 @@
-"""A backend that hands every operation on to another one: the base of backends that add something to some of them."""
+"""A backend that forwards every operation to another one: the base class for wrappers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which backend the settings ask for."""
+"""Opens the backend that the settings select."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 
 def check_backend(settings: BackendSettings) -> None:
-    """Raises NotConfigured when the settings name no place where conversations could live. Commands call it first, to
-    fail at once; a server over stdio starts all the same, see `open_backend`."""
+    """Raises NotConfigured if the settings select no usable backend. Commands call this first, to fail at once; a
+    server over stdio starts nevertheless, see `open_backend`."""
     if not settings.uses_local:
         return
     installed = find_spec("websockets") and (settings.app_server_url or find_spec("letta_code"))
@@ -63,8 +63,8 @@ class UnconfiguredBackend(ForwardingBackend):
 async def open_backend(settings: BackendSettings, meter: Meter = NO_METER) -> AsyncGenerator[Backend]:
     """The backend, for as long as the context lasts.
 
-    If the settings name no place where conversations could live, each operation raises NotConfigured: a client that
-    cannot start a server shows its user no more than "failed to connect".
+    If the settings select no usable backend, each operation raises NotConfigured: a client that cannot start a server
+    shows its user no more than "failed to connect".
     """
     try:
         check_backend(settings)
@@ -82,7 +82,7 @@ async def open_backend(settings: BackendSettings, meter: Meter = NO_METER) -> As
 
 @asynccontextmanager
 async def _open_local(settings: BackendSettings) -> AsyncGenerator[Backend]:
-    # Late: what the local backend needs is an extra that not everyone has installed.
+    # Imported late: the local backend needs an optional extra.
     from platformdirs import user_data_path
 
     from letta_conversations_mcp.backends.app_server.backend import open_local_backend

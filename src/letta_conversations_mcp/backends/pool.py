@@ -1,4 +1,4 @@
-"""Backends for callers with a Letta key of their own, one for each key. Opened at first use."""
+"""Backends for callers with their own Letta key, one per key. Opened at first use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST = 200
 """Backends that are open at the same time. Each takes a few MB once it is used."""
 
 GRACE_SECONDS = 600
-"""A backend is closed to make room only when it has been idle for the longest turn plus this."""
+"""A backend is closed to make room only after it has been idle for `turn_timeout` plus this."""
 
 
 @dataclass

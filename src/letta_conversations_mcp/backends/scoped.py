@@ -1,8 +1,8 @@
 """A backend restricted to an allow-list of agents.
 
 Agents outside the list, their conversations and their runs do not exist for the caller: the errors are the same as for
-something that Letta does not have. Every operation is spelled out and checks for itself; nothing is forwarded by
-default, so an operation that is new in the protocol is missing here until somebody has decided about it.
+something that Letta does not have. Every operation is written out with its own check and nothing is forwarded by
+default, so a new operation of the protocol is missing here until its check has been decided.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ScopedBackend:
         self._backend = backend
         self._agents = agents
         self._seen: set[tuple[ConversationRef, str]] = set()
-        """Messages that were listed to this caller: known to be in their conversation."""
+        """Messages that were listed for this caller, so they are known to be in their conversation."""
         self.name = backend.name
         self.deletion: Deletion = backend.deletion
         self.keeps_tags = backend.keeps_tags
@@ -125,8 +125,8 @@ class ScopedBackend:
         return await self._backend.isolated_labels(conversation)
 
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
-        """Without an agent: a page of each agent, merged, because a list of all conversations may have none of theirs
-        on a thousand pages. A cursor is a position in the order, so it may be another agent's conversation."""
+        """Without an agent: a page per agent, merged, because a list of all conversations may have none of these
+        agents' on a thousand pages. A cursor is a position in the order, so it may be another agent's conversation."""
         if query.after:
             await self.owner_of(query.after)
         if query.agent_id:
@@ -165,7 +165,7 @@ class ScopedBackend:
         return page
 
     async def search_messages(self, search: MessageSearch) -> Sequence[FoundMessage]:
-        """Without an agent: search each agent, and interleave the results, the best of each first."""
+        """Without an agent: search each agent and interleave the results, best of each first."""
         if search.conversation_id:
             await self._check(ConversationRef(conversation_id=search.conversation_id, agent_id=search.agent_id))
         elif search.agent_id:
@@ -279,9 +279,9 @@ class ScopedBackend:
             raise NotFound.conversation(ref.conversation_id)
 
     async def _check_message(self, ref: ConversationRef, message_id: str) -> None:
-        """Raises NotFound unless the message is in this conversation. A server may take a message of anybody for a
-        cursor and go on from its place in time (seen on 0.16.8), which tells that there is one, and from when. It is
-        here if it follows the message before it."""
+        """Raises NotFound unless the message is in this conversation. A server may accept any message as a cursor and
+        continue from its time (seen on 0.16.8), which would reveal that it exists, and when. It is in this conversation
+        if it follows the message before it."""
         if (ref, message_id) in self._seen:
             return
         before = await self._backend.list_messages(ref, MessageQuery(before=message_id, limit=1))

@@ -32,8 +32,8 @@ class ApiApprovals(ApiMessages):
     async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]: ...
 
     async def list_approvals(self, ref: ConversationRef) -> Sequence[ToolCall]:
-        """A client's own tool is told by its name, which is none of the agent's: what is asked of a client and what is
-        asked of a person look the same (seen on 0.16.8)."""
+        """A client's own tool is recognised by a name that the agent's tools do not have: otherwise requests to a
+        client and to a person look the same (seen on 0.16.8)."""
         newest = await self.list_messages(ref, MessageQuery(limit=NEWEST))
         pending = pending_calls(newest.items)
         if not pending:

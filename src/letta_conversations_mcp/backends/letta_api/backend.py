@@ -1,7 +1,6 @@
 """The backend for Letta REST servers, through letta-client.
 
-Every method uses the SDK's raw response and reads the JSON itself (see `letta_json`). The SDK never retries a request
-that changes something.
+Every method parses the SDK's raw response itself (see `letta_json`). Requests that change something are never retried.
 """
 
 from __future__ import annotations
@@ -46,11 +45,11 @@ from letta_conversations_mcp.core.model import (
 )
 
 RUN_MESSAGES = 1000
-"""Messages read of one run, the newest; a turn has two for every step, and 50 steps by Letta's default."""
+"""How many of a run's newest messages are read. A turn has two per step, and up to 50 steps by Letta's default."""
 
 RUN_PAGE = 100
 RUN_PAGES = 10
-"""How far back the runs of `default` are looked for among those of all the agent's conversations: 1,000 runs."""
+"""Pages searched for runs of `default` among those of all the agent's conversations: 1,000 runs."""
 
 RUNS_WITHOUT_STEPS = 5
 """Newest runs searched for the size of the context: a failed run reports no tokens."""
@@ -80,7 +79,7 @@ class ApiBackend(ApiConversations, ApiApprovals):
     ) -> Page[Agent]:
         client = await self._open()
         if after:
-            # The server ignores an unknown cursor, and would start from the beginning.
+            # The server ignores an unknown cursor and would start from the beginning.
             await self.get_agent(after)
         filters: Json = {"name": name, "query_text": search, "tags": tag, "after": after}
         with client.asking.to("list the agents", after=AFTER_READING):
@@ -131,9 +130,9 @@ class ApiBackend(ApiConversations, ApiApprovals):
     # Messages
 
     async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:
-        """Asks the agent for its messages of this conversation: the conversation's own list is out of order after a
-        compaction, and takes an unknown cursor for none. A fork's older messages, which it shares with another
-        conversation, are only in its own list, so a page that reaches them is taken from there (seen on 0.16.8)."""
+        """Reads the agent's list, filtered by conversation: the conversation's own list is out of order after a
+        compaction and ignores an unknown cursor. A fork's older messages, which it shares with its source, are only in
+        its own list, so a page that reaches them is read from there (seen on 0.16.8)."""
         items = await self._list_of_agent(ref, query)
         cursor = query.before or query.after
         if not items and not cursor and ref.conversation_id != DEFAULT_CONVERSATION:
@@ -152,7 +151,7 @@ class ApiBackend(ApiConversations, ApiApprovals):
         return first[0].text if first and first[0].kind == "system" else ""
 
     async def search_messages(self, search: MessageSearch) -> Sequence[FoundMessage]:
-        """Letta Cloud has it; 0.16.8 answers 400, as does a server without its search engine (seen)."""
+        """Letta Cloud has it; 0.16.8 answers 400, as does a server without the search engine (seen)."""
         client = await self._open()
         try:
             with client.asking.to("search the messages", after=AFTER_READING):
@@ -170,7 +169,7 @@ class ApiBackend(ApiConversations, ApiApprovals):
         return [each for each in found if not default or each.conversation_id == DEFAULT_CONVERSATION]
 
     async def _list_of_agent(self, ref: ConversationRef, query: MessageQuery) -> list[Json]:
-        """A page in the order of time, whatever the query's order."""
+        """A page in chronological order, whatever the query's order."""
         client = await self._open()
         cursors = {key: value for key, value in (("before", query.before), ("after", query.after)) if value}
         missing = NotFound.message(next(iter(cursors.values()))) if cursors else NotFound.agent(ref.agent_id)
@@ -199,8 +198,8 @@ class ApiBackend(ApiConversations, ApiApprovals):
         return objects(data)[::-1] if query.order == "desc" else objects(data)
 
     async def _is_fork(self, ref: ConversationRef) -> bool:
-        """Whether the conversation shares older messages with another one: those are in its own list, and older than
-        the system message that it was given when it was made."""
+        """True if the conversation shares older messages with another one: they are in its own list, before the system
+        message that it got when it was created."""
         known = self._known.get(ref.conversation_id)
         if known is None or known.is_fork is not None:
             return bool(known and known.is_fork)
@@ -243,8 +242,8 @@ class ApiBackend(ApiConversations, ApiApprovals):
     # Runs
 
     async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:
-        """Runs of `default` carry no conversation id (seen on 0.16.8), so they are picked from all runs of the agent,
-        page by page, up to a bound."""
+        """Runs of `default` have no conversation id (seen on 0.16.8), so they are picked from all runs of the agent, up
+        to RUN_PAGES."""
         client = await self._open()
         default = ref.conversation_id == DEFAULT_CONVERSATION
         filters: Json = {"agent_id": ref.agent_id} if default else {"conversation_id": ref.conversation_id}
@@ -300,13 +299,13 @@ class ApiBackend(ApiConversations, ApiApprovals):
 
 
 def _stored(items: Sequence[Json]) -> int:
-    """How many of the server's messages a list shows: one may be shown as several with the same id."""
+    """How many stored messages a list contains: one may be shown as several with the same id."""
     return len({text_field(item, "id") for item in items})
 
 
 @contextmanager
 def _mode_advised(settings: CompactionSettings) -> Generator[None]:
-    """Adds to a refusal that a mode other than the wanted one needs fewer messages."""
+    """Adds to a refusal that another mode needs fewer messages."""
     try:
         yield
     except Refused as error:

@@ -21,14 +21,14 @@ REMEMBERED = 10_000
 """Conversations in the cache of facts that never change; about 3 MB when it is full."""
 
 TOO_LITTLE_WORDS = "there is too little in its context to compact this way"
-"""Why a compaction was refused."""
+"""The reason of a refused compaction."""
 
 AFTER_READING = "Nothing was changed; the same call can be made again."
 
 
 @dataclass
 class Known:
-    """Facts about a conversation that never change. `is_fork` is None until it was needed."""
+    """Facts about a conversation that never change. `is_fork` is None until it is first needed."""
 
     agent_id: str
     is_fork: bool | None = None
@@ -52,12 +52,12 @@ class ApiBase:
             await self._client.once.close()
 
     async def _open(self) -> Client:
-        # Past the lock: hundreds of calls would pass through it one by one, each in a turn of the event loop.
+        # Skip the lock: hundreds of calls would pass through it one by one, each in an iteration of the event loop.
         if self._client is not None:
             return self._client
         async with self._loading:
             if self._client is None:
-                # In a thread: the import takes half a second, in which other calls must go on.
+                # In a thread: the import takes half a second and must not block other calls.
                 self._client = await anyio.to_thread.run_sync(Client, self._settings, self._meter)
             return self._client
 

@@ -1,7 +1,7 @@
 """Stopping turns on a Letta REST server: always by run id.
 
-Asked for a conversation, 0.16.8 stops the runs of every conversation of the agent when it is `default`. And whichever
-run it stops, it denies a tool call that waits for a decision in the agent's `default` conversation. Both were seen.
+Asked to cancel the conversation `default`, 0.16.8 stops the runs of all conversations of the agent. And whichever run
+it stops, it denies a tool call that waits for a decision in the agent's `default` conversation. Both were seen.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from letta_conversations_mcp.core.backend import Backend
 
 NEWEST = 20
-"""Runs looked at. A conversation has one active run, or a few when its server has no lock."""
+"""Runs to check. A conversation has one active run, or a few if its server has no lock."""
 
 WHAT = "stop the turn"
 
 
 async def cancel_runs(backend: Backend, client: Client, ref: ConversationRef, run_id: str) -> Sequence[str]:
-    """Stop the active runs of a conversation, or this one of them; gives the ids of those that were stopped."""
+    """Stop the active runs of a conversation, or only this one. Returns the ids of the stopped runs."""
     active = [run.id for run in await backend.list_runs(ref, limit=NEWEST) if _is_of(ref, run)]
     if run_id:
         if run_id not in active:
@@ -44,8 +44,8 @@ async def cancel_runs(backend: Backend, client: Client, ref: ConversationRef, ru
 
 
 def _is_of(ref: ConversationRef, run: Run) -> bool:
-    """Whether a listed run is active and really of this conversation. A run that was answered as JSON is never tied to
-    its conversation and never leaves "created": among those of `default` it may be another conversation's (0.16.8)."""
+    """True if a listed run is active and belongs to this conversation. A run requested without streaming never gets a
+    conversation id and stays "created": listed under `default`, it may be another conversation's (0.16.8)."""
     return run.status == "running" if ref.conversation_id == DEFAULT_CONVERSATION else run.active
 
 

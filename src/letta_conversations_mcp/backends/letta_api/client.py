@@ -1,4 +1,4 @@
-"""The SDK as the API backend uses it: loaded late, asked for raw responses, with retries for reading only.
+"""The SDK as the API backend uses it: imported late, with raw responses and retries for reads only.
 
 Making a `Client` imports `letta_client`, which takes half a second: that is done in a thread, at the first call.
 """
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """The SDK, once it is loaded: one set of connections, asked with retries for reading and without for all else."""
+    """The SDK with one set of connections: `retrying` for reads, `once` for everything else."""
 
     once: AsyncLetta
     retrying: AsyncLetta
     asking: Asking
 
     def __init__(self, settings: BackendSettings, meter: Meter = NO_METER) -> None:
-        """Raises NotConfigured for variables of the network that cannot be used."""
+        """Raises NotConfigured for unusable proxy or certificate variables."""
         import httpx
         import letta_client
 
@@ -51,7 +51,7 @@ class Client:
         self._base_url = settings.api_url
         api_key = settings.api_key.get_secret_value()
         self.asking = Asking(self._base_url, key_given=bool(api_key))
-        # Without a key the header is left out by hand: the SDK would look for one in the environment.
+        # Without a key, omit the header explicitly: the SDK would look for a key in the environment.
         headers = {} if api_key else {"Authorization": letta_client.omit}
         self.once = letta_client.AsyncLetta(
             api_key=api_key or "none",
@@ -72,7 +72,7 @@ class Client:
         return self._httpx.Timeout(seconds, connect=self._connect_seconds)
 
     async def json(self, request: Awaitable[AsyncAPIResponse[Any]]) -> object:
-        """The JSON of an answer. Raises Unreachable for an answer that is none, as a web page is."""
+        """The JSON of an answer. Raises Unreachable for anything else, such as a web page."""
         response = (await request).http_response
         try:
             return cast("object", from_json(response.content))

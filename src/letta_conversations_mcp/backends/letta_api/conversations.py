@@ -31,7 +31,7 @@ from letta_conversations_mcp.core.model import (
 
 
 class ApiConversations(ApiBase):
-    """Opening, finding, changing, forking and deleting."""
+    """Creates, finds, changes, forks and deletes conversations."""
 
     async def create_conversation(self, new: NewConversation) -> Conversation:
         client = await self._open()
@@ -52,8 +52,8 @@ class ApiConversations(ApiBase):
         return self._remember(read_conversation(client.object(data)))
 
     async def _check_settings(self, settings: dict[str, object], model: str) -> None:
-        """Raises InvalidArgument for settings that would have no effect: they need a model beside them, of the same
-        provider (0.16.8 takes any, seen)."""
+        """Raises InvalidArgument for settings that would have no effect: they need a model of the same provider (0.16.8
+        accepts any)."""
         if not model:
             raise InvalidArgument("model_settings", "they need a model beside them.")
         client = await self._open()
@@ -92,7 +92,7 @@ class ApiConversations(ApiBase):
         return labels
 
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
-        """Raises Refused for a tag: the API has none, and a server would list everything."""
+        """Raises Refused for a tag: the API has no tags, and a server would list everything."""
         if query.tag:
             raise Refused("list conversations by tag", NO_TAGS, "Leave tag out.")
         client = await self._open()
@@ -125,7 +125,7 @@ class ApiConversations(ApiBase):
         self._known.pop(conversation_id, None)
 
     async def update_conversation(self, conversation_id: str, changes: ConversationChanges) -> Conversation:
-        """0.16.8 ignores a summary of null, so one is cleared by "" (seen)."""
+        """0.16.8 ignores a summary of null, so "" clears it."""
         client = await self._open()
         if changes.model_settings:
             model = changes.model
@@ -163,7 +163,7 @@ class ApiConversations(ApiBase):
             )
         made = self._remember(read_conversation(client.object(data)))
         try:
-            # Only this answer tells what is in its context (seen on 0.16.8).
+            # Only this response contains the ids in context (seen on 0.16.8).
             return await self.get_conversation(made.id)
         except ConversationError:
             return made

@@ -1,6 +1,6 @@
 """Finds out what answers at an address: Letta Cloud, a self-hosted Letta server, an App Server, or something else.
 
-Sends only requests that change nothing. Tested with 0.16.8, with and without Redis, and Letta Code 0.34.12.
+Sends read-only requests. Tested with 0.16.8, with and without Redis, and Letta Code 0.34.12.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NOBODY = "conv-00000000-0000-4000-8000-000000000000"
 """A conversation that does not exist."""
 
 TESTED_RELEASE = (0, 16)
-"""The release of the self-hosted server that the behaviour was seen on; older ones have no conversations."""
+"""The release of the self-hosted server that was tested; older ones have no conversations."""
 
 _RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})")
 
@@ -49,7 +49,7 @@ async def read_health(client: Client, base_url: str) -> Health:
 
 
 async def _has_letta_routes(client: Client) -> bool:
-    """For a server behind a proxy that hides its health."""
+    """For a server behind a proxy that hides its health endpoint."""
     answer = await _get(client, "/v1/agents/?limit=1")
     if answer.status_code == 401:
         return text_field(_object(answer), "detail") == "Unauthorized"
@@ -57,13 +57,13 @@ async def _has_letta_routes(client: Client) -> bool:
 
 
 async def _needs_key(client: Client) -> bool | None:
-    """Asks without a key: a server that has no password answers whatever the key is (seen on 0.16.8)."""
+    """Sends a request without a key: a server without a password accepts any key (seen on 0.16.8)."""
     answer = await _get(client, "/v1/agents/?limit=1", headers={"Authorization": letta_client.omit})
     return {200: False, 401: True}.get(answer.status_code)
 
 
 async def _has_background(client: Client) -> bool | None:
-    """Requests the stream of a turn that does not exist. A server without Redis refuses streams before it looks for the
+    """Requests the stream of a turn that does not exist. A server without Redis refuses streams before it looks up the
     conversation, one with Redis says that nothing runs (0.16.8). None for any other answer."""
     with client.asking.to("tell whether it has Redis", after=""):
         answer = await _answer(client.once.post(f"/v1/conversations/{NOBODY}/stream", cast_to=httpx.Response, body={}))
@@ -73,7 +73,7 @@ async def _has_background(client: Client) -> bool | None:
 
 
 async def _stranger(client: Client, base_url: str, answer: httpx.Response) -> Health:
-    """An App Server tells what it is, unless it wants its token first; both look the same without one."""
+    """An App Server identifies itself, unless it requires a token first; then it looks like any other server."""
     info = await _get(client, "/app-server-info")
     told = _object(info)
     if "letta_code_version" in told or "websocket" in text_field(told, "error"):
@@ -90,7 +90,7 @@ async def _get(client: Client, path: str, headers: Mapping[str, Any] | None = No
 
 
 async def _answer(request: Awaitable[httpx.Response]) -> httpx.Response:
-    """The answer, whatever its status says."""
+    """The response, whatever its status."""
     try:
         return await request
     except letta_client.APIStatusError as error:

@@ -1,7 +1,7 @@
 """From the REST API's JSON to our types, leniently: a field that is absent or of a wrong type reads as absent.
 
-Letta's own typed objects are not used: they are not validated, turn kinds that they do not know into system messages,
-and cost seven to ten times as much (measured with letta-client 1.12.1).
+The SDK's typed objects are not used: they are not validated, turn unknown kinds into system messages, and take seven to
+ten times as long (measured with letta-client 1.12.1).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def objects(data: object) -> list[Json]:
 
 
 def read_agent(data: Mapping[str, object], *, with_blocks: bool = False) -> Agent:
-    """`with_blocks` when they were asked for: else the server gives an empty list, which says nothing (0.16.8)."""
+    """`with_blocks` if the request included them: otherwise the server returns an empty list (0.16.8)."""
     labels = tuple(text_field(each, "label") for each in mappings(data.get("blocks")))
     return Agent(
         id=text_field(data, "id"),
@@ -70,7 +70,7 @@ def read_conversation(data: Mapping[str, object]) -> Conversation:
         summary=text_field(data, "summary"),
         description=text_field(data, "description"),
         model=text_field(data, "model"),
-        # Without a model of its own they are kept and not used (seen on 0.16.8).
+        # Without its own model they are stored but not used (seen on 0.16.8).
         model_settings=dict(mapping_field(data, "model_settings")) if data.get("model") else {},
         context_window_limit=limit if isinstance(limit, int) else None,
         isolated_block_ids=_texts(data.get("isolated_block_ids")),
@@ -86,8 +86,8 @@ def read_conversation(data: Mapping[str, object]) -> Conversation:
 
 
 def _context(ids: object) -> tuple[str, ...] | None:
-    """The ids of the messages in context without the first, which is the system prompt. An empty list says nothing:
-    0.16.8 fills it in only where one conversation is asked for."""
+    """The ids of the messages in context without the first, the system prompt. An empty list means unknown: 0.16.8
+    fills it in only when a single conversation is read."""
     every = cast("list[object]", ids) if isinstance(ids, list) else []
     return tuple(map(str, every[1:])) if every else None
 
@@ -102,7 +102,7 @@ def _flag(data: Mapping[str, object], name: str) -> bool | None:
 
 
 def read_run(data: Mapping[str, object]) -> Run:
-    """A failed run has its whole error in `metadata.error` (0.16.8)."""
+    """The full error of a failed run is in `metadata.error` (0.16.8)."""
     error = mapping_field(mapping_field(data, "metadata"), "error")
     return Run(
         id=text_field(data, "id"),
@@ -114,7 +114,7 @@ def read_run(data: Mapping[str, object]) -> Run:
 
 
 def read_context_use(step: Mapping[str, object]) -> ContextUse:
-    """What a model was asked with and answered is what its next context begins with."""
+    """The prompt and completion of the last step are the beginning of the next context."""
     return ContextUse(
         tokens=int_field(step, "prompt_tokens") + int_field(step, "completion_tokens"),
         limit=int_field(step, "context_window_limit") or None,
@@ -122,8 +122,8 @@ def read_context_use(step: Mapping[str, object]) -> ContextUse:
 
 
 def read_found(data: Mapping[str, object]) -> FoundMessage:
-    """A result of the server's search has its own names for a message's id and time; one outside of any conversation
-    has none to name (read in the source of 0.16.8)."""
+    """A search result has different field names for a message's id and time, and no conversation id outside of
+    conversations (source of 0.16.8)."""
     fields = {**data, "id": data.get("message_id"), "date": data.get("created_at")}
     return FoundMessage(
         conversation_id=text_field(data, "conversation_id") or DEFAULT_CONVERSATION,
@@ -147,8 +147,7 @@ def search_body(search: MessageSearch) -> Json:
 
 
 def conversation_body(new: NewConversation) -> Json:
-    """The body of a create request. The isolated blocks are not a parameter of the SDK any more, but of 0.16.8
-    servers."""
+    """The body of a create request. The SDK no longer has a parameter for isolated blocks, but 0.16.8 servers do."""
     body: Json = {
         "summary": new.summary or None,
         "description": new.description or None,

@@ -1,12 +1,12 @@
 """Sending a message to a Letta REST server, and resuming its stream.
 
-A server with Redis keeps the stream of a turn that it was asked to run in the background, numbered, for three hours,
-and finds it by the otid of its message. One without Redis does neither, and a message goes to it in the foreground
-(seen on 0.16.8).
+A server with Redis can run a turn in the background: it numbers the stream's chunks, keeps them for three hours, and
+finds the stream by the otid of its message. Without Redis it cannot, and messages are sent in the foreground (seen on
+0.16.8).
 
-A numbered stream is asked for token by token, so that the reply can be shown while it grows. Without numbers a fragment
-that came twice could not be told from two fragments that are alike, so a foreground stream comes in whole steps. So do
-the streams of decisions: 0.16.8 leaves the results of the decided calls out of a token stream.
+Background streams are requested token by token, to show the reply as it grows. Without numbers, a repeated fragment
+would look like two equal fragments, so foreground streams are requested in whole steps. So are the streams after
+decisions: 0.16.8 omits the results of the decided calls from a token stream.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 ASK_AGAIN_SECONDS = 60.0
-"""How long "keeps no streams" is believed: a 503 may come from a proxy, or from a Redis that is being restarted."""
+"""How long "keeps no streams" is remembered: a 503 may come from a proxy, or from a Redis that is restarting."""
 
 
 class ApiMessages(ApiBase):
@@ -43,7 +43,7 @@ class ApiMessages(ApiBase):
 
     @property
     def _keeps_streams(self) -> bool | None:
-        """True, False, or None if the server was not asked lately."""
+        """None if the server has not been asked recently."""
         if self._kept_streams is False and anyio.current_time() - self._asked_at > ASK_AGAIN_SECONDS:
             self._kept_streams = None
         return self._kept_streams
@@ -88,7 +88,7 @@ class ApiMessages(ApiBase):
             raise NotResumable from error
 
     async def run_of_otid(self, ref: ConversationRef, otid: str) -> str:
-        """Redis maps an otid to its run for three hours, from the moment the message came in (0.16.8)."""
+        """Redis maps an otid to its run for three hours from the arrival of the message (0.16.8)."""
         from letta_conversations_mcp.backends.letta_api.stream import KeepsNoStreams
 
         if self._keeps_streams is False:
@@ -100,7 +100,7 @@ class ApiMessages(ApiBase):
                     if run_id := text_field(chunk, "run_id"):
                         return run_id
         except (KeepsNoStreams, NotFound, Refused, StreamLost):
-            # 404 for an otid that is not known (any more), 400 for a conversation in which nothing ever ran.
+            # 404 for an unknown or expired otid, 400 for a conversation in which nothing ever ran.
             return ""
         return ""
 
@@ -155,8 +155,8 @@ class ApiMessages(ApiBase):
             yield chunks
 
     async def _ask_whether_it_keeps_streams(self, client: Client, ref: ConversationRef) -> None:
-        """Ask for the stream of a message that nobody sent. To find out by sending one would leave a failed run behind
-        at a server without Redis. What cannot be found out shows when the message is sent."""
+        """Request the stream of a message that was never sent. Sending a message to find out would leave a failed run
+        at a server without Redis. If this is inconclusive, sending the message will show it."""
         from letta_conversations_mcp.backends.letta_api.stream import means_no_streams, post
 
         body: Json = {"otid": str(uuid.uuid4())}

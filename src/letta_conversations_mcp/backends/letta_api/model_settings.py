@@ -1,4 +1,4 @@
-"""Checking a caller's model settings against the types that letta-client lists, one for every provider."""
+"""Checks a caller's model settings against the types in letta-client, one per provider."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def check_model_settings(settings: dict[str, object], provider_of_model: str = "
     """The settings, as given.
 
     Raises:
-        InvalidArgument: the provider is missing, unknown or not the model's, a name is none of the provider's, or a
-            value does not fit.
+        InvalidArgument: the provider is missing, unknown or not the model's, the provider has no such setting, or a
+            value has the wrong type.
     """
-    # Late, because this module is imported when the server starts and letta_client is not.
+    # Imported late: this module is imported at the start of the server, letta_client is not.
     from letta_client.types.conversation_create_params import ModelSettings
 
     providers: dict[str, type] = {}
@@ -53,7 +53,7 @@ def check_model_settings(settings: dict[str, object], provider_of_model: str = "
 
 
 def _dropped(given: Mapping[str, object], accepted: Mapping[str, object], prefix: str = "") -> list[str]:
-    """The names that validation did not take over, with their place."""
+    """The names that validation dropped, with their path."""
     names: list[str] = []
     for name, value in given.items():
         if name not in accepted:

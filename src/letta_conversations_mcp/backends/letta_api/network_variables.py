@@ -1,5 +1,5 @@
-"""The variables that httpx takes proxies and certificates from, looked at before it does: what it raises for a bad one
-says neither which it was nor that it was one."""
+"""Checks the environment variables that httpx reads proxies and certificates from. The errors of httpx for a bad value
+do not name the variable."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def network_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Those that are set, with their values, passwords left out."""
+    """The variables that are set, with their values without passwords."""
     found = {name: environment[name] for name in _proxies(environment)}
     shown = {name: value.rpartition("@")[2] if "@" in value else value for name, value in found.items()}
     return shown | {name: environment[name] for name in CERTIFICATES if environment.get(name)}
 
 
 def check_network(environment: Mapping[str, str]) -> None:
-    """Raises NotConfigured, naming the variable, for a proxy that is no URL and for certificates that cannot be
-    read."""
+    """Raises NotConfigured, naming the variable, for a proxy that is not a URL and for unreadable certificates."""
     for name in _proxies(environment):
         if problem := _proxy_problem(environment[name]):
             raise NotConfigured(f"The variable {name} {problem}.", f"Correct {name} or unset it.")
@@ -38,7 +37,7 @@ def _proxies(environment: Mapping[str, str]) -> list[str]:
 
 
 def _proxy_problem(value: str) -> str:
-    """What is wrong with it; its value stays unsaid, which may hold a password."""
+    """Describes the problem without the value, which may contain a password."""
     try:
         parts = urlsplit(value if "://" in value else f"http://{value}")
         usable = bool(parts.hostname) and parts.port != 0 and not any(each.isspace() for each in value)

@@ -1,4 +1,4 @@
-"""Translates the exceptions of the SDK and httpx to ours. They are caught nowhere else.
+"""Translates the exceptions of the SDK and httpx into ours. They are caught nowhere else.
 
 The meaning of Letta's answers was observed on a 0.16.8 server. Importing this module imports `letta_client`.
 """
@@ -29,10 +29,10 @@ from letta_conversations_mcp.core.errors import (
 from letta_conversations_mcp.core.message_json import mapping_field, text_field
 
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
-"""What httpx raises before a request has left this machine."""
+"""Exceptions that httpx raises before a request has left this machine."""
 
 TOO_LITTLE = ("Summarization failed", "No in-context messages")
-"""How Letta begins its two refusals to compact."""
+"""Beginnings of Letta's two refusals to compact."""
 
 _UNKNOWN_MODEL = re.compile(r"NOT_FOUND: Handle (\S+) not found")
 _RUN = re.compile(r"run_id=(run-[0-9a-f-]+)")
@@ -40,7 +40,7 @@ _VALIDATION_MESSAGE = re.compile(r"'msg': ([\"'])(.*?)\1")
 
 
 class Asking:
-    """Facts about the server for error texts: its address, and whether there is a key."""
+    """Translates errors. Holds the server's address, and whether there is a key, for the texts."""
 
     def __init__(self, base_url: str, *, key_given: bool) -> None:
         self.base_url = base_url
@@ -50,12 +50,12 @@ class Asking:
     def to(
         self, what: str, *, after: str, missing: ConversationError | None = None, conversation_id: str = ""
     ) -> Generator[None]:
-        """Translate what goes wrong while Letta is asked to do `what` ("list the messages").
+        """Translate the exceptions raised inside, of a request to `what` ("list the messages").
 
         Args:
-            after: what to do when it is not sure whether it was done.
-            missing: what a 404 means here.
-            conversation_id: whose turn it is that a 409 speaks of.
+            after: advice if it is uncertain whether the request was carried out.
+            missing: the error for a 404.
+            conversation_id: the conversation for the error for a 409.
         """
         try:
             yield
@@ -78,7 +78,7 @@ class Asking:
         missing: ConversationError | None,
         conversation_id: str,
     ) -> ConversationError:
-        """The error that an HTTP status and its body mean."""
+        """The error for an HTTP status and its body."""
         status = error.status_code
         detail = _detail(error.body)
         match status:
@@ -114,7 +114,7 @@ class Asking:
             case 409:
                 return Refused(what, quote(detail), "The same call may succeed in a moment.")
             case 422 if missing is not None and "'path'" in detail:
-                # An id of the right form that is no version-4 UUID: such a thing cannot exist.
+                # An id that is not a version 4 UUID: no such object can exist.
                 return missing
             case 422 | 413 | 414:
                 return Refused(what, quote(_validation_words(detail)), "Correct the arguments and call again.")
@@ -132,7 +132,7 @@ def was_never_sent(error: letta_client.APIConnectionError) -> bool:
 
 
 def _detail(body: object) -> str:
-    """The words in an error's body: Letta has them under `detail`, or under `error.message` for a model's failure."""
+    """The text in an error's body: under `detail`, or under `error.message` for a model's failure."""
     if isinstance(body, Mapping):
         fields = cast("Mapping[str, object]", body)
         inner = mapping_field(fields, "error") or fields
@@ -141,7 +141,7 @@ def _detail(body: object) -> str:
 
 
 def _is_unrouted(body: object) -> bool:
-    """Whether a 404 comes from a server without this route, and not from Letta missing the thing asked for."""
+    """True if a 404 comes from a server without this route, and not from Letta lacking the object."""
     return not isinstance(body, Mapping) or _detail(cast("object", body)) in ("", "Not Found")
 
 
@@ -151,13 +151,13 @@ def _busy_run(detail: str) -> str:
 
 
 def _validation_words(detail: str) -> str:
-    """The messages in a validation error: its `detail` is the text of a Python list of dictionaries."""
+    """The messages in a validation error, whose `detail` is the repr of a list of dictionaries."""
     messages = [match.group(2) for match in _VALIDATION_MESSAGE.finditer(detail)]
     return "; ".join(messages) or detail
 
 
 def waited_seconds(error: letta_client.APIConnectionError) -> float:
-    """The timeout that ran out, in seconds."""
+    """The timeout that expired, in seconds."""
     timeout = error.request.extensions.get("timeout")
     seconds = cast("Mapping[str, object]", timeout).get("read") if isinstance(timeout, Mapping) else None
     return float(seconds) if isinstance(seconds, int | float) else 0.0

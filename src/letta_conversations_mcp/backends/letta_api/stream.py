@@ -1,7 +1,7 @@
-"""A turn's stream over HTTP: handing the message over, and reading the events. Importing this imports `letta_client`.
+"""A turn's stream over HTTP: sending the request and reading the events. Importing this imports `letta_client`.
 
-The events are decoded by httpx-sse; their kinds are left to `core.turn`. Whatever breaks after the message may have
-left this machine is `StreamLost`, because the turn may be running.
+httpx-sse decodes the events; `turns/aggregate.py` interprets them. Any failure after the message may have left this
+machine is `StreamLost`, because the turn may be running.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 END_OF_STREAM = "[DONE]"
 
 DRAIN_SECONDS = 1.0
-"""For the end of a response after its last event. A connection that takes longer is not worth keeping."""
+"""Timeout for the end of a response after its last event. A connection that takes longer is closed."""
 
 _NUMBERED = re.compile(r'"seq_id": ?[0-9]')
 
 _FOREGROUND = "not created in background mode"
-"""How Letta refuses the stream of a run that it does not keep one of."""
+"""Letta's refusal to resume a run that has no stored stream."""
 
 
 class KeepsNoStreams(Exception):
-    """The server has no Redis, or no stream of this run. Nothing was sent."""
+    """The server has no Redis, or no stored stream of this run. Nothing was sent."""
 
 
 def means_no_streams(error: letta_client.APIStatusError) -> bool:
@@ -46,7 +46,7 @@ def means_no_streams(error: letta_client.APIStatusError) -> bool:
 
 
 async def post(request: Awaitable[object]) -> letta_client.APIStatusError | None:
-    """Make a request that Letta is expected to refuse, and give the refusal; None when it could not be asked."""
+    """Make a request that Letta is expected to refuse, and return the refusal; None if Letta could not be reached."""
     try:
         await request
     except letta_client.APIStatusError as error:
@@ -63,12 +63,12 @@ async def open_response(
     ref: ConversationRef,
     first_byte_seconds: float,
 ) -> AsyncGenerator[httpx.Response]:
-    """Make a request for a turn's stream once and give its response.
+    """Make a request for a turn's stream, without retries, and return its response.
 
     Raises:
         ConversationError: nothing was sent, or Letta refused the message.
-        StreamLost: it is not sure whether Letta has it.
-        KeepsNoStreams: nothing was sent, and this server cannot do what was asked.
+        StreamLost: it is uncertain whether Letta has the message.
+        KeepsNoStreams: nothing was sent; this server cannot run in the background, or resume.
     """
     missing = NotFound.agent(ref.agent_id) if ref.conversation_id == DEFAULT_CONVERSATION else None
     try:
@@ -88,7 +88,7 @@ async def open_response(
         if means_no_streams(error):
             raise KeepsNoStreams from error
         if error.status_code >= 500:
-            # From a proxy or from Letta itself: the message may have been taken all the same.
+            # From a proxy or from Letta itself: the message may have been accepted nevertheless.
             raise StreamLost(f"HTTP {error.status_code}", error.status_code) from error
         raise asking.translate_status(
             error,
@@ -107,27 +107,27 @@ async def open_response(
 
 @asynccontextmanager
 async def read_stream(response: httpx.Response, silence_seconds: float) -> AsyncGenerator[AsyncIterator[Chunk]]:
-    """The chunks of a response. What follows the last of them is read on leaving, when nobody waits for it any more."""
+    """The chunks of a response. The rest of the response is read on leaving, after the caller has its answer."""
     events = httpx_sse.EventSource(response).aiter_sse()
     yield read_chunks(events, silence_seconds)
-    # Read to the end, or the connection could not serve the next request.
+    # Read to the end; otherwise the connection could not be reused.
     with suppress(httpx.HTTPError, httpx.StreamError, httpx_sse.SSEError), anyio.move_on_after(DRAIN_SECONDS):
         async for _ in events:
             pass
 
 
 async def read_chunks(events: AsyncIterator[httpx_sse.ServerSentEvent], silence_seconds: float) -> AsyncIterator[Chunk]:
-    """The events of a stream as JSON objects, to the end mark or to the end of the stream.
+    """The events of a stream as JSON objects, up to the end mark or the end of the stream.
 
-    An event that is no JSON object is passed on as a chunk without a kind, to be counted. Raises StreamLost.
+    Any other event becomes a chunk without a kind, which is counted. Raises StreamLost.
     """
     before: str | None = None
     try:
         async for event in events:
             if event.data == END_OF_STREAM:
                 return
-            # Numbered events are told apart by their numbers. Without Redis there are none, but whole steps: two of
-            # these that are alike are one that came twice.
+            # Numbered events are deduplicated by number. Without Redis events are whole steps without numbers: two
+            # equal ones are a repetition.
             if event.data != before or _NUMBERED.search(event.data):
                 yield _read_event(event.data)
             before = event.data
