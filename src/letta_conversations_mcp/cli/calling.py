@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import anyio
 from mcp import Client
+from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
 
 from letta_conversations_mcp.backends.open import check_backend
@@ -78,19 +79,39 @@ class Tools:
         self._client = client
 
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> Answer:
-        """One call. When it is cancelled, as by Ctrl-C, says what becomes of the turns that it began."""
-        try:
+        """One call. When it is interrupted, as by Ctrl-C, says what becomes of the turns that it began."""
+        answers: list[Answer] = []
+        answered = anyio.Event()
+
+        async def call() -> None:
             with _progress() as show:
 
                 async def on_progress(progress: float, total: float | None, message: str | None) -> None:
                     show(message or "")
 
-                result = await self._client.call_tool(tool, dict(arguments), progress_callback=on_progress)
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await self._say_what_goes_on(tool)
-            raise
-        return _answer(tool, result)
+                try:
+                    result = await self._client.call_tool(tool, dict(arguments), progress_callback=on_progress)
+                    answers.append(_answer(tool, result))
+                except MCPError as error:
+                    answers.append(Answer(tool, error.message, {}, is_error=True))
+            answered.set()
+
+        going_on: list[str] = []
+        try:
+            async with anyio.create_task_group() as calling:
+                calling.start_soon(call)
+                try:
+                    await answered.wait()
+                except anyio.get_cancelled_exc_class():
+                    # The call itself is not cancelled yet: its turns could not be told from those of no call then.
+                    with anyio.CancelScope(shield=True):
+                        going_on += await self._what_goes_on(tool)
+                    raise
+        finally:
+            # After the line of progress is gone.
+            for words in going_on:
+                warn(words)
+        return answers[0]
 
     async def call_to_end(self, tool: str, arguments: Mapping[str, Any]) -> Answer:
         """A call that waits for turns, and goes on waiting as long as they last, unless `arguments` limit the wait."""
@@ -108,17 +129,20 @@ class Tools:
             answer = replace(later, tool=tool)
         return answer
 
-    async def _say_what_goes_on(self, tool: str) -> None:
+    async def _what_goes_on(self, tool: str) -> list[str]:
+        """What the person should know when they interrupt a call."""
         services = self._server.services
+        words: list[str] = []
         for turn in await services.scheduler.stop_following() if services else ():
             if turn.end_reason is EndReason.WITHDRAWN:
-                warn("The message was still queued and was not sent.")
+                words.append("The message was still queued and was not sent.")
             else:
                 run = {"run_id": turn.run_id} if turn.run_id else {}
                 back = command_line("wait_for_reply", {**turn.ref.arguments, **run})
-                warn(f"The turn goes on without this command. To wait for its reply: {back}")
+                words.append(f"The turn goes on without this command. To wait for its reply: {back}")
         if tool == "compact":
-            warn("The compaction goes on if Letta has begun it.")
+            words.append("The compaction goes on if Letta has begun it.")
+        return words
 
 
 def _answer(tool: str, result: CallToolResult) -> Answer:

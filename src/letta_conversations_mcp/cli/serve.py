@@ -12,13 +12,22 @@ from typing import Any, cast
 
 import anyio
 
-from letta_conversations_mcp.cli.failure import CommandFailed
+from letta_conversations_mcp.cli.failure import SHORT, CommandFailed
 from letta_conversations_mcp.observability.logs import configure_logging
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.server.stdio import serve_stdio
 from letta_conversations_mcp.settings import Settings, unknown_variables
 
 logger = logging.getLogger(__name__)
+
+AT_A_TERMINAL = f"""\
+This is an MCP server. It waits on its standard input for the messages of an MCP client, which usually starts it itself;
+Ctrl-C ends it. At a terminal you may want one of these instead:
+
+  {SHORT} doctor        what is connected, and the configuration for your client
+  {SHORT} --help        all commands, such as {SHORT} list-agents and {SHORT} send-message
+  {SHORT} serve --http  the same server over HTTP, with a page to read and write in
+"""
 
 
 def serve(settings: Settings, *, http: bool) -> int:
@@ -30,6 +39,8 @@ def serve(settings: Settings, *, http: bool) -> int:
         raise CommandFailed(
             "--redis-url needs the client of Redis. Install it with: pip install 'letta-conversations-mcp[redis]'"
         )
+    if not http and sys.stdin.isatty():
+        print(AT_A_TERMINAL, file=sys.stderr)
     with _traces(settings):
         return _serve_http(settings) if http else anyio.run(serve_stdio, settings)
 
