@@ -120,3 +120,18 @@ async def test_waiting_after_the_agents_deletion_elsewhere_says_that_it_is_gone(
     assert "There is no conversation" in gone
     assert "There is no agent" in default
     assert "Nothing was sent" not in gone + default
+
+
+async def test_agents_are_listed_page_by_page_to_the_last(mcp: Caller, letta: Letta) -> None:
+    same = uuid.uuid4().hex[:8]
+    made = [(await letta.new_agent(f"{same} {number}"))[0] for number in range(3)]
+    await letta.new_agent()
+
+    first = await mcp.ok("list_agents", search=same, limit=2)
+    last = await mcp.ok("list_agents", search=same, limit=2, after=first.data["agents"][-1]["id"])
+    beyond = await mcp.ok("list_agents", search=same, limit=2, after=last.data["agents"][-1]["id"])
+
+    assert [[each["id"] for each in page.data["agents"]] for page in (first, last)] == [made[:0:-1], made[:1]]
+    assert first.data["next"] == f"More: the same call with after={made[1]!r}."
+    assert "next" not in last.data
+    assert beyond.text.startswith("No more agents with")

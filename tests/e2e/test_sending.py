@@ -322,3 +322,23 @@ async def test_a_fetched_reply_says_which_message_it_answers(mcp: Caller, letta:
 
     assert fetched.data["answers"] == "Which one?"
     assert "In answer to:\n> Which one?\n" in fetched.text
+
+
+async def test_a_reply_that_is_there_is_given_without_waiting_and_one_that_is_not_is_running(
+    mcp: Caller, letta: Letta
+) -> None:
+    agent_id, _ = await letta.new_agent()
+    place = {"conversation_id": await letta.new_conversation(agent_id)}
+    await letta.send(place["conversation_id"], "sent past our server")
+    held = Hold(Say("later"))
+    letta.model.enqueue(held)
+
+    ended = await mcp.ok("wait_for_reply", **place, wait_seconds=0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(letta.send, place["conversation_id"], "another")
+        await letta.model.asked()
+        running = await mcp.ok("wait_for_reply", **place, wait_seconds=0)
+        held.gate.set()
+
+    assert (ended.data["status"], ended.data["reply"]) == ("completed", "echo: sent past our server")
+    assert running.data["status"] == "running"

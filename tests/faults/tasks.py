@@ -28,8 +28,9 @@ def counted_tasks() -> Generator[None]:
     """Remember the owner of every task that is made in the running loop from now on."""
     loop = asyncio.get_running_loop()
 
-    def make(loop: asyncio.AbstractEventLoop, coro: Any, context: Context | None = None) -> Any:
-        task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, context=context)
+    def make(loop: asyncio.AbstractEventLoop, coro: Any, context: Context | None = None, **options: Any) -> Any:
+        # Python 3.14 passes on all the options of create_task.
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, context=context, **options)
         _owners[task] = context.get(_owner, "") if context is not None else _owner.get()
         return task
 

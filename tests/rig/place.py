@@ -12,6 +12,7 @@ from letta_conversations_mcp.core.backend import Backend, NotResumable
 from letta_conversations_mcp.core.errors import NotFound
 from letta_conversations_mcp.core.model import (
     Chunk,
+    Conversation,
     ConversationRef,
     Message,
     MessageQuery,
@@ -82,6 +83,9 @@ class Place:
             raise NotResumable
         self.resumed.append((run_id, after))
         yield self.resumptions.pop(0)(message)
+
+    async def get_conversation(self, conversation_id: str) -> Conversation:
+        return Conversation(id=conversation_id, agent_id=HERE.agent_id)
 
     async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:
         return [states[0] for states in self.runs.values()]

@@ -7,6 +7,9 @@ import pytest
 
 from letta_conversations_mcp.turns.draining import Drain
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+"""In a loop of its own: `wait_all_tasks_blocked` would wait for the timers of servers that other tests started."""
+
 
 @pytest.mark.parametrize("again", [0.0, 600.0], ids=["sooner", "later"])
 async def test_a_second_begin_does_not_move_the_deadline(again: float) -> None:

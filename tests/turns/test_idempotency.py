@@ -29,6 +29,9 @@ from tests.rig.place import (
     when_opened,
 )
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+"""In a loop of its own: `wait_all_tasks_blocked` would wait for the timers of servers that other tests started."""
+
 
 async def call(scheduler: Scheduler, text: str, seconds: float = 10, **identity: str) -> Turn:
     turn, _ = await scheduler.send_and_wait(
@@ -370,7 +373,7 @@ async def test_whoever_waits_for_a_message_whose_run_failed_is_given_that_failur
     assert found.run_id == "run-7"
 
 
-def test_a_key_that_only_looks_like_an_otid_is_a_key_like_any_other() -> None:
+async def test_a_key_that_only_looks_like_an_otid_is_a_key_like_any_other() -> None:
     otid = CallIdentity(key="otid:somebody's").otid(HERE)
 
     assert uuid.UUID(otid).version == 4
@@ -389,7 +392,7 @@ async def test_a_history_too_long_to_be_searched_is_said_to_be() -> None:
     assert "newest part only" in turn.note
 
 
-def test_a_key_is_of_one_caller_and_one_conversation() -> None:
+async def test_a_key_is_of_one_caller_and_one_conversation() -> None:
     mine = CallIdentity(caller="ann", key="k", call="c")
 
     assert mine.otid(HERE) == CallIdentity(caller="ann", key="k", call="another").otid(HERE)
@@ -448,14 +451,14 @@ async def test_a_busy_conversation_whose_run_is_not_named_yet_is_asked_for_it() 
     assert (turn.reply, turn.repeated) == ("done", True)
 
 
-def test_otids_are_uuids_and_differ_for_every_send() -> None:
+async def test_otids_are_uuids_and_differ_for_every_send() -> None:
     otids = {HELLO.otid(HERE) for _ in range(100)}
 
     assert len(otids) == 100
     assert {uuid.UUID(each).version for each in otids} == {4}
 
 
-def test_a_foreign_otid_is_never_recognised() -> None:
+async def test_a_foreign_otid_is_never_recognised() -> None:
     assert not HELLO.is_same_call("")
     assert not HELLO.is_same_request("message-of-somebody-else")
 

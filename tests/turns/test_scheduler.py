@@ -30,6 +30,9 @@ from tests.rig.place import (
     when_opened,
 )
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+"""In a loop of its own: `wait_all_tasks_blocked` would wait for the timers of servers that other tests started."""
+
 
 async def test_messages_to_one_conversation_wait_for_each_other_and_others_do_not() -> None:
     place, gate = Place(), anyio.Event()

@@ -82,6 +82,10 @@ class TurnWait:
                 waiting.start_soon(_cancel_when_running, turn, waiting.cancel_scope)
             with self.drain.patience(seconds - (anyio.current_time() - started)):
                 await turn.ended.wait()
+            if turn.run is not None and not turn.run.active:
+                # It is over: only what it said has to be read yet.
+                with self.drain.patience(self.timing.look_up - (anyio.current_time() - started)):
+                    await turn.ended.wait()
             with self.drain.patience(self.timing.look_up - (anyio.current_time() - started)):
                 while turn.state is State.QUEUED and turn.doing in BEFORE_HAND_OVER:
                     await turn.changed()

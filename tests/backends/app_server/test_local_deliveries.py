@@ -137,6 +137,71 @@ async def test_a_turn_that_ends_between_its_listing_and_its_state_has_not_failed
     assert [(each.id, each.status) for each in runs] == [("local-run-ours", "completed")]
 
 
+class TurnInMemory:
+    """A server whose turn takes a message and then says nothing until it is asked for its state. It may have ended by
+    then: its last frames come before the answer."""
+
+    def __init__(self, *, ended: bool) -> None:
+        self._ended = ended
+        self._taken: list[str] = []
+
+    def answer(self, command: dict[str, Any]) -> dict[str, Any]:
+        if command["type"] == "input":
+            return {"type": "input_accepted", "accepted": True, "success": True, "disposition": "started"}
+        kind = f"{command['type']}_response"
+        return {"type": kind, "success": True, "protocol_version": 1, "capabilities": CAPABLE}
+
+    def news(self, command: dict[str, Any]) -> list[dict[str, Any]]:
+        runtime = {"runtime": command.get("runtime")}
+        match command["type"]:
+            case "input":
+                self._taken = [command["payload"]["messages"][0]["client_message_id"]]
+                return [runtime | self._status("PROCESSING_API_RESPONSE", ["local-run-1"])]
+            case "sync" if self._taken and self._ended:
+                said = {"message_type": "assistant_message", "id": "1", "content": "Done.", "run_id": "local-run-1"}
+                return [
+                    runtime | {"type": "stream_delta", "delta": said},
+                    runtime | {"type": "turn_finished", "stop_reason": "end_turn"},
+                    runtime | self._status("WAITING_ON_INPUT", []),
+                ]
+            case "sync":
+                return [runtime | self._status("WAITING_ON_INPUT", [])]
+            case _:
+                return []
+
+    def _status(self, status: str, active: list[str]) -> dict[str, Any]:
+        taken = {"client_message_ids_by_run_id": {"local-run-1": self._taken}} if self._taken else {}
+        return {"type": "update_loop_status", "loop_status": {"status": status, "active_run_ids": active, **taken}}
+
+
+async def follow_silent_turn(*, ended: bool) -> list[Chunk]:
+    turn = TurnInMemory(ended=ended)
+
+    @asynccontextmanager
+    async def scripted() -> AsyncGenerator[AppServer]:
+        async with websocket(turn.answer, turn.news) as url:
+            yield AppServer(url, "")
+
+    here = ConversationRef(conversation_id="local-conv-1", agent_id="agent-local-1")
+    async with (
+        in_own_task(open_local_backend(scripted, BackendSettings(), OFTEN)) as backend,
+        backend.send(here, message("think")) as chunks,
+    ):
+        return await all_of(chunks)
+
+
+async def test_a_turn_that_ended_while_it_was_asked_about_is_read_to_its_end() -> None:
+    chunks = await follow_silent_turn(ended=True)
+
+    assert [each["content"] for each in chunks if each["message_type"] == "assistant_message"] == ["Done."]
+    assert chunks[-1] == {"message_type": "stop_reason", "stop_reason": "end_turn"}
+
+
+async def test_a_turn_that_is_gone_without_an_end_is_lost() -> None:
+    with pytest.raises(StreamLost, match="runs no turn"):
+        await follow_silent_turn(ended=False)
+
+
 @pytest.mark.parametrize("at", [At("request"), At("forwarded"), At("answer"), At("head")], ids=str)
 async def test_a_decision_whose_answer_is_lost_is_found_and_handed_over_once(
     server: ServerContext, model: ScriptedModel, tmp_path: Path, at: At

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -167,12 +167,17 @@ async def test_another_server_is_said_to_be_no_app_server() -> None:
 
 
 @asynccontextmanager
-async def websocket(answer: Callable[[dict[str, Any]], dict[str, Any] | None]) -> AsyncGenerator[str]:
-    """A server that answers each command with what `answer` gives, or not at all."""
+async def websocket(
+    answer: Callable[[dict[str, Any]], dict[str, Any] | None],
+    news: Callable[[dict[str, Any]], Sequence[dict[str, Any]]] = lambda _: (),
+) -> AsyncGenerator[str]:
+    """A server that answers each command with what `answer` gives, or not at all; before, it sends `news`."""
 
     async def talk(connection: ServerConnection) -> None:
         async for data in connection:
             command = json.loads(data)
+            for frame in news(command):
+                await connection.send(json.dumps(frame))
             if (reply := answer(command)) is not None:
                 await connection.send(json.dumps({"request_id": command["request_id"], **reply}))
 
