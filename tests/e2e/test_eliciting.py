@@ -95,7 +95,7 @@ async def test_a_no_and_what_cannot_be_understood_deny_the_call(letta: Letta, an
         reply = await mcp.ok("send_message", agent=agent_id, message="I like tea", kinds=["tool"])
 
     assert reply.data["reply"] == "Then not."
-    assert [call["status"] for call in reply.data["tool_calls"]] == ["error"]
+    assert [call["status"] for call in reply.data["tool_calls"]] == ["denied"]
 
 
 @pytest.mark.all_ways

@@ -328,13 +328,13 @@ async def test_a_wrong_cursor_of_the_resources_is_an_error_of_the_request(mcp: C
 
 async def test_sends_share_a_connection(mcp: Caller, letta: Letta) -> None:
     _, conversation_id = await a_conversation(letta)
-    await mcp.ok("send_message", conversation_id=conversation_id, message="warm up")
     letta.fake.requests.clear()
 
-    for number in range(3):
+    for number in range(6):
         await mcp.ok("send_message", conversation_id=conversation_id, message=f"{number}")
 
-    assert len({each.client_port for each in letta.fake.requests}) == 1
+    # What is looked up for a message may be asked for at the same time, over a second one.
+    assert len({each.client_port for each in letta.fake.requests}) <= 2
 
 
 async def test_too_many_requests_are_said_to_be(mcp: Caller, letta: Letta) -> None:

@@ -72,7 +72,7 @@ async def test_a_caller_is_offered_only_what_their_scope_opens(team: Team, era: 
 
 
 def test_every_scope_has_its_tools() -> None:
-    assert names_of("delete") == {"delete"}
+    assert names_of("delete") == {"delete", "delete_agent"}
     assert {"send_message", "create_conversation", "compact"} <= names_of("write")
     assert {"list_messages", "wait_for_reply", "list_agents"} <= names_of("read")
 
