@@ -65,6 +65,12 @@ def _export(
     return export(settings, Export(conversation, agent, form or named, output, resume))
 
 
+def _chat(settings: BackendSettings, *, conversation: str, agent: str) -> int:
+    from letta_conversations_mcp.cli.chat.start import chat
+
+    return chat(settings, conversation, agent)
+
+
 def _demo(settings: BackendSettings, *, agent: str, model: str, stand_in: bool) -> int:
     from letta_conversations_mcp.cli.demo.tour import Choice, demo
 
@@ -93,6 +99,18 @@ SERVE = Command(
     ],
     shows_all=True,
     reports_variables=True,
+)
+
+CHAT = Command(
+    "chat",
+    _chat,
+    BackendSettings,
+    "Talk with an agent in this terminal, or line by line through a pipe.",
+    params=[
+        click.Argument(["conversation"], default="", help="its id or name (default: the latest of the agent)"),
+        GroupedOption("--agent", default="", metavar="NAME", help="the agent to talk with, by name or id"),
+    ],
+    examples=[("chat --agent bookkeeper", ""), ("chat conv-…", ""), ("chat --agent bookkeeper 'invoice 4711'", "")],
 )
 
 DEMO = Command(

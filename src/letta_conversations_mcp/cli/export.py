@@ -54,7 +54,7 @@ def export(settings: BackendSettings, wanted: Export) -> int:
             sys.stdout.buffer.write(head(wanted.form, ref))
             await exporter.run(sys.stdout.buffer, Resumption(0))
         else:
-            await _into_file(exporter, output)
+            await into_file(exporter, output)
         return 0
 
     return run_with_backend(settings, work)
@@ -116,7 +116,7 @@ class Exporter:
         return newest.items[-1].at if newest.items else ""
 
 
-async def _into_file(exporter: Exporter, path: Path) -> None:
+async def into_file(exporter: Exporter, path: Path) -> None:
     with _writing(path) as file:
         try:
             start = find_end(file, exporter.form, exporter.ref)

@@ -45,6 +45,7 @@ TYPED = f"{__name__}.typed"
 """Where a context keeps the first words of a command of two words while the shell completes it."""
 
 OWN: Sequence[tuple[str, click.Command]] = (
+    (START, commands.CHAT),
     (START, commands.DEMO),
     (START, commands.DOCTOR),
     (START, COMPLETION),
