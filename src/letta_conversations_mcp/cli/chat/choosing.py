@@ -13,7 +13,7 @@ from letta_conversations_mcp.cli.chat.words import clock, one_line, short_id
 from letta_conversations_mcp.core.model import AGENT_ID, CONVERSATION_ID, DEFAULT_CONVERSATION
 from letta_conversations_mcp.tools.results.agents import AgentList, AgentRow
 from letta_conversations_mcp.tools.results.conversations import ConversationList, ConversationRow
-from letta_conversations_mcp.tools.results.found import FoundList
+from letta_conversations_mcp.tools.results.search import SearchResults
 
 MOST_ROWS = 20
 MOST_NAMES = 100
@@ -89,7 +89,8 @@ async def switch(session: Session, argument: str) -> None:
 async def _find(session: Session, argument: str) -> tuple[str, str] | None:
     """The id of a conversation, and of its agent where that is needed. None if there are several, which are listed."""
     if argument.isdigit() and 0 < int(argument) <= len(session.listed):
-        return session.listed[int(argument) - 1].id, ""
+        chosen = session.listed[int(argument) - 1].id
+        return chosen, session.place.agent_id if chosen == DEFAULT_CONVERSATION else ""
     if CONVERSATION_ID.fullmatch(argument):
         return argument, ""
     if not session.place.agent_id:
@@ -134,7 +135,9 @@ async def enter(session: Session, conversation_id: str, agent: str = "", *, othe
 async def search(session: Session, argument: str) -> None:
     if not argument:
         raise ToolFailed("Say what to look for: /search WORDS")
-    found = await session.connection.call("search_messages", FoundList, query=argument, agent=session.place.agent_id)
+    found = await session.connection.call(
+        "search_messages", SearchResults, query=argument, agent=session.place.agent_id
+    )
     ids = list(dict.fromkeys(each.conversation_id for each in found.messages))
     session.listed = [
         ConversationRow(id=each, summary=next(row.summary for row in found.messages if row.conversation_id == each))
@@ -151,8 +154,8 @@ async def search(session: Session, argument: str) -> None:
         ]
         await session.show(Rows(f"Messages with {one_line(argument, 40)!r}", rows))
         await session.show(Note("/switch NUMBER goes to the conversation.", spaced=False))
-    else:
-        await session.note("Nothing was found.")
+    if found.note or not found.messages:
+        await session.note(found.note or "Nothing was found.")
 
 
 async def agents(session: Session, argument: str) -> None:

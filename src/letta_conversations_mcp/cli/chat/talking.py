@@ -21,7 +21,8 @@ from letta_conversations_mcp.cli.failure import CommandFailed
 from letta_conversations_mcp.core.errors import ConversationError
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, CompactionMode, ConversationRef
 from letta_conversations_mcp.tools.results.cancellation import Cancellation
-from letta_conversations_mcp.tools.results.conversations import Compacted, Deleted, Forked, Recompiled, Updated
+from letta_conversations_mcp.tools.results.context import Compacted, Recompiled
+from letta_conversations_mcp.tools.results.conversations import Deleted, Forked, Updated
 from letta_conversations_mcp.tools.results.viewer import ViewedPage
 
 MOST_MESSAGES = 100
