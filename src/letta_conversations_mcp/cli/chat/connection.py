@@ -117,7 +117,7 @@ class Connection:
         """Wait a moment for Letta to take what is being handed over."""
         if self._server.services is not None:
             with anyio.move_on_after(SETTLE_SECONDS):
-                await self._server.services.sender.settle()
+                await self._server.services.scheduler.settle()
 
 
 @asynccontextmanager
@@ -126,6 +126,6 @@ async def connect(settings: BackendSettings) -> AsyncGenerator[Connection]:
     given = {name: getattr(settings, name) for name in BackendSettings.model_fields}
     server = _PersonsServer(Settings(**given, max_output_chars=MOST_CHARS, approvals="return"))
     sent = _SentTurns()
-    server.instrumentation.add(sent)
+    server.meter.add(sent)
     async with Client(server, extensions=[_ShowsApps()]) as client:
         yield Connection(server, client, sent)
