@@ -19,11 +19,11 @@ from mcp_types import CallToolResult, InputRequiredResult, TextContent
 
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError
+from letta_conversations_mcp.observability.instrumentation import LoggingMeter
 from letta_conversations_mcp.server.app import ConversationServer
 from letta_conversations_mcp.settings import BackendSettings, Settings
 from letta_conversations_mcp.tools.base import ToolContext
 from letta_conversations_mcp.tools.results.result import Result
-from letta_conversations_mcp.turns.instrumentation import Meter
 from letta_conversations_mcp.turns.turn import TrackedTurn
 
 MOST_CHARS = 500_000
@@ -74,8 +74,8 @@ class _ShowsApps(ClientExtension):
         return {"mimeTypes": [APP_MIME_TYPE]}
 
 
-class _SentTurns(Meter):
-    """Tells `begun` of every message that is sent here, when it takes its place in its conversation."""
+class _SentTurns(LoggingMeter):
+    """Calls `begun` with the turn of every message that is sent here, when it takes its place in its conversation."""
 
     def __init__(self) -> None:
         self.begun: Callable[[TrackedTurn], None] = lambda turn: None
@@ -83,7 +83,8 @@ class _SentTurns(Meter):
     @contextmanager
     def turn(self, turn: TrackedTurn) -> Generator[None]:
         self.begun(turn)
-        yield
+        with super().turn(turn):
+            yield
 
 
 class Connection:
@@ -126,6 +127,6 @@ async def connect(settings: BackendSettings) -> AsyncGenerator[Connection]:
     given = {name: getattr(settings, name) for name in BackendSettings.model_fields}
     server = _PersonsServer(Settings(**given, max_output_chars=MOST_CHARS, approvals="return"))
     sent = _SentTurns()
-    server.meter.add(sent)
+    server.meter = sent
     async with Client(server, extensions=[_ShowsApps()]) as client:
         yield Connection(server, client, sent)
