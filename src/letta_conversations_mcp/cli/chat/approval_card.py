@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.panel import Panel
+from rich.table import Table
 from rich.text import Text
 
 from letta_conversations_mcp.cli.chat.words import one_line
@@ -22,7 +23,32 @@ class _Repeated(Exception):
     """A name occurs twice in an object, so that readers of it may disagree on its value."""
 
 
-def shown_call(name: str, arguments: str) -> str:
+@dataclass(frozen=True)
+class ShownCall:
+    """A call in lines: what stands before its arguments, each argument's name and value, and what stands after."""
+
+    head: str
+    arguments: Sequence[tuple[str, str]] = ()
+    foot: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"  {name} = {value}," for name, value in self.arguments]
+        return "\n".join(filter(None, [self.head, *lines, self.foot]))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(self.head, overflow="fold")
+        if self.arguments:
+            grid = Table.grid()
+            grid.add_column(no_wrap=True)
+            grid.add_column(overflow="fold")
+            for name, value in self.arguments:
+                grid.add_row(Text(f"  {name} = "), Text(f"{value},"))
+            yield grid
+        if self.foot:
+            yield Text(self.foot)
+
+
+def shown_call(name: str, arguments: str) -> ShownCall:
     """The call with its arguments, one a line; as the model wrote them if they are no plain JSON object."""
     title = escaped(name)
     try:
@@ -30,13 +56,13 @@ def shown_call(name: str, arguments: str) -> str:
     except (ValueError, RecursionError, _Repeated):
         parsed = None
     if not isinstance(parsed, dict):
-        return f"{title}, with arguments that are no JSON object:\n{escaped(arguments)}"
+        return ShownCall(f"{title}, with arguments that are no plain JSON object:\n{escaped(arguments)}")
     fields = cast("dict[str, object]", parsed)
     if not fields:
-        return f"{title}()"
+        return ShownCall(f"{title}()")
     width = max(len(_name(each)) for each in fields)
-    lines = [f"  {_name(each).ljust(width)} = {_value(value, width + 5)}," for each, value in fields.items()]
-    return "\n".join([f"{title}(", *lines, ")"])
+    shown = [(_name(each).ljust(width), _value(value)) for each, value in fields.items()]
+    return ShownCall(f"{title}(", shown, ")")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -49,13 +75,12 @@ def _name(name: str) -> str:
     return escaped(name) if name.isidentifier() else escaped(json.dumps(name, ensure_ascii=False))
 
 
-def _value(value: object, indent: int) -> str:
+def _value(value: object) -> str:
     """JSON. Texts of several lines are broken after each `\\n`, which stays visible."""
     if isinstance(value, str) and "\n" in value.rstrip("\n"):
         lines = [escaped(json.dumps(line, ensure_ascii=False)[1:-1]) for line in value.split("\n")]
-        return '"' + ("\\n\n" + " " * (indent + 1)).join(lines) + '"'
-    text = json.dumps(value, ensure_ascii=False, indent=2 if isinstance(value, dict | list) else None)
-    return escaped(text).replace("\n", "\n" + " " * indent)
+        return '"' + "\\n\n ".join(lines) + '"'
+    return escaped(json.dumps(value, ensure_ascii=False, indent=2 if isinstance(value, dict | list) else None))
 
 
 @dataclass(frozen=True)
@@ -78,24 +103,24 @@ class Card:
             return "/approve [reason] for all   /approve #1 for some   /deny [reason]"
         return "/approve [reason]   /deny [reason]"
 
-    def _texts(self) -> list[str]:
+    def _shown(self) -> list[ShownCall]:
         return [shown_call(call.name, call.arguments) for call in self.calls]
 
     def __str__(self) -> str:
         numbered = len(self.calls) > 1
         framed = [
-            "\n".join(f"  | {line}" for line in (f"#{number}  {text}" if numbered else text).split("\n"))
-            for number, text in enumerate(self._texts(), 1)
+            "\n".join(f"  | {line}" for line in (f"#{number}  {shown}" if numbered else str(shown)).split("\n"))
+            for number, shown in enumerate(self._shown(), 1)
         ]
         return "\n".join([f"\n{self._title}", *framed, f"  {self._ways}"])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text()
         yield Text(self._title, style="bold yellow")
-        for number, text in enumerate(self._texts(), 1):
+        for number, shown in enumerate(self._shown(), 1):
             title = Text(f"#{number}") if len(self.calls) > 1 else None
             frame = Panel(
-                Text(text, overflow="fold"),
+                shown,
                 box=box.SQUARE,
                 title=title,
                 title_align="left",
