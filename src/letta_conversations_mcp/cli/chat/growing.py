@@ -184,7 +184,7 @@ class TurnDisplay:
 
 def fold_call(call: ToolCall, took: str = "") -> Fold:
     """A tool call and its result, folded."""
-    outcome = {"pending": "no result", "success": "done", "error": "failed"}[call.status]
+    outcome = {"pending": "no result", "success": "done", "error": "failed", "denied": "denied"}[call.status]
     body = "\n".join(filter(None, [call.arguments, f"→ {call.result}" if call.result else ""]))
     return Fold(f"{title_of(call)} {outcome}{took}", body, failed=call.status == "error")
 

@@ -176,14 +176,12 @@ class RunningTurn:
 
 
 def _seen_of(reply: Reply) -> Seen:
-    waiting = {each.tool_call_id for each in reply.approvals}
     calls = [
         ToolCall(name=row.name, arguments=row.arguments, status=row.status, result=row.result)
         for row in reply.tool_calls
+        if row.status != "waiting"
     ]
-    # Calls that wait come last: the turn stopped there.
-    finished = calls[: len(calls) - len(waiting)] if waiting else calls
-    return Seen(reply.reply or reply.reply_so_far, reply.reasoning, finished)
+    return Seen(reply.reply or reply.reply_so_far, reply.reasoning, calls)
 
 
 def _ending(reply: Reply) -> str:
