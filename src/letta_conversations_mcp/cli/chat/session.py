@@ -33,6 +33,10 @@ RECENT = 50
 """Messages that are looked at to recall what the person said before."""
 
 
+Queue = deque[tuple[str, Callable[[], Awaitable[None]]]]
+"""What is to be done, one after the other, each with the message that it sends."""
+
+
 class Session:
     """One person's chat on one screen."""
 
@@ -60,7 +64,7 @@ class Session:
         """Set while nothing is being sent or waited for."""
         self.idle.set()
         self._tasks = tasks
-        self._queue: deque[tuple[str, Callable[[], Awaitable[None]]]] = deque()
+        self._queue = Queue()
         self._works = False
 
     # What the person sees
@@ -135,9 +139,12 @@ class Session:
         place.used, place.limit = told.context_tokens, told.context_limit
 
     def _leave_turn(self) -> None:
+        """Leave what runs here to itself: what is said from now on does not wait for it."""
         if self.turn is not None:
             self.turn.leave()
             self.turn = None
+            self._queue, self._works = Queue(), False
+            self.idle.set()
 
     async def describe(self) -> Described:
         """Ask for everything about the conversation. Raises ToolFailed."""
@@ -174,7 +181,7 @@ class Session:
         if not self._works:
             self._works = True
             self.idle = anyio.Event()
-            self._tasks.start_soon(self._work)
+            self._tasks.start_soon(self._work, self._queue)
         self.screen.refresh()
 
     def take_back(self) -> list[str]:
@@ -184,18 +191,19 @@ class Session:
         self.screen.refresh()
         return texts
 
-    async def _work(self) -> None:
+    async def _work(self, queue: Queue) -> None:
         try:
-            while self._queue:
-                _, work = self._queue.popleft()
+            while queue:
+                _, work = queue.popleft()
                 try:
                     await work()
                 except ToolFailed as error:
                     await self.fail(error)
         finally:
-            self._works = False
-            self.idle.set()
-            self.screen.refresh()
+            if queue is self._queue:
+                self._works = False
+                self.idle.set()
+                self.screen.refresh()
 
     async def _send(self, place: Place, text: str) -> None:
         await self.show(Said(text))

@@ -8,8 +8,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 
-from prompt_toolkit.application import Application, run_in_terminal
-from prompt_toolkit.application.current import set_app
+from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import Completer
 from prompt_toolkit.filters import Condition
@@ -104,17 +103,15 @@ class TerminalScreen:
             return
         text = self._render(*entries)
 
-        def write() -> None:
-            self._live = live
-            self.app.output.write_raw(text.replace("\n", "\r\n"))
-            self.app.output.flush()
-
-        if not self.app.is_running:
-            write()
-            return
-        # The task that shows something is none of the application's own.
-        with set_app(self.app):
-            await run_in_terminal(write)
+        # Not with `run_in_terminal`, which takes the terminal out of its raw mode: an Enter would become another key.
+        if self.app.is_running:
+            self.app.renderer.erase()
+        self._live = live
+        self.app.output.write_raw(text.replace("\n", "\r\n"))
+        self.app.output.flush()
+        if self.app.is_running:
+            self.app.renderer.request_absolute_cursor_position()
+            self.refresh()
 
     def refresh(self) -> None:
         self.app.invalidate()
