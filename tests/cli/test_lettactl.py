@@ -61,6 +61,7 @@ async def test_a_conversation_is_created_used_described_compacted_and_deleted(lc
     assert json.loads(described.out)["conversation_id"] == row["id"]
     assert f"Compacted {row['id']}" in compacted.out
     assert kept.status == 1
+    assert "add --force" in kept.err
     assert yaml.safe_load(left.out) == []
 
 
@@ -92,3 +93,18 @@ async def test_describe_and_delete_still_take_a_conversation(lcm: Run, letta: Le
 
     assert conversation_id in (await lcm("describe", conversation_id)).out
     assert (await lcm("delete", conversation_id, "--confirm")).status == 0
+
+
+async def test_an_agent_is_deleted_only_with_force(lcm: Run, letta: Letta) -> None:
+    agent_id, name = await letta.new_agent()
+    _, other = await letta.new_agent()
+
+    kept = await lcm("delete", "agent", name)
+    before = (await lcm("get", "agents")).out
+    deleted = await lcm("delete", "agent", name, "--force")
+    after = (await lcm("get", "agents")).out
+
+    assert (kept.status, deleted.status) == (1, 0)
+    assert agent_id in before
+    assert agent_id not in after
+    assert other in after

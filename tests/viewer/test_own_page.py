@@ -93,3 +93,12 @@ async def test_the_page_itself_needs_no_token_and_the_tools_do(letta: Letta) -> 
 
     assert (page.status_code, call.status_code) == (200, 401)
     assert TOKEN not in page.text
+
+
+async def test_a_list_of_all_conversations_names_their_agents(page: Page, letta: Letta) -> None:
+    agent_id, name = await letta.new_agent()
+    await letta.new_conversation(agent_id, "whose is this")
+    async with http_server(Settings(base_url=letta.base_url)) as url:
+        await page.goto(url)
+
+        await expect(page.get_by_role("button", name="whose is this")).to_contain_text(name)

@@ -522,6 +522,8 @@ export class Viewer {
     for (const row of rows) {
       const id = texts(row, "id");
       const time = texts(row, "last_message_at") || texts(row, "created_at");
+      // Only rows of a list of all agents name theirs.
+      const owner = visible(texts(row, "agent_name"));
       const go = () => {
         chosen();
         void this.open({ conversation: id, agent: texts(row, "agent_id") || this.place.agent });
@@ -531,7 +533,7 @@ export class Viewer {
           "button",
           { type: "button", class: "choice-row", "aria-current": id === this.place.conversation ? "true" : undefined, click: go },
           h("span", { class: "choice-name" }, visible(texts(row, "summary")) || "Untitled conversation"),
-          h("span", { class: "sub" }, [when(time), row.archived ? "archived" : ""].filter(Boolean).join(" · ")),
+          h("span", { class: "sub" }, [owner, when(time), row.archived ? "archived" : ""].filter(Boolean).join(" · ")),
         ),
       );
     }

@@ -25,7 +25,7 @@ class Formatter(click.HelpFormatter):
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 34, col_spacing: int = 2) -> None:
         rows = list(rows)
         longest = max((len(first) for first, _ in rows), default=0)
-        if self.width >= NARROW or longest <= self.width // 3:
+        if self.width >= NARROW or longest <= self.width * 2 // 5:
             super().write_dl(rows, col_max, col_spacing)
             return
         for first, second in rows:

@@ -53,7 +53,7 @@ def _answered(
 
 def _print(answer: Answer, output: Output) -> int:
     if answer.is_error:
-        warn(for_person(answer.text))
+        warn(for_person(answer.text).replace("add --confirm", "add --force"))
     else:
         print(text_of(answer) if output == "table" else _dump(answer.data, output))
     return answer.exit_status

@@ -106,6 +106,11 @@ class Program(click.Group):
         options = [] if typed else click.Command.shell_complete(self, ctx, incomplete)
         return [CompletionItem(word) for word in dict.fromkeys(following) if word.startswith(incomplete)] + options
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # The commands first: they are what a reader looks for.
+        self.format_commands(ctx, formatter)
+        click.Command.format_options(self, ctx, formatter)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, section in self.sections.items():
             with formatter.section(title):
