@@ -30,6 +30,7 @@ from tests.rig.fake_letta import FakeLetta
 from tests.rig.loopback import loopback_socket
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.programs import installed
+from tests.rig.real_letta import free_port
 from tests.rig.servers import Caller, Era, in_own_task
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +102,73 @@ def test_containers_cannot_write_cannot_gain_rights_and_are_not_root() -> None:
             assert rights["allowPrivilegeEscalation"] is False
             assert rights["capabilities"] == {"drop": ["ALL"]}
     assert "\nUSER 10001" in (ROOT / "Dockerfile").read_text()
+
+
+def test_containers_have_limits_for_memory_processes_and_temporary_files() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yml").read_text())
+    for name, each in compose["services"].items():
+        assert each["mem_limit"], name
+        assert each["pids_limit"] > 0, name
+        assert all(":size=" in mount for mount in each.get("tmpfs", [])), name
+    for deployment in (each for each in manifests() if each["kind"] == "Deployment"):
+        pod = deployment["spec"]["template"]["spec"]
+        assert all(each["resources"]["limits"]["memory"] for each in pod["containers"])
+        assert all(each["emptyDir"]["sizeLimit"] for each in pod.get("volumes", []))
+
+
+def test_every_pod_has_a_network_policy_and_only_the_servers_reach_redis() -> None:
+    labels = [each["spec"]["template"]["metadata"]["labels"] for each in manifests() if each["kind"] == "Deployment"]
+    policies = {each["metadata"]["name"]: each["spec"] for each in manifests() if each["kind"] == "NetworkPolicy"}
+    compose = yaml.safe_load((DEPLOY / "compose.yml").read_text())
+    reached = {name for name, each in compose["services"].items() if "back" in each["networks"]}
+
+    assert [each["podSelector"]["matchLabels"] for each in policies.values()] == [labels[1], labels[0]]
+    assert policies["letta-conversations-mcp-redis"]["ingress"][0]["from"] == [
+        {"podSelector": {"matchLabels": labels[0]}}
+    ]
+    assert reached == {"replica-a", "replica-b", "redis"}
+    assert compose["networks"]["back"] == {"internal": True}
+
+
+def redis_scripts() -> list[str]:
+    compose = yaml.safe_load((DEPLOY / "compose.yml").read_text())
+    deployment = [each for each in manifests() if each["kind"] == "Deployment"][1]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    return [compose["services"]["redis"]["command"][2].replace("$$", "$"), container["args"][0]]
+
+
+@pytest.mark.parametrize("script", redis_scripts(), ids=["compose", "kubernetes"])
+async def test_redis_asks_for_its_password(tmp_path: Path, script: str) -> None:
+    installed("redis-server")
+    command = script.replace("/data/", f"{tmp_path}/").rstrip() + f" --port {(port := free_port())}"
+    variables = {**os.environ, "REDISCLI_AUTH": "secret"}
+    async with await anyio.open_process(["sh", "-c", command], env=variables, stdout=None) as process:
+        try:
+            good = await pings(f"redis://:secret@127.0.0.1:{port}/0")
+            without = await pings(f"redis://127.0.0.1:{port}/0")
+        finally:
+            process.send_signal(signal.SIGTERM)
+        with anyio.fail_after(HANG_SECONDS):
+            await process.wait()
+
+    assert (good, without) == (True, False)
+
+
+async def pings(url: str) -> bool:
+    from redis.asyncio import Redis
+    from redis.exceptions import AuthenticationError
+    from redis.exceptions import ConnectionError as NotConnected
+
+    with anyio.fail_after(HANG_SECONDS):
+        while True:
+            try:
+                client: Any = Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
+                async with client as redis:
+                    return bool(await redis.ping())
+            except AuthenticationError:
+                return False
+            except NotConnected:
+                await anyio.sleep(0.02)
 
 
 def test_there_is_more_time_to_go_down_than_calls_may_take_to_be_answered() -> None:
