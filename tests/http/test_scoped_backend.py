@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from letta_conversations_mcp.backends import scoped as scoped_module
+from letta_conversations_mcp.backends.forwarding import ForwardingBackend
 from letta_conversations_mcp.backends.open import open_backend
 from letta_conversations_mcp.backends.pool import open_pool
 from letta_conversations_mcp.backends.scoped import ScopedBackend
@@ -285,6 +286,20 @@ async def test_a_backend_that_nobody_uses_makes_room(letta: Letta) -> None:
 
         assert second is not first
         assert await second.list_models()
+
+
+async def test_a_backend_that_a_subscription_works_through_makes_no_room(letta: Letta) -> None:
+    settings = BackendSettings(base_url=letta.base_url)
+    async with open_pool(settings, most=1, idle_seconds=0) as pool:
+        first = await pool.backend_of_key("one")
+        view = ForwardingBackend(first)
+        pool.keep_open_for("one", view)
+        with pytest.raises(Overloaded):
+            await pool.backend_of_key("two")
+        assert await view.list_models()
+        del view
+
+        assert await pool.backend_of_key("two") is not first
 
 
 async def test_every_message_of_a_conversation_is_a_cursor_and_no_other(letta: Letta) -> None:

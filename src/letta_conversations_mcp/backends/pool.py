@@ -1,11 +1,12 @@
-"""Backends for callers with their own Letta key, one per key. Opened at first use."""
+"""Backends for callers with a Letta key of their own, one for each key. Opened at first use."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import WeakSet
 
 import anyio
 from pydantic import SecretStr
@@ -19,7 +20,7 @@ MOST = 200
 """Backends that are open at the same time. Each takes a few MB once it is used."""
 
 GRACE_SECONDS = 600
-"""A backend is closed to make room only after it has been idle for `turn_timeout` plus this."""
+"""A backend is closed to make room only when it has been idle for the longest turn plus this."""
 
 
 @dataclass
@@ -27,6 +28,8 @@ class _Open:
     backend: Backend
     closing: AsyncExitStack
     used_at: float
+    users: WeakSet[Backend] = field(default_factory=WeakSet[Backend])
+    """What works through it: the views of callers, as long as a call, a turn or a subscription has them."""
 
 
 class BackendPool:
@@ -54,11 +57,16 @@ class BackendPool:
             self._open.move_to_end(key)
             return entry.backend
 
+    def keep_open_for(self, key: str, user: Backend) -> None:
+        """The backend of this key makes no room for others as long as `user` exists."""
+        self._open[key].users.add(user)
+
     async def _make_room(self) -> None:
         if len(self._open) < self._most:
             return
-        key, oldest = next(iter(self._open.items()))
-        if anyio.current_time() - oldest.used_at < self._idle_seconds:
+        unused = ((key, each) for key, each in self._open.items() if not each.users)
+        key, oldest = next(unused, ("", None))
+        if oldest is None or anyio.current_time() - oldest.used_at < self._idle_seconds:
             raise Overloaded(f"{len(self._open)} Letta keys are in use on this server")
         del self._open[key]
         await oldest.closing.aclose()

@@ -31,7 +31,7 @@ from letta_conversations_mcp.backends.open import open_backend
 from letta_conversations_mcp.backends.pool import open_pool
 from letta_conversations_mcp.core.access import EVERYTHING, Access, Scope
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import NAME_CHARS, Forbidden, quote
+from letta_conversations_mcp.core.errors import Forbidden
 from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.notifications.poller import open_poller
 from letta_conversations_mcp.observability.instrumentation import LoggingMeter
@@ -108,7 +108,9 @@ class ConversationServer(MCPServer[Services]):
                 backend = AnnouncingBackend(opened, bus)
 
                 async def backend_of_key(key: str) -> Backend:
-                    return AnnouncingBackend(await pool.backend_of_key(key), bus)
+                    keyed = AnnouncingBackend(await pool.backend_of_key(key), bus)
+                    pool.keep_open_for(key, keyed)
+                    return keyed
 
                 async with open_scheduler(backend, settings, timing, meter=self.meter, drain=self.drain) as scheduler:
                     self.services = Services(backend, scheduler, settings, backend_of_key, poller, background)
@@ -197,7 +199,7 @@ class ConversationServer(MCPServer[Services]):
     ) -> GetPromptResult | InputRequiredResult:
         prompt = next((each for each in self._usable_prompts() if each.name == name), None)
         if prompt is None or context is None:
-            raise MCPError(code=INVALID_PARAMS, message=f"There is no prompt {quote(name, NAME_CHARS)!r}.")
+            raise MCPError(code=INVALID_PARAMS, message=f"There is no prompt {name[:80]!r}.")
         return await prompt.get(services_of(context), arguments or {})
 
     async def list_prompts(self) -> list[Prompt]:
@@ -224,7 +226,7 @@ class ConversationServer(MCPServer[Services]):
             if scope and not self.access().may(scope):
                 raise to_tool_error(Forbidden(name, scope))
             if name not in usable:
-                raise ToolError(f"There is no tool {quote(name, NAME_CHARS)!r}. There are: {', '.join(usable)}.")
+                raise ToolError(f"There is no tool {name[:80]!r}. There are: {', '.join(usable)}.")
             if context is None:
                 raise ToolError("A tool is called by a client of this server.")
             return await self.tools[name].run(arguments, context, convert_result=True)
