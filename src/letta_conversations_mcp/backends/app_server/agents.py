@@ -1,4 +1,4 @@
-"""The verbs that are about agents and models, spoken to the App Server."""
+"""Operations on agents and models, through the App Server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LocalAgents(LocalBase):
     async def list_agents(
         self, *, name: str = "", search: str = "", tag: str = "", after: str = "", limit: int = 20
     ) -> Page[Agent]:
-        """The server gives all of them in no order that is told, and ignores filters (measured)."""
+        """The server returns all of them in no defined order and ignores filters (measured)."""
         answer = await self._read("agent_list", what="list the agents", query={"limit": 1000})
         agents = [read_agent(each) for each in mappings(answer.get("agents"))]
         agents = [each for each in agents if name in ("", each.name) and search.lower() in each.name.lower()]

@@ -24,8 +24,8 @@ _REMINDER = ("<system-reminder>", "</system-reminder>")
 
 
 def client_message_id(otid: str, attempt: int) -> str:
-    """The id under which an attempt to hand a message over is sent: the server takes each id once, also when it then
-    fails to begin the turn (seen with 0.34.12)."""
+    """The id under which an attempt to hand a message over is sent: the server accepts each id only once, even if it
+    then fails to begin the turn (seen with 0.34.12)."""
     return otid if attempt == 1 else f"{otid}{_ATTEMPT_MARK}{attempt}"
 
 
@@ -55,7 +55,7 @@ def read_agent(data: Mapping[str, object]) -> Agent:
 
 def read_conversation(data: Mapping[str, object]) -> Conversation:
     in_context = _ids(data.get("in_context_message_ids"))
-    # The server tells a time also where there is no message (seen with 0.34.12).
+    # The server reports a time even if there is no message (seen with 0.34.12).
     last_message_at = text_field(data, "last_message_at") if in_context != () else ""
     return Conversation(
         id=text_field(data, "id"),
@@ -101,8 +101,8 @@ def _is_reminder(part: Mapping[str, object]) -> bool:
 
 
 def is_only_reminder(data: Mapping[str, object]) -> bool:
-    """Whether nothing is left of a user's message without the reminders: the server notes so that it was
-    interrupted (seen with 0.34.12)."""
+    """True if a user's message consists of reminders only: that is how the server records an interruption (seen with
+    0.34.12)."""
     return data.get("message_type") == "user_message" and not data.get("content")
 
 

@@ -1,6 +1,6 @@
-"""The verbs of a conversation, spoken to Letta Code's App Server with its local backend.
+"""The backend for agents on this machine, through Letta Code's App Server.
 
-What the server lacks, or has only in part, is done here as well as it can be and said where it cannot.
+What the server lacks is emulated here where possible, and refused with an explanation where not.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class LocalBackend(LocalConversations, LocalMessages):
             )
         newest, _ = await self._list_chunks(ref, MessageQuery(limit=2))
         if [each.get("message_type") for each in newest] in ([], ["summary_message"]):
-            # The server would summarise a summary, and lose what it says.
+            # The server would summarise a summary and lose its content.
             raise Refused(
                 "compact the conversation",
                 "there is no message in its context besides the summary of an earlier compaction"

@@ -1,6 +1,6 @@
-"""What every verb of the local backend works with: the connection to the App Server.
+"""The base of the local backend: the connection to the App Server.
 
-Opened at the first request, in a task of its own, and opened anew when it breaks.
+Opened at the first request, in its own task, and reopened when it breaks.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ ServerContext = Callable[[], AbstractAsyncContextManager[AppServer]]
 LOOK_SECONDS = 5.0
 
 CLOSE_SECONDS = 1
-"""For an abandoned connection to be noticed, which takes a turn of the event loop."""
+"""Timeout for closing an abandoned connection, which takes an iteration of the event loop."""
 
 
 class LocalBase:
-    """`server` gives an App Server for as long as its own context lasts; `tasks` holds the connection. `look_seconds`
-    is how long a turn may be silent before the server is asked whether it still runs."""
+    """`server` provides an App Server for as long as its context lasts; `tasks` holds the connection. `look_seconds` is
+    how long a turn may be silent before the server is asked whether it still runs."""
 
     def __init__(
         self, server: ServerContext, tasks: TaskGroup, settings: BackendSettings, look_seconds: float = LOOK_SECONDS
@@ -65,7 +65,7 @@ class LocalBase:
         return await (await self._open()).request(command, what=what, seconds=None, **fields)
 
     async def _hold_connection(self, *, task_status: TaskStatus[Connection]) -> None:
-        """Hold a connection until it breaks. A failure before it is there is raised to who asked for it."""
+        """Hold a connection until it breaks. A failure to open it is raised to the caller of `start`."""
         connection: Connection | None = None
         try:
             async with (

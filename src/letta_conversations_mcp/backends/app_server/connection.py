@@ -1,11 +1,11 @@
-"""A connection to an App Server: requests and their answers, and the frames of a conversation for whoever listens.
+"""A connection to an App Server: requests and answers, and the frames of conversations for listeners.
 
-Speaks the App Server's WebSocket protocol, version 1 (tested with Letta Code 0.34.12). Everything is asked over one
-socket. `SubscriptionKeeper` subscribes to the same conversations from a process of its own, because the server stops a
-turn whose last subscribed socket closes, and its conversation is then unusable until the server restarts (measured).
+Speaks the App Server's WebSocket protocol, version 1 (tested with Letta Code 0.34.12), over one socket.
+`SubscriptionKeeper` subscribes to the same conversations from a process of its own, because the server stops a turn
+whose last subscribed socket closes, and its conversation is then unusable until the server restarts (measured).
 
-Frames and commands that are not known are ignored, by the server too: it never answers a command that it does not know.
-Every request therefore has a bound.
+Unknown frames are ignored. So are unknown commands, by the server: it never answers them. Every request therefore has a
+timeout.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from letta_conversations_mcp.core.model import ConversationRef
 from letta_conversations_mcp.core.task_groups import background_tasks
 
 SETTING = "--app-server-url (or LETTA_MCP_APP_SERVER_URL)"
-"""Where a person gives the address of an App Server, for the errors."""
+"""The setting with the App Server's address, for error texts."""
 
 PROTOCOL_VERSION = 1
 TESTED_VERSION = "0.34.12"
@@ -61,27 +61,27 @@ QUESTIONS = frozenset(
 """Commands that change nothing in a conversation."""
 
 PROGRESS = frozenset({"stream_delta", "turn_finished", "control_request"})
-"""Frames that show that a turn goes on. The others are sent whenever the server is asked for its state."""
+"""Frames that show progress of a turn. The others are sent whenever the server is asked for its state."""
 
 AGAIN = "It was only a question, which changes nothing: the same call may succeed in a moment."
 UNSURE = "Nothing is sure about it; look before repeating it."
 
 FRAME_BYTES = 64 * 1024 * 1024
-"""The largest frame taken: a page of messages with images."""
+"""The largest accepted frame: a page of messages with images."""
 
 Frame = Mapping[str, object]
 Frames = MemoryObjectReceiveStream[Frame]
 
 
 class ConnectionBroken(ServerFault):
-    """The connection broke while the server was asked."""
+    """The connection broke before the server answered."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what, 0, "the connection broke", "The next call opens a new one; look before repeating this.")
 
 
 class Connection:
-    """One connection while it lasts. Made by `open_connection`."""
+    """One open connection. Created by `open_connection`."""
 
     def __init__(
         self, server: AppServer, socket: ClientConnection, keeper: SubscriptionKeeper, request_seconds: float
@@ -96,9 +96,9 @@ class Connection:
         self._listeners: dict[tuple[str, str], list[MemoryObjectSendStream[Frame]]] = {}
         self._subscribed: set[tuple[str, str]] = set()
         self._progress: dict[tuple[str, str], float] = {}
-        """When each conversation's turn last went on, on the event loop's clock."""
+        """When each conversation's turn last made progress, on the event loop's clock."""
         self._unanswered = False
-        """Whether anything was asked of which it is not known whether the server had it."""
+        """True if it is uncertain whether the server received one of the requests."""
         self.ended = anyio.Event()
 
     @property
@@ -106,15 +106,15 @@ class Connection:
         return self.ended.is_set()
 
     async def request(self, command: str, *, what: str, seconds: float | None = None, **fields: object) -> Frame:
-        """Send a command and give its answer.
+        """Send a command and return its answer.
 
         Args:
-            what: what is asked, for the errors ("list the conversations").
-            seconds: the bound; the connection's own when None.
+            what: the purpose, for error texts ("list the conversations").
+            seconds: the timeout; None for that of the connection.
 
         Raises:
-            Refused: the server answered that it did not do it.
-            TimedOut: it did not answer, as to a command that it does not know.
+            Refused: the server reported a failure.
+            TimedOut: it did not answer, for example because it does not know the command.
             ConnectionBroken: the connection broke.
         """
         answer = await self._exchange(command, what, seconds, fields)
@@ -142,7 +142,7 @@ class Connection:
         self._subscribed.add(key)
 
     def seconds_without_progress(self, ref: ConversationRef) -> float:
-        """How long a conversation's turn has not gone on, counted from the first time that this is asked."""
+        """Seconds since a conversation's turn made progress, or since the first call of this."""
         now = anyio.current_time()
         return now - self._progress.setdefault((ref.agent_id, ref.conversation_id), now)
 
@@ -195,7 +195,7 @@ class Connection:
         waiting = self._waiting.get(text_field(frame, "request_id"))
         if waiting is not None and frame.get("type") != "control_request":
             waiting.set(frame)
-            # Listeners need the place of an acceptance among the frames of the turns.
+            # Listeners need to see an acceptance in its order among the frames of the turns.
             if frame.get("type") != "input_accepted":
                 return
         runtime = mapping_field(frame, "runtime") or frame
@@ -206,11 +206,11 @@ class Connection:
             listener.send_nowait(frame)
 
     def abandon(self) -> None:
-        """Give up a connection over which nothing comes any more: the next call opens a new one."""
+        """Give up a connection that has gone silent. The next call opens a new one."""
         self._socket.transport.abort()
 
     def close(self, *, broken: bool = False) -> None:
-        """Tell everybody who waits that nothing more will come."""
+        """End all waits: nothing more will arrive."""
         self.ended.set()
         self._keeper.close(goodbye=not (broken or self._unanswered))
         for answer in self._waiting.values():
@@ -221,7 +221,7 @@ class Connection:
 
 
 def received(frames: Frames) -> list[Frame]:
-    """The frames that have come and were not taken yet."""
+    """The frames that have arrived and have not been read yet."""
     taken: list[Frame] = []
     while frames.statistics().current_buffer_used:
         taken.append(frames.receive_nowait())
@@ -246,7 +246,7 @@ async def open_connection(
     cancelled.
 
     Raises:
-        Unreachable, Unauthorized: nothing answers there, no App Server does, or it does not accept the token.
+        Unreachable, Unauthorized: no App Server answers there, or it does not accept the token.
     """
     url, token = server.url, server.token
     try:
@@ -282,10 +282,10 @@ async def open_connection(
         connection.close()
         with anyio.move_on_after(1, shield=True):
             await socket.close()
-        # A server that is ending itself may not answer in time.
+        # A server that is shutting down may not answer in time.
         socket.transport.abort()
     if not is_checked:
-        # The socket closed meanwhile, which cancelled the check.
+        # The socket closed during the check and cancelled it.
         raise ConnectionBroken("tell its version")
 
 

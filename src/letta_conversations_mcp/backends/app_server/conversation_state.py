@@ -1,4 +1,5 @@
-"""What the App Server says of a conversation's loop: whether a turn runs, and which tool call waits for a decision.
+"""The state of a conversation's loop, as the App Server reports it: whether a turn runs, and which tool call waits for
+a decision.
 
 The server asks for one decision at a time, even if the model called several tools at once. A question lasts as long as
 a socket is subscribed to the conversation: with the last one the server forgets it, and does not run the call (seen
@@ -23,8 +24,7 @@ STREAMING = "PROCESSING_API_RESPONSE"
 """The model has been asked; with a run id, it has begun to answer."""
 
 NO_REASON = "The user gave no reason."
-"""A denial needs words: the server takes none without. They become the call's result, so they begin as the REST API's
-do."""
+"""The server accepts no denial without a reason. It becomes the call's result, so it begins as on the REST API."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class LoopState:
 
 
 def scope(ref: ConversationRef) -> dict[str, object]:
-    """How a conversation is named in commands."""
+    """The fields that name a conversation in commands."""
     return {"agent_id": ref.agent_id, "conversation_id": ref.conversation_id}
 
 
@@ -81,7 +81,7 @@ def otids_by_run(status: Mapping[str, object]) -> dict[str, list[str]]:
 
 
 async def read_state(connection: Connection, ref: ConversationRef) -> LoopState:
-    """The state now. The server replays it when it is asked to, and sends this conversation's frames from then on."""
+    """The current state. The server replays it on request, and sends the conversation's frames from then on."""
     status: Mapping[str, object] = {}
     device: Mapping[str, object] = {}
     with connection.listen(ref) as frames:
@@ -110,9 +110,9 @@ async def read_state(connection: Connection, ref: ConversationRef) -> LoopState:
 
 
 async def answer(connection: Connection, ref: ConversationRef, request_id: str, decision: Decision) -> None:
-    """Answer a question. Raises Refused when it is not asked any more."""
+    """Answer a question. Raises Refused if it is no longer open."""
     if decision.approve:
-        # With words the agent is told them as the user's comment.
+        # A text would be shown to the agent as the user's comment.
         verdict = {"behavior": "allow"} | ({"message": decision.reason} if decision.reason else {})
     else:
         verdict = {"behavior": "deny", "message": f"{DENIED} {decision.reason or NO_REASON}"}

@@ -1,4 +1,4 @@
-"""The verbs that are about conversations as a whole, spoken to the App Server."""
+"""Operations on whole conversations, through the App Server."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from letta_conversations_mcp.core.model import (
 )
 
 LIST_PAGE = 200
-"""Conversations asked for at a time: the server sorts and filters little, so all are fetched and sorted here."""
+"""Conversations per request: the server sorts and filters little, so all are fetched and sorted here."""
 
 
 SETTINGS = frozenset(
     ("max_tokens", "reasoning_effort", "effort", "reasoning", "thinking", "service_tier", "provider_type")
 )
-"""Model settings that Letta Code 0.34.12 looks at. It keeps any others and ignores them: with temperature and
-max_output_tokens its models are asked as without (measured)."""
+"""Model settings that Letta Code 0.34.12 uses. It stores others, such as temperature and max_output_tokens, without
+effect (measured)."""
 
 
 class LocalConversations(LocalAgents):
-    """Opening, finding, changing, forking and hiding."""
+    """Creates, finds, changes, forks and hides conversations."""
 
     async def create_conversation(self, new: NewConversation) -> Conversation:
         _check_settings(new.model_settings)
@@ -65,7 +65,7 @@ class LocalConversations(LocalAgents):
         return read_conversation(conversation)
 
     async def owner_of(self, conversation_id: str) -> str:
-        """Asked every time: the server gives the id of a deleted agent's conversation to a new one (measured)."""
+        """Not cached: the server reuses the ids of a deleted agent's conversations (measured)."""
         return (await self.get_conversation(conversation_id)).agent_id
 
     async def isolated_labels(self, conversation: Conversation) -> Sequence[str]:
@@ -73,7 +73,7 @@ class LocalConversations(LocalAgents):
         return ()
 
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
-        """A cursor is a place in the order: its conversation may be another agent's, or hidden since."""
+        """A cursor is a position in the order: its conversation may be another agent's, or hidden by now."""
         every = {each.id: each for each in await self._all_conversations(query) if self._is_wanted(each, query)}
         if query.after and query.after not in every:
             every[query.after] = await self.get_conversation(query.after)
@@ -101,8 +101,8 @@ class LocalConversations(LocalAgents):
             asked = asked | {"after": page[-1].id}
 
     async def delete_conversation(self, conversation_id: str) -> None:
-        """The protocol has no command for it, so the conversation is hidden from every list. It loses its tags, so that
-        its key is free for another one."""
+        """The protocol cannot delete, so the conversation is hidden from every list. It loses its tags, so that its key
+        can be used again."""
         await self.get_conversation(conversation_id)
         connection = await self._open()
         await connection.request(
@@ -113,7 +113,7 @@ class LocalConversations(LocalAgents):
         )
 
     async def update_conversation(self, conversation_id: str, changes: ConversationChanges) -> Conversation:
-        """A conversation's model comes with settings of its own, which go when it has the agent's again."""
+        """A conversation's own model settings are removed with its own model."""
         _check_settings(changes.model_settings or {})
         body: dict[str, object] = changes.model_dump(exclude_none=True)
         if changes.model == "":
@@ -133,8 +133,8 @@ class LocalConversations(LocalAgents):
         return read_conversation(mapping_field(answer, "conversation"))
 
     async def fork(self, ref: ConversationRef, *, at_message: str = "", hidden: bool = False) -> Conversation:
-        """The server copies the messages under new ids, and the summary, which is taken off again: two conversations
-        with one name cannot be told apart."""
+        """The server copies the messages under new ids, and the summary, which is cleared: two conversations with the
+        same name are confusing."""
         connection = await self._open()
         wanted: dict[str, object] = {"agent_id": ref.agent_id, "message_id": at_message, "hidden": hidden}
         body = {key: value for key, value in wanted.items() if value}
@@ -169,7 +169,7 @@ class LocalConversations(LocalAgents):
         return text_field(answer, "result")
 
     async def get_prompt(self, ref: ConversationRef) -> str:
-        """The server keeps it, and lists it nowhere."""
+        """The server does not report it."""
         return ""
 
     async def list_isolated_blocks(self, conversation: Conversation) -> Sequence[Block]:
@@ -177,7 +177,7 @@ class LocalConversations(LocalAgents):
         return ()
 
     async def get_context_use(self, ref: ConversationRef) -> ContextUse | None:
-        """The server tells it while a turn runs, and to nobody afterwards."""
+        """The server reports it only while a turn runs."""
         return None
 
 

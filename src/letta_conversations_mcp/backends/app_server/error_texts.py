@@ -1,4 +1,4 @@
-"""What an App Server's words about a failure mean, of which it says no more than a few. All seen with 0.34.12."""
+"""Interprets the terse error texts of an App Server. All seen with 0.34.12."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ _HTTP_STATUS = re.compile(r"[45]\d\d\b")
 
 
 def next_step(words: str) -> str:
-    """What to do about an error; "" when that is not known."""
+    """What to do about an error; "" if unknown."""
     return next((step for pattern, step in _NEXT_STEPS.items() if pattern.search(words)), "")
 
 
 def is_conflict(words: str) -> bool:
-    """Whether a turn did not begin because of another one's active run."""
+    """True if a turn did not begin because of another active run."""
     return bool(_CONFLICT.search(words))
 
 
 def innermost(error: str) -> Mapping[str, object]:
-    """What a turn says of its error: JSON that is wrapped in JSON, or words."""
+    """The error text of a turn, unwrapped from nested JSON."""
     try:
         found = mapping_field({"error": from_json(error)}, "error")
     except ValueError:
@@ -62,7 +62,7 @@ def innermost(error: str) -> Mapping[str, object]:
 
 
 def in_words(kind: str, words: str) -> str:
-    """The error of a turn with whose it is, which the server leaves out: "terminated" is a model's connection that
+    """The error of a turn, with its origin, which the server omits: "terminated" means that the connection to the model
     broke."""
     if _HTTP_STATUS.match(words):
         return f"The language model's server answered {words}"

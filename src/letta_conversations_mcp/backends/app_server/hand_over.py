@@ -1,8 +1,8 @@
 """Hands one message over to the App Server and finds out what the server did with it.
 
-An acceptance does not say that a turn begins. The server also accepts a message under an id that it has had before, and
-drops it; one that it puts into a queue, to answer everything there in one turn; and one whose turn then fails to begin
-because of another's "active run" (all seen with 0.34.12). They are told apart here, in about 50 ms.
+An acceptance does not mean that a turn begins. The server also accepts a message under a known id, and drops it; a
+message that it queues, to answer the whole queue in one turn; and a message whose turn then fails to begin because of
+another "active run" (all seen with 0.34.12). This module distinguishes these cases, in about 50 ms.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from letta_conversations_mcp.core.message_json import mapping_field, mappings, t
 from letta_conversations_mcp.core.model import Chunk, ConversationRef, OutgoingMessage
 
 START_SECONDS = 1.0
-"""For the first sign of a turn after its message was accepted. It comes with the acceptance."""
+"""Timeout for the first frame of a turn after its message was accepted. It normally comes with the acceptance."""
 
 
 class Outcome(Enum):
     """What became of a message that the server accepted."""
 
     BEGUN = auto()
-    """Its turn runs, or waits in the server's queue and could not be withdrawn any more."""
+    """Its turn runs, or waits in the server's queue and could no longer be withdrawn."""
     WITHDRAWN = auto()
-    """It was put into the queue behind another client's message, and taken out again. Its id can be used again."""
+    """It was queued behind another client's message, and withdrawn. Its id can be used again."""
     CONFLICT = auto()
     """Its turn did not begin, because another run was active. Its id is used up, and nothing is stored."""
     DROPPED = auto()
-    """The server has had its id before."""
+    """The server already knew its id."""
 
 
 async def hand_over(
@@ -47,16 +47,16 @@ async def hand_over(
     reader: TurnReader,
     early: list[Chunk],
 ) -> Outcome:
-    """Send the message, and read `frames` until its fate is known; what comes after that is left in them.
+    """Send the message, and read `frames` until its outcome is known; later frames stay unread.
 
     Args:
         attempt: counts the ids that were used up for this message, from 1.
-        offers: what is sent along about tools.
-        early: is given what the turn said until its fate was known.
+        offers: the fields about tools that are sent along.
+        early: receives the chunks of the turn that arrived until then.
 
     Raises:
-        Refused: the server did not take it.
-        StreamLost: it is not sure whether the server has it.
+        Refused: the server did not accept it.
+        StreamLost: it is uncertain whether the server has it.
     """
     payload: dict[str, object] = {
         "kind": "create_message",
@@ -116,7 +116,7 @@ async def _until_begun(
             # Before the acceptance it may be another client's turn.
             if accepted and status not in IDLE and not mapping_field(frame, "loop_status").get("active_run_ids"):
                 reader.begun = True
-                # The server looks for another active run before it says this.
+                # The server checks for another active run before it sends this.
                 if status == STREAMING:
                     return Outcome.BEGUN
     state = await read_state(connection, ref)

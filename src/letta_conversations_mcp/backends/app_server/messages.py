@@ -43,10 +43,10 @@ from letta_conversations_mcp.settings import BackendSettings
 NOT_OFFERED = "Tools on this machine are not offered here."
 
 CONFLICT_SECONDS = 0.5
-"""For a turn that has just ended to leave its conversation, before it counts as stuck."""
+"""How long a turn that has just ended may still occupy its conversation before it counts as stuck."""
 
 MOST_ATTEMPTS = 20
-"""Ids tried for a message that the server seems to have had, though nothing is stored."""
+"""Ids to try for a message that the server seems to know although nothing is stored."""
 
 
 class LocalMessages(LocalRuns):
@@ -59,7 +59,7 @@ class LocalMessages(LocalRuns):
         self._attempts: dict[str, int] = {}
         """How many ids were used up for each message whose turn could not begin yet."""
         self._holder: ConversationRef | None = None
-        """The conversation `default` that last kept another agent's from beginning a turn."""
+        """The conversation `default` that last blocked another agent's."""
 
     @asynccontextmanager
     async def send(self, ref: ConversationRef, message: OutgoingMessage) -> AsyncGenerator[AsyncIterator[Chunk]]:
@@ -70,7 +70,7 @@ class LocalMessages(LocalRuns):
                 "Nothing was sent; leave them out.",
             )
         if any(image.url for image in message.images):
-            # The server takes it, and the model never sees it (0.34.12).
+            # The server accepts it, but the model never sees it (0.34.12).
             raise Refused(
                 "take an image by its URL",
                 "agents on this machine do not fetch it",
@@ -81,15 +81,16 @@ class LocalMessages(LocalRuns):
             await self._check_free(connection, ref)
             with connection.listen(ref) as frames:
                 reader, early = await self._begin(connection, ref, message, frames)
-                # All agents share what makes `default` busy, and an agent's state says nothing of another's turn.
+                # The conversations `default` of all agents block each other, and an agent's state does not show
+                # another's turn.
                 if ref.conversation_id != DEFAULT_CONVERSATION:
                     release()
                 yield self._chunks(connection, ref, frames, reader, *early)
 
     async def _check_free(self, connection: Connection, ref: ConversationRef) -> None:
-        """Raises AwaitingApproval, Busy, or Refused when the conversation's turn is stuck."""
+        """Raises AwaitingApproval, Busy, or Refused if the conversation's turn is stuck."""
         state = await read_state(connection, ref)
-        # The server would take it, and put it into the turn after the decision, or make one turn of all that wait.
+        # The server would accept it and answer it after the decision, in one turn with all others that wait.
         if self._settings.local_tools != "off" and state.pending:
             raise AwaitingApproval(ref.conversation_id)
         if state.silent_seconds > self._settings.silence_timeout:
@@ -107,8 +108,8 @@ class LocalMessages(LocalRuns):
     ) -> tuple[TurnReader, list[Chunk]]:
         """Hand the message over until its turn has begun.
 
-        Raises Busy when another turn keeps it from that, Refused when nothing that can be waited for does, and
-        StreamLost when the server has had the message before, or may have it.
+        Raises Busy if another turn blocks it, Refused if something else does, and StreamLost if the server has, or may
+        have, the message already.
         """
         had_conflict = False
         while True:
@@ -138,7 +139,8 @@ class LocalMessages(LocalRuns):
                     self._attempts[message.otid] = attempt + 1
 
     async def _is_held(self, connection: Connection, ref: ConversationRef) -> bool:
-        """Whether a turn runs whose end sets this conversation free: its own or, for `default`, any agent's there."""
+        """True if a turn runs whose end releases this conversation: its own or, for `default`, that of any agent's
+        `default`."""
         places = [ref]
         if ref.conversation_id == DEFAULT_CONVERSATION:
             listed = await self._read("agent_list", what="list the agents", query={"limit": 1000})
@@ -151,7 +153,7 @@ class LocalMessages(LocalRuns):
         return False
 
     async def _may_have(self, ref: ConversationRef, otid: str) -> bool:
-        """Whether the message is stored, or may be among those that are not listed any more."""
+        """True if the message is stored, or may be among those that are no longer listed."""
         chunks, more = await self._list_chunks(ref, MessageQuery(limit=TURN_MESSAGES))
         kinds = {text_field(each, "message_type") for each in chunks}
         return more or "summary_message" in kinds or otid in [text_field(each, "otid") for each in chunks]
@@ -178,8 +180,8 @@ class LocalMessages(LocalRuns):
             yield self._chunks(connection, ref, frames, reader, calls_chunk(approvals.calls))
 
     async def cancel(self, ref: ConversationRef, run_id: str = "") -> Sequence[str]:
-        """Stops a turn that waits for a decision too. What is listed is asked only if the server does not say which
-        turn runs: after a full disk the messages may not be readable, and the turn is to be stopped all the same."""
+        """Stops a turn that waits for a decision, too. Reads the messages only if the server does not report which turn
+        runs: after a full disk they may be unreadable, and the turn must be stopped nevertheless."""
         connection = await self._subscribed(ref)
         state = await read_state(connection, ref)
         runs_now = state.active or bool(state.pending)
@@ -231,7 +233,7 @@ class LocalMessages(LocalRuns):
         request = ControlRequest.of(frame)
         if self._settings.local_tools != "off":
             return reader.stop_at(request.call)
-        # Nobody was offered tools, and while the question is open the conversation is stuck.
+        # No tools were offered, and an open question blocks the conversation.
         denial = Decision(tool_call_id=request.call.id, approve=False, reason=NOT_OFFERED)
         await answer(connection, ref, request.id, denial)
         return ()

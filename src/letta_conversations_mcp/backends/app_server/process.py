@@ -1,15 +1,15 @@
-"""Runs Letta Code's App Server as long as somebody needs it, one for each state folder.
+"""Runs Letta Code's App Server while any process uses it, one per state folder.
 
-`app_server` hands out the address of a running server, started when there is none. However many processes use a folder
-at once, they share one server, and it ends once the last is gone, however that came about. This is done with two file
-locks, which the kernel lets go with the process that holds them:
+`app_server` provides the address of a running server, and starts one if there is none. All processes that use a folder
+share one server, and it ends with the last of them, even if that is killed. Two file locks ensure this, which the
+kernel releases with the process that holds them:
 
 - Every user holds `in-use`, shared. The supervisor, which runs the server, ends it only once it has got the lock
   exclusively: nobody can be handed the address of a server that is about to stop, and who comes meanwhile waits.
 - Whoever gets the lock `keeper` starts a supervisor and hands the lock to it: while it is held, a server runs, starts
   or ends.
 
-Nothing outside the folder is written: it is the server's home too.
+Writes nothing outside the folder, which is also the server's home.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ INSTALL = "pip install 'letta-conversations-mcp[local]'"
 LOG = "server.log"
 
 ANSWER_SECONDS = 2
-"""For the server to say that it is there, which takes it a few milliseconds."""
+"""Timeout for the server's readiness, which it reports within milliseconds."""
 
 FORK_SECONDS = 20
-"""For a bare Python to start, on a machine that is busy."""
+"""Timeout for a bare Python to start on a busy machine."""
 
 FULL_BYTES = 16_384
 """A disk with less room is full: not even the server's own files fit."""
@@ -52,7 +52,7 @@ TOKEN_CHARS = 43
 
 _FOLDERS = ("home", "backend", "temporary", "work")
 _NOT_PASSED = ("LETTA_", "GIT_", "XDG_", "PYTHON")
-"""Beginnings of variables that would lead the server to other folders or servers than its own, or hold our secrets."""
+"""Prefixes of variables that would direct the server to other folders or servers, or that hold our secrets."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class AppServer:
     """Which file `in_use` was when it was locked."""
 
     def check_in_place(self) -> None:
-        """Raises LocalServerProblem if the state folder was moved or deleted: the server goes on writing to its old
-        path, and whoever comes next would start another one with other data."""
+        """Raises LocalServerProblem if the state folder was moved or deleted: the server still writes to its old path,
+        and the next process would start another server with other data."""
         if self.in_use is None:
             return
         try:
@@ -100,7 +100,7 @@ class AppServer:
 
 
 class LocalServerProblem(ConversationError):
-    """There is no server on this machine to be had, for a reason that a person has to remove."""
+    """The server on this machine cannot be used, for a reason that a person has to fix."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         self.problem = problem
@@ -111,7 +111,7 @@ class LocalServerProblem(ConversationError):
 async def app_server(options: LocalOptions) -> AsyncGenerator[AppServer]:
     """A running server, for as long as the context lasts. When it breaks, leave the context and enter a new one.
 
-    Raises LocalServerProblem. Cancelled in the start, it leaves nothing running that nobody else uses.
+    Raises LocalServerProblem. If cancelled during the start, it leaves no unused server running.
     """
     if sys.platform == "win32":
         raise LocalServerProblem(
@@ -137,7 +137,7 @@ async def app_server(options: LocalOptions) -> AsyncGenerator[AppServer]:
 
 
 async def until_stopped(folder: Path) -> None:
-    """Wait until no server runs, starts or ends in a state folder, so that it can be removed. Without a bound."""
+    """Wait, without a timeout, until no server runs, starts or ends in a state folder, so that it can be removed."""
     if sys.platform == "win32":
         return  # there is none that was started here
     descriptor = supervisor.open_lock(folder / supervisor.SUPERVISOR)
@@ -149,7 +149,7 @@ async def until_stopped(folder: Path) -> None:
 
 
 class _Start:
-    """One user's way to a running server."""
+    """The start of a server, or the search for a running one, by one process."""
 
     def __init__(self, options: LocalOptions) -> None:
         self._options = options
@@ -173,7 +173,7 @@ class _Start:
                 "A person has to install git.",
             )
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # As the system knows it: the server is recognised by a path in its command line.
+        # Resolved, because the server is recognised by a path in its command line.
         self.folder = self.folder.resolve()
         _check_own(self.folder)
         for each in _FOLDERS:
@@ -194,7 +194,7 @@ class _Start:
         }
 
     async def until_running(self) -> AppServer:
-        """Wait for a server, and start one when there is none. For who holds `in-use`."""
+        """Wait for a server, and start one if there is none. The caller holds `in-use`."""
         started = False
         while True:
             if not started:
@@ -206,7 +206,8 @@ class _Start:
             await anyio.sleep(supervisor.POLL_SECONDS)
 
     def _start_unless_supervised(self) -> bool:
-        """Start a supervisor, and say whether there was none. In a thread, which a cancellation does not cut short."""
+        """Start a supervisor if none runs, and return True then. Runs in a thread, which a cancellation does not
+        interrupt."""
         with self._supervisor_lock() as lock:
             if not supervisor.lock(lock):
                 return False
@@ -217,7 +218,7 @@ class _Start:
             (self.folder / LOG).unlink(missing_ok=True)
             with open(self.folder / LOG, "ab", opener=_private) as output:
                 subprocess.run(
-                    # -I: or the modules beside the script would stand for those of the standard library.
+                    # -I: otherwise the modules beside the script would shadow those of the standard library.
                     [sys.executable, "-I", supervisor.__file__, *self._supervisor_arguments(lock)],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -255,7 +256,7 @@ class _Start:
         try:
             written = address.read_text()
             token = (self.folder / supervisor.TOKEN).read_text()
-            # The same before and after: or the token could be the next server's.
+            # Unchanged before and after; otherwise the token could be the next server's.
             if address.read_text() != written:
                 return None
         except FileNotFoundError:
@@ -283,7 +284,7 @@ class _Start:
 
     @contextmanager
     def problems(self) -> Generator[None]:
-        """Turns what the system says about the folder into words for a person."""
+        """Turns errors of the operating system about the folder into texts for a person."""
         try:
             yield
         except subprocess.TimeoutExpired as error:
@@ -336,7 +337,7 @@ class _Start:
             log = (self.folder / LOG).read_bytes()[-4 * QUOTE_CHARS :].decode(errors="replace").strip()
         except OSError:
             log = ""
-        # Cut after the secrets are gone: half of one would not be known for what it is.
+        # Cut after secrets were removed: half a secret would not be recognised.
         return f" (its last words: {quote(log, len(log))[-QUOTE_CHARS:]})" if log else " (it said nothing)"
 
 
@@ -363,7 +364,7 @@ def _check_own(folder: Path) -> None:
 
 
 async def _answers(url: str) -> bool:
-    """Whether there is a server. Connected is not enough: the kernel does that for a process that is dying too."""
+    """True if a server answers. A connection is not enough: the kernel accepts it even for a dying process."""
     asked = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
     with anyio.move_on_after(ANSWER_SECONDS):
         try:

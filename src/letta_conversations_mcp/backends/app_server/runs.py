@@ -1,6 +1,6 @@
-"""Turns as runs: found again in the list of messages, and in what the server says of the conversation's loop.
+"""Turns as runs, found in the list of messages and in the reported state of the conversation's loop.
 
-The protocol cannot be asked for runs, so a turn is named after the message that began it, and told by what is listed.
+The protocol has no runs to query, so a turn is named after the message that began it, and read from the list.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from letta_conversations_mcp.core.model import Chunk, ConversationRef, MessageQu
 from letta_conversations_mcp.settings import BackendSettings
 
 TURN_MESSAGES = 200
-"""Messages looked through to find a turn again, the newest."""
+"""How many of the newest messages are searched for a turn."""
 
 TOOL_KINDS = frozenset({"tool_call_message", "tool_return_message", "approval_request_message"})
 
@@ -102,8 +102,8 @@ class LocalRuns(LocalBase):
         turns = turns_of((await self._list_chunks(ref, query))[0])
         state = await self._state(ref)
         if turns and self._run(turns[-1], turns, state).status == "failed" and not state.active:
-            # A server that was started again takes up a broken turn when somebody subscribes to its conversation.
-            # The turn may also have ended well after it was listed and before the state was told.
+            # A restarted server resumes a broken turn when a client subscribes to its conversation. The turn may also
+            # have ended well after it was listed and before the state was told.
             state = await read_state(await self._subscribed(ref), ref)
             newest = run_id_of(turns[-1])
             turns = turns_of((await self._list_chunks(ref, query))[0])

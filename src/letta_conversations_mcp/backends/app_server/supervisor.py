@@ -28,8 +28,8 @@ IN_USE = "in-use"
 """Locked, shared, by every user; exclusively by the supervisor while it ends the server."""
 
 SUPERVISOR = "keeper"
-"""Locked by whoever starts a supervisor, and then by the supervisor. Its file is named as in older releases, so that
-theirs and ours never run two servers in one folder."""
+"""Locked by the process that starts a supervisor, and then by the supervisor. Keeps the name used by older releases, so
+that old and new processes never run two servers in one folder."""
 
 ADDRESS = "address.json"
 """Where the server is. There only while it can be used."""
@@ -59,7 +59,7 @@ def open_lock(path: Path) -> int:
 
 
 def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
-    """Lock an open file, and say whether that was possible."""
+    """Lock an open file. True if that was possible."""
     import fcntl  # not on Windows
 
     try:
@@ -70,7 +70,7 @@ def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
 
 
 def unlock(descriptor: int) -> None:
-    """Let go by name, and not only by closing: a child that is just being forked has the file open too."""
+    """Unlock explicitly, not only by closing: a child that is being forked has the file open too."""
     import fcntl
 
     with suppress(OSError):
@@ -79,7 +79,7 @@ def unlock(descriptor: int) -> None:
 
 
 def supervise(folder: Path, stop_seconds: float, command: list[str]) -> None:
-    """Run the server until it ends by itself or nobody uses it."""
+    """Run the server until it ends by itself or is no longer used."""
     events: SimpleQueue[str] = SimpleQueue()
 
     def on_signal(*_: object) -> None:

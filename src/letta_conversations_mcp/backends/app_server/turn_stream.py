@@ -57,7 +57,7 @@ class TurnReader:
         self._last_frame = ""
 
     def read(self, frame: Mapping[str, object]) -> Iterator[Chunk]:
-        """The chunks that a frame holds; none of one that comes twice."""
+        """The chunks in a frame; none if it is a repetition."""
         key = text_field(frame, "idempotency_key")
         if key and key == self._last_frame:
             return
@@ -88,7 +88,7 @@ class TurnReader:
         self.ended = True
 
     def give_up(self) -> Iterator[Chunk]:
-        """The end of a turn whose answer has begun and does not go on."""
+        """The end of a turn whose answer has begun and stalled."""
         yield {"message_type": "error_message", "error_type": "stalled", "message": STALLED, "stored": self.taken}
         yield {"message_type": "stop_reason", "stop_reason": "error"}
         self.ended = True
@@ -112,7 +112,7 @@ class TurnReader:
             # Numbers count within a run, and a turn has several; nothing of this stream is ever replayed.
             yield {**delta, "message_type": kind, "run_id": self.run_id, "seq_id": None}
         elif kind == "error_message":
-            # Not the end: the server may try again, and says so.
+            # Not the end: the server may retry, and reports that.
             self._failure = delta
         elif kind == "retry":
             self._failure = {}

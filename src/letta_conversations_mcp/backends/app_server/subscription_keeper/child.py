@@ -20,7 +20,7 @@ import time
 from typing import Any, cast
 
 LONGEST_TURN_SECONDS = 3600
-"""After this a turn is left to itself."""
+"""After this a turn is no longer kept alive."""
 
 LINGER_SECONDS = 3
 """How long it stays when nobody said goodbye: for the process to connect again, without losing the question of a turn
@@ -132,7 +132,7 @@ class Child:
         try:
             self._control.sendall(b"\n")
         except OSError:
-            return  # nobody waits for it any more
+            return  # no request waits for it
 
 
 def _key(runtime: Json) -> str:
