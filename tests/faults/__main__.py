@@ -13,9 +13,11 @@ import anyio
 
 from tests.faults.cases import app_server_cases, in_ways, is_core, known, letta_cases
 from tests.faults.cell import Case, Evil, Outcome
-from tests.faults.matrix import run_matrix
+from tests.faults.matrix import run_matrix, run_scenarios
 from tests.faults.places import NAMES, PLACES
-from tests.faults.table import markdown, summary, write
+from tests.faults.scenarios import SCENARIOS
+from tests.faults.stage import Verdict
+from tests.faults.table import markdown, write
 from tests.rig.servers import Way
 
 CASES = {
@@ -23,6 +25,7 @@ CASES = {
     "fake-without-redis": letta_cases,
     "app-server": app_server_cases,
     "live": letta_cases,
+    "live-without-redis": letta_cases,
 }
 
 
@@ -36,6 +39,7 @@ async def main() -> int:
     parser.add_argument("--only", choices=PLACES, action="append")
     parser.add_argument("--core", action="store_true", help="only the cells that stand for the rest")
     parser.add_argument("--match", default="", help="only cells whose way and description fit this expression")
+    parser.add_argument("--kind", choices=("cells", "scenarios"), help="only these")
     parser.add_argument("--verbose", action="store_true", help="every cell in full")
     parser.add_argument("--write", action="store_true", help="put the tables of these servers into docs/faults.md")
     parser.add_argument(
@@ -48,6 +52,7 @@ async def main() -> int:
     options = parser.parse_args()
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     outcomes: list[Outcome] = []
+    verdicts: list[Verdict] = []
 
     def tell(outcome: Outcome) -> None:
         if options.progress:
@@ -56,28 +61,49 @@ async def main() -> int:
             expected = known(outcome.place, outcome.case)
             print(f"{'known: ' if expected else ''}{outcome}", flush=True)
 
+    def tell_verdict(verdict: Verdict) -> None:
+        if options.progress:
+            print(f"{verdict.seconds:6.1f} s  {verdict.place}  {verdict.scenario}", file=sys.stderr, flush=True)
+        if verdict.evils or options.verbose:
+            print(verdict, flush=True)
+
     started = time.perf_counter()
-    names = options.only or [name for name in PLACES if name != "live" or options.live]
+    names = options.only or [name for name in PLACES if not name.startswith("live") or options.live]
     for number, name in enumerate(names):
         cells = [(way, case) for way, case in in_ways(CASES[name](), NAMES[name]) if is_chosen(options, way, case)]
         if options.seconds < inf:
             cells.sort(key=lambda cell: not is_core(cell[1]))
+        scenarios = [
+            each
+            for each in SCENARIOS
+            if NAMES[name] in each.places and re.search(options.match, each.name) and options.kind != "cells"
+        ]
+        if options.kind == "scenarios":
+            cells = []
         remaining = options.seconds - (time.perf_counter() - started)
         async with PLACES[name]() as place:
+            played = await run_scenarios(place, scenarios, tell_verdict)
             ran = await run_matrix(place, cells, tell, remaining / (len(names) - number))
-        print(f"{name}: {len(ran)} of {len(cells)} cells", flush=True)
+        print(f"{name}: {len(played)} scenarios, {len(ran)} of {len(cells)} cells", flush=True)
         outcomes += ran
-    print(f"\n{markdown(outcomes)}{summary(outcomes)} Took {time.perf_counter() - started:.0f} s.")
+        verdicts += played
+    print(f"\n{markdown(outcomes, verdicts)}Took {time.perf_counter() - started:.0f} s.")
     if options.write:
-        write(outcomes)
-    unexpected = [each for each in outcomes if set(each.evils) - known_evils(each)]
-    print(f"{len(unexpected)} cells are not as they should be." if unexpected else "Every cell is as it should be.")
+        write(outcomes, verdicts)
+    unexpected = [str(each) for each in outcomes if set(each.evils) - known_evils(each)]
+    unexpected += [str(each) for each in verdicts if set(each.evils) - known_of(each)]
+    print(f"{len(unexpected)} are not as they should be." if unexpected else "Everything is as it should be.")
     return 1 if unexpected else 0
 
 
 def known_evils(outcome: Outcome) -> frozenset[Evil]:
     expected = known(outcome.place, outcome.case)
     return expected.evils if expected else frozenset()
+
+
+def known_of(verdict: Verdict) -> frozenset[Evil]:
+    [scenario] = [each for each in SCENARIOS if each.name == verdict.scenario]
+    return scenario.known.get(verdict.place, frozenset())
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import get_args
 
-from tests.faults.cell import Case, Evil, Turn
+from tests.faults.cell import Case, Evil
 from tests.faults.clients import Leaving, ends_server
-from tests.faults.places import APP_SERVER, FAKE_WITHOUT_REDIS
+from tests.faults.places import APP_SERVER, FAKE_WITHOUT_REDIS, WITHOUT_REDIS
 from tests.faults.plan import At, Break, Fault, Garble, Garbling, How, Plan, Refuse, Reply, Wait
 from tests.rig.servers import ALL_WAYS, Way
 
@@ -83,6 +83,8 @@ def letta_cases() -> Iterator[Case]:
         yield from (
             Case(Plan(Break(how, at), further), first=True) for how in ("reset", "stall") for further in FURTHER
         )
+    for at in (At("request"), At("forwarded"), At("event", 2), At("event", 30)):
+        yield from (Case(Plan(Break("reset", at), further), "many") for further in FURTHER)
 
 
 def app_server_cases() -> Iterator[Case]:
@@ -106,7 +108,7 @@ def app_server_cases() -> Iterator[Case]:
 
 
 def with_turns(fault: Fault, further: int | None) -> Iterator[Case]:
-    for turn in get_args(Turn):
+    for turn in ("quick", "slow", "long", "late"):
         if turn == "quick" or not (isinstance(fault, Break) and fault.at.stage == "request"):
             yield Case(Plan(fault, further), turn)
 
@@ -119,9 +121,11 @@ def leaving_cases(way: Way, place: str) -> Iterator[Case]:
         for at in (*STAGES[:2], At("head"), At("event", 1), At("event", 3)):
             yield Case(Plan(Wait(at)), "slow", leaving)
             # Our server lives on and knows the message again; a new one does where the turn keeps others out.
-            if not ends_server(leaving, way) or place != FAKE_WITHOUT_REDIS:
+            if not ends_server(leaving, way) or place not in WITHOUT_REDIS:
                 yield Case(Plan(Wait(at)), "slow", leaving, repeats=True)
         yield Case(Plan(Wait(At("request"))), "slow", leaving, first=True)
+        if place != APP_SERVER and not (ends_server(leaving, way) and place in WITHOUT_REDIS):
+            yield Case(Plan(Wait(At("event", 30))), "many", leaving, repeats=True)
 
 
 def is_core(case: Case) -> bool:
@@ -216,6 +220,7 @@ def sample(place: str) -> list[tuple[Way, Case]]:
             (Way("memory", "modern"), Case(Plan(Break("stall", At("answer"))))),
             (Way("memory", "modern"), Case(Plan(Break("end", At("event", 2))))),
             (Way("memory", "modern"), Case(Plan(Reply("502 with a page", 502, PAGE, taken=True), 2))),
+            (Way("memory", "modern"), Case(Plan(Break("reset", At("event", 30)), 2), "many")),
             (Way("memory", "modern"), Case(Plan(Garble("twice")))),
             (Way("stdio", "modern"), Case(Plan(Wait(At("event", 1))), "slow", "kill")),
         ]
@@ -230,5 +235,7 @@ def sample(place: str) -> list[tuple[Way, Case]]:
         (Way("stdio", "legacy"), Case(Plan(Wait(At("request"))), "slow", "time out", repeats=True)),
         (Way("http", "modern"), Case(Plan(Wait(At("event", 1))), "slow", "disconnect", repeats=True)),
         (Way("stdio", "modern"), Case(Plan(Wait(At("event", 1))), "slow", "kill", repeats=True)),
+        (Way("stdio", "modern"), Case(Plan(Wait(At("event", 30))), "many", "kill", repeats=True)),
+        (Way("memory", "modern"), Case(Plan(Break("reset", At("event", 30)), None), "many")),
     ]
     return [*zip(cycle(ALL_WAYS), core, strict=False), *leaving]

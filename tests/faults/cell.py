@@ -7,7 +7,7 @@ reply that the client ended with.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,19 +21,21 @@ from tests.faults.plan import Garble, Plan
 from tests.faults.proxy import Proxy
 from tests.faults.tasks import tasks_of
 
-Turn = Literal["quick", "slow", "long", "late"]
+Turn = Literal["quick", "slow", "long", "late", "many"]
 """How long the model takes: no time; until somebody asks what became of the turn; until the first call is over; until
 the client has called three times. A slow or long turn calls a tool first, so that the message is stored early; of a
-late one Letta shows nothing until it ends."""
+late one Letta shows nothing until it ends. One of many steps is slow, and stores over 40 messages first."""
 
-Evil = Literal["doubled", "lost", "hung", "wrong", "leaked", "stuck"]
+TOOL_CALLS: Mapping[Turn, int] = {"slow": 1, "long": 1, "many": 22}
 
-EVILS: tuple[Evil, ...] = ("doubled", "lost", "hung", "wrong", "leaked", "stuck")
+Evil = Literal["doubled", "lost", "merged", "hung", "wrong", "leaked", "stuck"]
+
+EVILS: tuple[Evil, ...] = ("doubled", "lost", "merged", "hung", "wrong", "leaked", "stuck")
 
 CELL_SECONDS = 60
 SETTLE_SECONDS = 4
 STUCK_SECONDS = 20
-WAIT_SECONDS = {"quick": 4.0, "slow": 4.0, "long": 0.5, "late": 4.0}
+WAIT_SECONDS = {"quick": 4.0, "slow": 4.0, "long": 0.5, "late": 4.0, "many": 10.0}
 LEAVE_SECONDS = 3.0
 LINK_SOCKETS = 2  # of a link to an App Server; they stay
 
@@ -104,8 +106,8 @@ class Lane:
         tasks, descriptors = Counter(tasks_of(self.owner)), self._descriptors()
         marker = new_marker()
         model = self.place.model
-        gate = model.hold(marker, by_tool=case.turn != "late") if case.turn != "quick" else anyio.Event()
-        client = Obedient(self.line, conversation_id, marker, WAIT_SECONDS[case.turn])
+        gate = model.hold(marker, tool_calls=TOOL_CALLS.get(case.turn, 0)) if case.turn != "quick" else anyio.Event()
+        client = Obedient(self.line, {"conversation_id": conversation_id}, marker, WAIT_SECONDS[case.turn])
         started = anyio.current_time()
         self.proxy.arm(case.plan)
         try:
@@ -149,7 +151,7 @@ class Lane:
 
     async def _open_gate(self, case: Case, client: Obedient, gate: anyio.Event) -> None:
         """Let the model answer when the turn has taken as long as it should."""
-        if case.turn == "slow" and case.leaving is None:
+        if case.turn in ("slow", "many") and case.leaving is None:
             await first_of(self.proxy.came_back, client.answered)
         elif case.repeats and ends_server(case.leaving, self.line.way):
             # The new server has asked Letta by then, and knows that the turn runs.
@@ -197,7 +199,7 @@ class Lane:
     async def _send_unharmed(self, conversation_id: str) -> Answered | None:
         """Send a message without any fault; gives the answer when it is not its reply."""
         marker = new_marker()
-        answer = await Obedient(self.line, conversation_id, marker, 10).send()
+        answer = await Obedient(self.line, {"conversation_id": conversation_id}, marker, 10).send()
         return None if answer.data.get("reply") == answer_to(marker) else answer
 
     async def _settle(self, conversation_id: str, marker: str) -> None:
@@ -236,7 +238,7 @@ class Lane:
     async def _stuck(self, conversation_id: str) -> dict[Evil, str]:
         """Whether the conversation takes another message afterwards."""
         marker = new_marker()
-        client = Obedient(self.line, conversation_id, marker, 10)
+        client = Obedient(self.line, {"conversation_id": conversation_id}, marker, 10)
         try:
             with anyio.fail_after(STUCK_SECONDS):
                 await client.go_on(await client.send())
@@ -260,7 +262,7 @@ def judge(case: Case, client: Obedient, marker: str, outcome: Outcome) -> dict[E
     elif not is_reply_to(client.reply, marker, case):
         others = [each for each in MARKER.findall(client.reply) if each != marker]
         if others:
-            evils["wrong"] = f"the reply of another message: {client.reply!r}"
+            evils["merged"] = f"the reply of another message: {client.reply!r}"
         else:
             evils["wrong"] = f"instead of the reply: {client.reply[:120]!r}"
     return evils

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import anyio
+import httpx2
 import psutil
 from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
 from mcp_types import TextContent
 
 from letta_conversations_mcp.server.app import build_server
@@ -57,20 +59,24 @@ class Answered:
 
 
 class Line:
-    """A client's connection to a server of ours. Made by `open_line`."""
+    """A client's connection to a server of ours. Made by `open_line`.
 
-    def __init__(self, way: Way, settings: Settings) -> None:
+    With a `url` the server runs there already, and gets these `headers` with every request.
+    """
+
+    def __init__(self, way: Way, settings: Settings, url: str = "", headers: Mapping[str, str] | None = None) -> None:
         self.way = way
         self._settings = settings
         self._server = AsyncExitStack()
         self._client = AsyncExitStack()
-        self._url = ""
+        self._url = url
+        self._headers = dict(headers or {})
         self.client: Client
         self.process: psutil.Process | None = None
         """The server's, when it has one of its own."""
 
     async def start(self) -> None:
-        if self.way.transport == "http":
+        if self.way.transport == "http" and not self._url:
             self._url = await self._server.enter_async_context(in_own_task(http_server(self._settings)))
         await self.connect()
 
@@ -82,9 +88,20 @@ class Line:
             case "stdio":
                 client = Client(stdio_server(self._settings), mode=mode)
             case "http":
-                client = Client(f"{self._url}/mcp", mode=mode)
+                client = self._over_http(mode)
         self.client = await self._client.enter_async_context(in_own_task(client))
         self.process = self._own_process() if self.way.transport == "stdio" else None
+
+    def _over_http(self, mode: Literal["legacy", "auto"]) -> AbstractAsyncContextManager[Client]:
+        @asynccontextmanager
+        async def connected() -> AsyncGenerator[Client]:
+            async with (
+                httpx2.AsyncClient(headers=self._headers, timeout=60, trust_env=False) as http,
+                Client(streamable_http_client(f"{self._url}/mcp", http_client=http), mode=mode) as client,
+            ):
+                yield client
+
+        return connected()
 
     def _own_process(self) -> psutil.Process:
         """The child that reaches Letta at this line's own address, which nobody else has."""
@@ -129,8 +146,10 @@ class Line:
 
 
 @asynccontextmanager
-async def open_line(way: Way, settings: Settings) -> AsyncGenerator[Line]:
-    line = Line(way, settings)
+async def open_line(
+    way: Way, settings: Settings, url: str = "", headers: Mapping[str, str] | None = None
+) -> AsyncGenerator[Line]:
+    line = Line(way, settings, url, headers)
     try:
         await line.start()
         yield line
@@ -140,14 +159,19 @@ async def open_line(way: Way, settings: Settings) -> AsyncGenerator[Line]:
 
 
 class Obedient:
-    """Sends one message, and then does what the answers say. `calls` is what happened; `reply` what it ends with."""
+    """Sends one message, and then does what the answers say. `calls` is what happened; `reply` what it ends with.
 
-    def __init__(self, line: Line, conversation_id: str, marker: str, wait_seconds: float) -> None:
+    `target` is where the message goes, as arguments of send_message. `more` are further arguments of it.
+    """
+
+    def __init__(self, line: Line, target: Mapping[str, str], marker: str, wait_seconds: float, **more: Any) -> None:
         self._line = line
-        self._conversation_id = conversation_id
+        self._target = dict(target)
+        self.place = {} if "conversation_id" not in target else dict(target)
+        """The conversation, as soon as it is known; as arguments of a tool."""
         self._marker = marker
         self._wait_seconds = wait_seconds
-        self._message = {"message": f"Please remember {marker}.", "wait_seconds": wait_seconds}
+        self._message = {"message": f"Please remember {marker}.", "wait_seconds": wait_seconds, **more}
         self.calls: list[Answered] = []
         self.answered = anyio.Event()
         """Set when the first call is over."""
@@ -171,11 +195,11 @@ class Obedient:
         return sum(each.tool == "send_message" and bool(UNTAKEN.search(each.text)) for each in self.calls)
 
     async def send(self) -> Answered:
-        return await self._call("send_message", **self._message)
+        return await self._call("send_message", **self._target, **self._message)
 
     async def send_and_leave(self, seconds: float | None) -> None:
         """Send, and give the call up after so many seconds, or when it is cancelled or the connection is lost."""
-        arguments = {"conversation_id": self._conversation_id, **self._message}
+        arguments = {**self._target, **self._message}
         try:
             with suppress(MCPError, anyio.ClosedResourceError, anyio.BrokenResourceError):
                 await self._line.client.call_tool("send_message", arguments, read_timeout_seconds=seconds)
@@ -195,7 +219,7 @@ class Obedient:
         return await self._next(answer) or answer
 
     async def wait(self, **arguments: Any) -> Answered:
-        return await self._call("wait_for_reply", wait_seconds=self._wait_seconds, **arguments)
+        return await self._call("wait_for_reply", wait_seconds=self._wait_seconds, **self.place, **arguments)
 
     def left(self, seconds: float) -> None:
         """The first call was given up."""
@@ -220,6 +244,11 @@ class Obedient:
             is_own = self._marker in str(waited.data.get("answers", ""))
             is_over = UNTAKEN.search(advice) and waited.status != "running" and not is_own
             return await self.send() if is_over else waited
+        if "frees the conversation" in advice:
+            await self._call("cancel", **self.place)
+            if "The message is stored" not in advice:
+                return await self.send()
+            return await self._call("send_message", **self.place, message="Please answer.", wait_seconds=10)
         if "Use send_message" in advice:
             return await self.send()
         if UNTAKEN.search(advice) or "may succeed in a moment" in advice:
@@ -229,7 +258,7 @@ class Obedient:
 
     async def _look(self) -> Answered | None:
         """Whether the message is in the conversation, and its reply after it; else send it again."""
-        page = await self._call("list_messages", limit=20)
+        page = await self._call("list_messages", limit=20, **self.place)
         if page.status == "error":
             return page
         rows: list[dict[str, str]] = page.data.get("messages", [])
@@ -246,14 +275,15 @@ class Obedient:
 
     async def _call(self, tool: str, **arguments: Any) -> Answered:
         try:
-            place = {"conversation_id": self._conversation_id}
-            answer = await self._line.call(tool, place | arguments, self.under_way, self.has_news)
+            answer = await self._line.call(tool, arguments, self.under_way, self.has_news)
         except Hung as hung:
             self.calls.append(Answered(tool, "hung", str(hung), seconds=CALL_SECONDS))
             raise
         finally:
             self.answered.set()
         self.calls.append(answer)
+        if not self.place and (opened := answer.data.get("conversation_id")):
+            self.place = {"conversation_id": opened}
         if len(self.calls) >= 3:
             self.called_often.set()
         return answer

@@ -1,10 +1,14 @@
-"""Runs the matrix: a lane for each way to reach our server, side by side, and in each one cell after another."""
+"""Runs the matrix: a lane for each way to reach our server, side by side, and in each one cell after another; and the
+scenarios, each on a stage of its own."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from math import inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import anyio
 
@@ -12,8 +16,13 @@ from tests.faults.cell import Case, Lane, Outcome
 from tests.faults.clients import open_line
 from tests.faults.places import Place
 from tests.faults.proxy import Proxy
+from tests.faults.scenarios import Scenario
+from tests.faults.stage import Verdict, open_stage
 from tests.faults.tasks import counted_tasks, owned_by
+from tests.rig.real_letta import redis_running
 from tests.rig.servers import Way
+
+SCENARIO_SECONDS = 90
 
 
 @asynccontextmanager
@@ -58,3 +67,38 @@ async def run_matrix(
             for way, cases in lanes.items():
                 tasks.start_soon(run_lane, way, cases)
     return [outcomes[number] for number in sorted(outcomes)]
+
+
+async def run_scenarios(place: Place, scenarios: Sequence[Scenario], tell: Callable[[Verdict], None]) -> list[Verdict]:
+    """Every scenario, a few at a time, but those that restart the server alone; in the order of the table."""
+    verdicts: dict[str, Verdict] = {}
+    at_once = anyio.Semaphore(place.at_once)
+    with TemporaryDirectory() as folder:
+        program = shutil.which("redis-server")
+        assert program, "the scenarios need redis-server on the PATH"
+        async with redis_running(Path(program), Path(folder)) as port:
+
+            async def run(scenario: Scenario) -> None:
+                async with at_once:
+                    verdicts[scenario.name] = await play(place, f"redis://127.0.0.1:{port}/0", scenario)
+                    tell(verdicts[scenario.name])
+
+            async with anyio.create_task_group() as tasks:
+                for scenario in scenarios:
+                    if not scenario.alone:
+                        tasks.start_soon(run, scenario)
+            for scenario in scenarios:
+                if scenario.alone:
+                    await run(scenario)
+    return [verdicts[each.name] for each in scenarios]
+
+
+async def play(place: Place, redis_url: str, scenario: Scenario) -> Verdict:
+    started = anyio.current_time()
+    async with open_stage(place, redis_url) as stage:
+        with anyio.move_on_after(SCENARIO_SECONDS) as bound:
+            await scenario.play(stage)
+        if bound.cancelled_caught:
+            stage.evils["hung"] = f"no end within {SCENARIO_SECONDS} s"
+        await stage.judge()
+        return Verdict(scenario.name, place.name, stage.evils, stage.log, anyio.current_time() - started)

@@ -11,10 +11,10 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import anyio
@@ -36,8 +36,12 @@ from tests.rig.servers import ALL_WAYS
 
 MARKER = re.compile(r"marker-[0-9a-f]{12}")
 FAKE_LETTA, FAKE_WITHOUT_REDIS = "fake Letta", "fake Letta without Redis"
-REAL_LETTA, APP_SERVER = "Letta 0.16.8", "App Server"
+REAL_LETTA, REAL_WITHOUT_REDIS = "Letta 0.16.8", "Letta 0.16.8 without Redis"
+APP_SERVER = "App Server"
+WITHOUT_REDIS = frozenset({FAKE_WITHOUT_REDIS, REAL_WITHOUT_REDIS})
 LOCAL_MODEL = "lmstudio/fake-1"
+
+Restarted = Literal["Letta", "Redis"]
 
 START_SECONDS = 0.25
 """As the real server has it: a message that was taken is nowhere to be seen at first."""
@@ -59,24 +63,31 @@ class MarkedModel(ScriptedModel):
         super().__init__()
         self._uses_tools = uses_tools
         self._gates: dict[str, anyio.Event] = {}
-        self._by_tool: set[str] = set()
+        self._tool_calls: dict[str, int] = {}
+        """How many tool calls come before the gate of a message."""
 
-    def hold(self, marker: str, *, by_tool: bool) -> anyio.Event:
-        """The gate before the answer to a message; `by_tool`: after a tool call."""
-        if by_tool:
-            self._by_tool.add(marker)
+    def hold(self, marker: str, *, tool_calls: int = 0) -> anyio.Event:
+        """The gate before the answer to a message, after so many tool calls."""
+        self._tool_calls[marker] = tool_calls if self._uses_tools else 0
         return self._gates.setdefault(marker, anyio.Event())
+
+    async def reached_gate(self, marker: str, turns: int = 1) -> None:
+        """Wait until so many turns of a message have come to its gate."""
+        steps = turns * (1 + self._tool_calls.get(marker, 0))
+        while sum(marker in call.text for call in self.calls) < steps:
+            await self.asked(len(self.calls) + 1)
 
     def take(self, call: ModelCall) -> ModelAnswer:
         super().take(call)
-        found = MARKER.findall(call.text)
+        # Somebody who asks for an answer means what was said before.
+        found = MARKER.findall(call.text) or MARKER.findall(" ".join(t for role, t in call.messages if role == "user"))
         if not found:
             return Say("What do you mean?")
         marker = found[-1]
         gate = self._gates.get(marker)
         if gate is None:
             return Say(answer_to(marker))
-        if self._uses_tools and marker in self._by_tool and is_first_step(call):
+        if steps_so_far(call) < self._tool_calls.get(marker, 0):
             return CallTools((Use("conversation_search", {"query": "nothing in particular"}),))
         return Hold(Say(answer_to(marker)), gate)
 
@@ -87,6 +98,12 @@ class MarkedModel(ScriptedModel):
 
 def is_first_step(call: ModelCall) -> bool:
     return call.messages[-1][0] == "user"
+
+
+def steps_so_far(call: ModelCall) -> int:
+    """How many tools the agent has called since the user's message."""
+    since = next(i for i, (role, _) in enumerate(reversed(call.messages)) if role == "user")
+    return sum(role == "tool" for role, _ in call.messages[len(call.messages) - since :])
 
 
 class Place(Protocol):
@@ -113,10 +130,18 @@ class Place(Protocol):
         """For our server, when it is to reach this one at another address."""
         ...
 
-    async def new_conversation(self) -> str: ...
+    async def new_agent(self) -> str: ...
 
-    async def stored(self, conversation_id: str, marker: str) -> int:
-        """How many messages of the user's with this marker the conversation holds."""
+    async def new_conversation(self) -> str:
+        """A conversation of the place's own agent."""
+        ...
+
+    async def stored(self, conversation_id: str, marker: str, agent_id: str = "") -> int:
+        """How many messages of the user's with this marker the conversation holds; for `default` with its agent."""
+        ...
+
+    async def restart(self, what: Restarted) -> None:
+        """Kill it without a warning, and start it again."""
         ...
 
     async def is_idle(self, conversation_id: str) -> bool:
@@ -130,8 +155,17 @@ class LettaPlace:
     relay = staticmethod(relay_http)
 
     def __init__(
-        self, name: str, letta: Letta, model: MarkedModel, agent_id: str, *, silence_seconds: float, at_once: int
+        self,
+        name: str,
+        letta: Letta,
+        model: MarkedModel,
+        agent_id: str,
+        restart: Callable[[Restarted], Awaitable[None]],
+        *,
+        silence_seconds: float,
+        at_once: int,
     ) -> None:
+        self._restart = restart
         self.name = name
         self.at_once = at_once
         self._silence_seconds = silence_seconds
@@ -144,12 +178,19 @@ class LettaPlace:
     def settings(self, address: str) -> Settings:
         return Settings(base_url=f"http://{address}", **bounds(self._silence_seconds))
 
+    async def new_agent(self) -> str:
+        agent_id, _ = await self._letta.new_agent()
+        return agent_id
+
     async def new_conversation(self) -> str:
         return await self._letta.new_conversation(self._agent_id)
 
-    async def stored(self, conversation_id: str, marker: str) -> int:
-        texts = await self._letta.stored_texts(self._agent_id, conversation_id)
+    async def stored(self, conversation_id: str, marker: str, agent_id: str = "") -> int:
+        texts = await self._letta.stored_texts(agent_id or self._agent_id, conversation_id)
         return sum(marker in text for text in texts)
+
+    async def restart(self, what: Restarted) -> None:
+        await self._restart(what)
 
     async def is_idle(self, conversation_id: str) -> bool:
         runs = await self._letta.request("GET", "/v1/runs/", params={"conversation_id": conversation_id, "limit": 20})
@@ -175,15 +216,21 @@ class AppServerPlace:
         return Settings(backend="local", app_server_url=f"ws://{address}/ws", app_server_token=token, **bounds(1.5))
 
     async def start(self) -> None:
-        body = {"name": "sturdy", "model": LOCAL_MODEL}
-        self._agent_id = (await self._ask("agent_create", body=body))["agent"]["id"]
+        self._agent_id = await self.new_agent()
+
+    async def new_agent(self) -> str:
+        body = {"name": f"sturdy {uuid.uuid4().hex[:8]}", "model": LOCAL_MODEL}
+        return (await self._ask("agent_create", body=body))["agent"]["id"]
+
+    async def restart(self, what: Restarted) -> None:
+        raise NotImplementedError(f"an App Server has no {what} of its own here")
 
     async def new_conversation(self) -> str:
         created = await self._ask("conversation_create", body={"agent_id": self._agent_id})
         return created["conversation"]["id"]
 
-    async def stored(self, conversation_id: str, marker: str) -> int:
-        query = {"agent_id": self._agent_id, "limit": 100, "order": "desc"}
+    async def stored(self, conversation_id: str, marker: str, agent_id: str = "") -> int:
+        query = {"agent_id": agent_id or self._agent_id, "limit": 100, "order": "desc"}
         answer = await self._ask("conversation_messages_list", conversation_id=conversation_id, query=query)
         said = [each for each in answer["messages"] if each["message_type"] == "user_message"]
         return sum(marker in json.dumps(each["content"]) for each in said)
@@ -215,10 +262,15 @@ def bounds(silence_seconds: float) -> dict[str, Any]:
 @asynccontextmanager
 async def fake_letta(name: str = FAKE_LETTA, *, redis: bool = True) -> AsyncGenerator[Place]:
     model = MarkedModel(uses_tools=True)
-    async with FakeLetta(model, redis=redis, start_seconds=START_SECONDS).serve() as url:
+    fake = FakeLetta(model, redis=redis, start_seconds=START_SECONDS)
+
+    async def restart(what: Restarted) -> None:
+        fake.kill() if what == "Letta" else fake.restart_redis()
+
+    async with fake.serve() as url:
         letta = Letta(url, model)
         agent_id, _ = await letta.new_agent()
-        yield LettaPlace(name, letta, model, agent_id, silence_seconds=1.5, at_once=len(ALL_WAYS))
+        yield LettaPlace(name, letta, model, agent_id, restart, silence_seconds=1.5, at_once=len(ALL_WAYS))
         await letta.close()
 
 
@@ -228,13 +280,23 @@ def fake_without_redis() -> AbstractAsyncContextManager[Place]:
 
 
 @asynccontextmanager
-async def real_letta_place() -> AsyncGenerator[Place]:
+async def real_letta_place(name: str = REAL_LETTA, *, redis: bool = True) -> AsyncGenerator[Place]:
     model = MarkedModel(uses_tools=True)
-    async with serve_model(model) as model_url, real_letta(model_url) as real:
+    async with serve_model(model) as model_url, real_letta(model_url, redis=redis) as real:
         letta = Letta(real.base_url, model)
         agent_id, _ = await letta.new_agent()
-        yield LettaPlace(REAL_LETTA, letta, model, agent_id, silence_seconds=3, at_once=3)
+
+        async def restart(what: Restarted) -> None:
+            service = real.letta if what == "Letta" else real.redis
+            assert service is not None
+            await service.restart()
+
+        yield LettaPlace(name, letta, model, agent_id, restart, silence_seconds=3, at_once=3)
         await letta.close()
+
+
+def real_without_redis() -> AbstractAsyncContextManager[Place]:
+    return real_letta_place(REAL_WITHOUT_REDIS, redis=False)
 
 
 @asynccontextmanager
@@ -254,10 +316,12 @@ PLACES = {
     "fake-without-redis": fake_without_redis,
     "app-server": local_app_server,
     "live": real_letta_place,
+    "live-without-redis": real_without_redis,
 }
 NAMES = {
     "fake": FAKE_LETTA,
     "fake-without-redis": FAKE_WITHOUT_REDIS,
     "app-server": APP_SERVER,
     "live": REAL_LETTA,
+    "live-without-redis": REAL_WITHOUT_REDIS,
 }

@@ -10,67 +10,84 @@ from pathlib import Path
 from tests.faults.cell import EVILS, Outcome
 from tests.faults.places import NAMES
 from tests.faults.plan import Break, Garble, Refuse, Reply
+from tests.faults.stage import Verdict
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 GENERATED = re.compile(r"(<!-- matrix: .*? -->\n)(.*?)(<!-- end of the matrix -->)", re.DOTALL)
 SECTION = re.compile(r"(^## ([^\n]*)\n.*?)(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 
 
-def write(outcomes: Sequence[Outcome]) -> None:
+def write(outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
     """Put the matrix into the documentation. The tables of servers that were not run stay."""
     text = PAGE.read_text()
-    PAGE.write_text(GENERATED.sub(lambda found: f"{found[1]}{_renewed(found[2], outcomes)}{found[3]}", text))
+    PAGE.write_text(GENERATED.sub(lambda found: f"{found[1]}{_renewed(found[2], outcomes, verdicts)}{found[3]}", text))
 
 
-def _renewed(tables: str, outcomes: Sequence[Outcome]) -> str:
+def _renewed(tables: str, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]) -> str:
     kept = {place: text for text, place in SECTION.findall(tables)}
-    sections = kept | _sections(outcomes)
+    sections = kept | _sections(outcomes, verdicts)
     return "".join(sections[place] for place in NAMES.values() if place in sections)
 
 
-def markdown(outcomes: Sequence[Outcome]) -> str:
-    return "".join(_sections(outcomes).values())
+def markdown(outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]) -> str:
+    return "".join(_sections(outcomes, verdicts).values())
 
 
-def _sections(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """A table for each place."""
-    places = dict.fromkeys(outcome.place for outcome in outcomes)
-    return {place: _section(place, [each for each in outcomes if each.place == place]) for place in places}
+def _sections(outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """The tables of each place that was run."""
+    places = dict.fromkeys(each.place for each in (*outcomes, *verdicts))
+    return {
+        place: _section(
+            place,
+            [each for each in outcomes if each.place == place],
+            [each for each in verdicts if each.place == place],
+        )
+        for place in places
+    }
 
 
-def summary(outcomes: Sequence[Outcome]) -> str:
-    """The counts in a line."""
-    counts = Counter(evil for outcome in outcomes for evil in outcome.evils)
-    idle = sum(not outcome.struck for outcome in outcomes)
-    note = f" In {idle} of them the exchange was over before the fault's moment." if idle else ""
-    return f"{len(outcomes)} cells: {', '.join(f'{counts[evil]} {evil}' for evil in EVILS)}.{note}"
+def _section(place: str, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]) -> str:
+    lines = [f"## {place}", ""]
+    if outcomes:
+        idle = sum(not outcome.struck for outcome in outcomes)
+        note = f" In {idle} of them the exchange was over before the fault's moment." if idle else ""
+        lines += [f"{len(outcomes)} cells: {_counts(outcomes)}.{note} {_ends(outcomes)}", ""]
+        rows: dict[str, list[Outcome]] = {}
+        for outcome in outcomes:
+            rows.setdefault(_row(outcome), []).append(outcome)
+        lines += ["| what breaks | moments | cells | not ok |", "|---|---|---|---|"]
+        for what, cells in rows.items():
+            moments = len({str(cell.case.plan.fault) for cell in cells})
+            lines.append(f"| {what} | {moments} | {len(cells)} | {_evils(cells)} |")
+        lines.append("")
+    if verdicts:
+        lines += [f"{len(verdicts)} scenarios: {_counts(verdicts)}.", ""]
+        good = [each.scenario for each in verdicts if not each.evils]
+        lines += ["| scenario | not ok |", "|---|---|"] if len(good) < len(verdicts) else []
+        lines += [f"| {each.scenario} | {', '.join(each.evils)} |" for each in verdicts if each.evils]
+        lines += ["", f"All well in: {'; '.join(good)}."] if good else []
+        lines.append("")
+    return "\n".join(lines) + "\n"
 
 
-def _section(place: str, outcomes: Sequence[Outcome]) -> str:
-    rows: dict[tuple[str, str], list[Outcome]] = {}
-    for outcome in outcomes:
-        rows.setdefault(_row(outcome), []).append(outcome)
-    lines = [f"## {place}", "", summary(outcomes), _ends(outcomes), ""]
-    lines += ["| what breaks | when | cells | not ok |", "|---|---|---|---|"]
-    lines += [f"| {what} | {when} | {len(cells)} | {_evils(cells)} |" for (what, when), cells in rows.items()]
-    return "\n".join(lines) + "\n\n"
+def _counts(results: Sequence[Outcome] | Sequence[Verdict]) -> str:
+    counts = Counter(evil for each in results for evil in each.evils)
+    return ", ".join(f"{counts[evil]} {evil}" for evil in EVILS)
 
 
-def _row(outcome: Outcome) -> tuple[str, str]:
+def _row(outcome: Outcome) -> str:
     case, fault = outcome.case, outcome.case.plan.fault
     if case.leaving is not None:
-        return f"the client: {case.leaving}{', and send again' if case.repeats else ''}", str(fault)
+        return f"the client: {case.leaving}{', and send again' if case.repeats else ''}"
     match fault:
-        case Break(how, at, everywhere):
-            return f"{how}{', all connections' if everywhere else ''}", str(at)
+        case Break(how, _, everywhere):
+            return f"{how}{', all connections' if everywhere else ''}"
         case Reply(name, taken=taken):
-            return name, "though the server has the request" if taken else "instead of the server"
-        case Garble():
-            return str(fault), "in the answer"
-        case Refuse():
-            return str(fault), "before the request"
+            return f"{name}, though the message was taken" if taken else name
+        case Garble() | Refuse():
+            return str(fault)
         case _:
-            return str(fault), ""
+            return str(fault)
 
 
 def _evils(cells: Sequence[Outcome]) -> str:

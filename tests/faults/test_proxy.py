@@ -183,7 +183,7 @@ UNTAKEN = Answered("send_message", "error", "Nothing was sent. Then the same cal
         ([UNTAKEN, SENT], answer_to(MARKER), 2, 2, {"doubled", "wrong"}),
         ([UNTAKEN], None, 1, 1, {"lost", "wrong"}),
         ([SENT], None, 0, 0, {"lost"}),
-        ([SENT], answer_to(OTHER), 1, 1, {"wrong"}),
+        ([SENT], answer_to(OTHER), 1, 1, {"merged"}),
         ([SENT], answer_to(MARKER)[:-4], 1, 1, {"wrong"}),
     ],
 )

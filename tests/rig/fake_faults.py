@@ -86,6 +86,12 @@ class Faults:
         self._app = app
         self._password = password
         self._scopes: set[anyio.CancelScope] = set()
+        self._connections: set[Connection] = set()
+
+    def break_connections(self) -> None:
+        """Cut off every request that is still answered."""
+        for connection in self._connections:
+            connection.cut_off()
 
     def reset(self) -> None:
         self.requests.clear()
@@ -135,7 +141,11 @@ class Faults:
             await connection.close()
         else:
             connection.drop = fault if isinstance(fault, Drop) else None
-            await connection.run(self._app)
+            self._connections.add(connection)
+            try:
+                await connection.run(self._app)
+            finally:
+                self._connections.discard(connection)
 
     def _hit(self, request: RecordedRequest, *kinds: type[Fault]) -> Fault | None:
         for fault in self.registered:
@@ -156,19 +166,23 @@ class Connection:
         self._send = send
         self._events = 0
         self._closed = False
+        self._cut = anyio.CancelScope()
 
     async def run(self, app: ASGIApp) -> None:
-        with anyio.CancelScope() as self._cut:
+        with self._cut:
             await app(self._scope, self._receive, self.send)
         if self._closed:
             await self.close()
+
+    def cut_off(self) -> None:
+        self._closed = True
+        self._cut.cancel()
 
     async def send(self, message: Message) -> None:
         if self.stall:
             await self.stall.gate.wait()
         if self.drop and self._is_due(self.drop, message):
-            self._closed = True
-            self._cut.cancel()
+            self.cut_off()
             await anyio.lowlevel.checkpoint()
         await self._send(message)
 

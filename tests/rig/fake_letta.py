@@ -96,6 +96,16 @@ class FakeLetta:
                 self._sending.tasks.cancel_scope.cancel()
             server.should_exit = True
 
+    def kill(self) -> None:
+        """End every turn as a server that is killed does, and break its connections; it answers again at once."""
+        self._sending.kill()
+        self._faults.break_connections()
+
+    def restart_redis(self) -> None:
+        """Kill and restart the Redis of this server."""
+        self._sending.restart_redis()
+        self._faults.break_connections()
+
     def reset(self) -> None:
         """Forget all state, requests and faults. Turns that still run are ended."""
         self._sending.reset()

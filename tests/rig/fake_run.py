@@ -42,6 +42,8 @@ class Run:
     completion_tokens: int = 0
     steps: list[Json] = field(default_factory=list[Json])
     events: list[str] = field(default_factory=list[str])
+    lost: int = 0
+    """How many of the first events are kept no more."""
     ended: bool = False
     changed: anyio.Event = field(default_factory=anyio.Event)
 
@@ -52,7 +54,7 @@ class Run:
     def emit(self, data: Json | str, event: str = "") -> None:
         if isinstance(data, dict):
             if self.background and "seq_id" in data:
-                data = {**data, "seq_id": len(self.events) + 1}
+                data = {**data, "seq_id": self.lost + len(self.events) + 1}
             data = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
         self.events.append(f"event: {event}\ndata: {data}\n\n" if event else f"data: {data}\n\n")
         self._wake()
@@ -75,6 +77,11 @@ class Run:
         """Set the outcome, unless the run was cancelled before."""
         if self.active:
             self.status, self.stop_reason, self.completed = status, stop_reason, completed
+
+    def lose_events(self) -> None:
+        """What the server kept of the stream so far is gone."""
+        self.lost += len(self.events)
+        self.events.clear()
 
     def _wake(self) -> None:
         self.changed.set()
@@ -131,9 +138,9 @@ async def events(run: Run, *, stored: bool, after: int) -> AsyncIterator[str]:
     if stored and not run.background:
         await anyio.sleep_forever()
     while True:
-        while after < len(run.events):
-            after += 1
-            yield run.events[after - 1]
+        while after < run.lost + len(run.events):
+            after = max(after, run.lost) + 1
+            yield run.events[after - run.lost - 1]
         if run.ended:
             return
         await run.changed.wait()

@@ -51,6 +51,21 @@ class Sending:
         self.store = Store()
         self.tasks: TaskGroup | None = None
         self._turns: set[anyio.CancelScope] = set()
+        self._killed: set[Run] = set()
+        """Runs that nothing works on any more."""
+
+    def kill(self) -> None:
+        """The server is killed: what it was at work on stays as it is, with its lock (seen)."""
+        self._killed |= {run for run in self.store.runs.values() if run.active}
+        for scope in self._turns:
+            scope.cancel()
+
+    def restart_redis(self) -> None:
+        """Locks, streams and what is known of otids are gone; the turns go on."""
+        self.store.locks.clear()
+        self.store.runs_by_otid.clear()
+        for run in self.store.runs.values():
+            run.lose_events()
 
     def reset(self) -> None:
         for scope in self._turns:
@@ -141,10 +156,11 @@ class Sending:
             try:
                 await turn.stream()
             finally:
-                # Seen: a run of `default` that is stopped in the foreground keeps its lock for minutes.
-                if turn.run.status != "cancelled" or turn.run.conversation_id or turn.run.background:
-                    self._unlock(turn.run)
-                turn.run.end()
+                if turn.run not in self._killed:
+                    # Seen: a run of `default` that is stopped in the foreground keeps its lock for minutes.
+                    if turn.run.status != "cancelled" or turn.run.conversation_id or turn.run.background:
+                        self._unlock(turn.run)
+                    turn.run.end()
 
     async def _whole_turn(self, turn: Turn) -> Response:
         """Do the turn and answer with all of it. The turn goes on when the client leaves."""

@@ -79,7 +79,7 @@ class Place:
     async def resume(
         self, ref: ConversationRef, message: OutgoingMessage, *, run_id: str, after: int
     ) -> AsyncGenerator[AsyncIterator[Chunk]]:
-        if self.resumptions is None:
+        if self.resumptions is None or not run_id:
             raise NotResumable
         self.resumed.append((run_id, after))
         yield self.resumptions.pop(0)(message)
@@ -88,7 +88,7 @@ class Place:
         return Conversation(id=conversation_id, agent_id=HERE.agent_id)
 
     async def list_runs(self, ref: ConversationRef, *, limit: int) -> Sequence[Run]:
-        return [states[0] for states in self.runs.values()]
+        return [states[0] for states in self.runs.values()][:limit]
 
     async def get_run(self, ref: ConversationRef, run_id: str) -> Run:
         if run_id not in self.runs:
@@ -136,7 +136,7 @@ def sending(
     """A message to a place that needs no looking up. Of the identity of its call, what the test does not name is what
     its text says."""
 
-    async def prepare() -> tuple[ConversationRef, OutgoingMessage]:
+    async def prepare(_: ConversationRef | None) -> tuple[ConversationRef, OutgoingMessage]:
         return ref, outgoing
 
     given = {"target": str(ref), "call": fingerprint(outgoing.text), **(identity or {})}

@@ -19,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,37 @@ class LettaUnavailable(RuntimeError):
     """The server could not be installed or started; the text shows the end of the log."""
 
 
+class Killable:
+    """A program that can be killed without a warning and started again."""
+
+    def __init__(self, start: Callable[[], AbstractAsyncContextManager[Process]]) -> None:
+        self._start = start
+        self._running = AsyncExitStack()
+        self._process: Process | None = None
+
+    async def start(self) -> None:
+        self._process = await self._running.enter_async_context(self._start())
+
+    async def restart(self) -> None:
+        """Kill it, and wait until a new one is ready."""
+        if self._process is not None:
+            self._process.kill()
+        await self._running.aclose()
+        self._running = AsyncExitStack()
+        await self.start()
+
+    async def stop(self) -> None:
+        await self._running.aclose()
+
+
 @dataclass(frozen=True)
 class RealLetta:
-    """A running server. `log` is its log, `redis` whether it has one (background streams need it)."""
+    """A running server. `log` is its log, `redis` is None without one (background streams need it)."""
 
     base_url: str
-    redis: bool
     log: Path
+    letta: Killable
+    redis: Killable | None
 
 
 @asynccontextmanager
@@ -79,19 +104,30 @@ async def real_letta(model_url: str, *, redis: bool = True, password: str | None
         await command("cp", "-a", f"{template}/.", str(data), user=postgres_user())
         database_url = await stack.enter_async_context(postgres_running(postgres, data, run / "postgres.log"))
         env = letta_env(home, run, database_url) | {"OPENAI_API_KEY": "scripted", "OPENAI_BASE_URL": model_url}
+        redis_service: Killable | None = None
         if redis_server:
-            redis_port = await stack.enter_async_context(redis_running(redis_server, run))
+            redis_port = free_port()
+            redis_service = Killable(partial(redis_process, redis_server, run, redis_port))
+            stack.push_async_callback(redis_service.stop)
+            await redis_service.start()
             env |= {"LETTA_REDIS_HOST": "127.0.0.1", "LETTA_REDIS_PORT": str(redis_port)}
         if password is not None:
             env |= {"LETTA_SERVER_SECURE": "true", "LETTA_SERVER_PASSWORD": password}
         port, log = free_port(), run / "letta.log"
-        program = (str(python.with_name("letta")), "server", "--host", "127.0.0.1", "--port", str(port))
-        process = await stack.enter_async_context(running(program, log, cwd=run, env=env))
-        base_url = f"http://127.0.0.1:{port}"
+        letta = Killable(partial(letta_process, python.with_name("letta"), port, log, env))
+        stack.push_async_callback(letta.stop)
+        await letta.start()
+        yield RealLetta(f"http://127.0.0.1:{port}", log, letta, redis_service)
+
+
+@asynccontextmanager
+async def letta_process(program: Path, port: int, log: Path, env: Mapping[str, str]) -> AsyncGenerator[Process]:
+    command_line = (str(program), "server", "--host", "127.0.0.1", "--port", str(port))
+    async with running(command_line, log, cwd=log.parent, env=env) as process:
         # Without the proxies of the environment: the server is on this machine.
-        async with httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=5) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=5) as client:
             await until_ready("Letta", lambda: is_healthy(client), process, log)
-        yield RealLetta(base_url=base_url, redis=redis_server is not None, log=log)
+        yield process
 
 
 def home_folder() -> Path:
@@ -119,9 +155,9 @@ async def locked(path: Path) -> AsyncGenerator[None]:
         yield
 
 
-async def installed(venv: Path, requirements: Sequence[str]) -> Path:
-    """A virtual environment with `requirements`, made anew when they or the pinned versions have changed."""
-    wanted = digest(CONSTRAINTS.read_text(), *requirements, sys.version)
+async def installed(venv: Path, requirements: Sequence[str], constraints: Path | None = CONSTRAINTS) -> Path:
+    """A virtual environment with `requirements`, made again when they or the pinned versions have changed."""
+    wanted = digest(constraints.read_text() if constraints else "", *requirements, sys.version)
     if is_complete(venv, wanted):
         return venv
     if not (3, 11) <= sys.version_info < (3, 14):
@@ -130,7 +166,8 @@ async def installed(venv: Path, requirements: Sequence[str]) -> Path:
     shutil.rmtree(venv, ignore_errors=True)
     await command(sys.executable, "-m", "venv", str(venv))
     python = str(venv / "bin" / "python")
-    constrained = ("--quiet", "--constraint", str(CONSTRAINTS), *requirements)
+    pinned = ("--constraint", str(constraints)) if constraints else ()
+    constrained = ("--quiet", *pinned, *requirements)
     if await works("uv", "--version"):
         program = ("uv", "pip", "install", "--compile-bytecode", "--python", python)
     else:
@@ -214,11 +251,18 @@ async def postgres_running(programs: Path, data: Path, log: Path) -> AsyncGenera
 
 @asynccontextmanager
 async def redis_running(program: Path, run: Path) -> AsyncGenerator[int]:
-    port, log = free_port(), run / "redis.log"
+    port = free_port()
+    async with redis_process(program, run, port):
+        yield port
+
+
+@asynccontextmanager
+async def redis_process(program: Path, run: Path, port: int) -> AsyncGenerator[Process]:
+    log = run / "redis.log"
     options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(run))
     async with running((str(program), *options), log, env=redis_env(program)) as process:
         await until_ready("Redis", lambda: accepts_connections(port), process, log)
-        yield port
+        yield process
 
 
 def letta_env(home: Path, run: Path, database_url: str) -> dict[str, str]:

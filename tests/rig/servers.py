@@ -83,9 +83,9 @@ def stdio_server(settings: Settings) -> StdioServerParameters:
 
 
 @asynccontextmanager
-async def http_server(settings: Settings) -> AsyncGenerator[str]:
+async def http_server(settings: Settings, timing: Timing = BRISK) -> AsyncGenerator[str]:
     """Serve over HTTP in this process, on a free port; gives the base URL."""
-    app = build_app(build_server(settings, BRISK), settings)
+    app = build_app(build_server(settings, timing), settings)
     async with serve_loopback(app, listen(settings.model_copy(update={"port": 0}))) as url:
         yield url
 

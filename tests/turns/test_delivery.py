@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
 import anyio
 import pytest
 
 from letta_conversations_mcp.core.backend import StreamLost
 from letta_conversations_mcp.core.errors import ServerFault, TimedOut
 from letta_conversations_mcp.core.model import (
+    Chunk,
     Message,
+    OutgoingMessage,
     Run,
 )
 from letta_conversations_mcp.settings import Settings
 from tests.rig.place import (
     HERE,
+    QUICK,
     Place,
     at_once,
     result,
@@ -70,6 +76,86 @@ async def test_a_message_that_never_arrives_is_said_not_to_have_been_taken() -> 
             await result(scheduler, HERE, "hello")
 
     assert place.begun == ["hello", "hello"]
+
+
+async def test_a_failed_run_is_anothers_where_the_server_knows_every_otid() -> None:
+    """Its stream is still there, so the otid of ours would be too."""
+    place = Place()
+    place.turns = {"hello": [at_once([], then=StreamLost("reset")), at_once(says("hi"))]}
+    place.runs = {"run-2": [Run(id="run-2", status="failed", created_at="2999-01-01T00:00:00Z")]}
+    place.resumptions = [at_once([{"message_type": "ping", "run_id": "run-2", "seq_id": 1}]) for _ in range(100)]
+    async with scheduler_at(place) as scheduler:
+        turn = await result(scheduler, HERE, "hello")
+
+    assert (turn.status, turn.reply) == ("completed", "hi")
+
+
+def numbered(chunks: list[Chunk], first: int = 1) -> list[Chunk]:
+    return [{**chunk, "seq_id": number} for number, chunk in enumerate(chunks, first)]
+
+
+async def test_a_stream_that_lost_a_part_is_not_believed() -> None:
+    """Redis was restarted: what it had of the stream is gone, and the run has the whole reply."""
+    place = Place()
+    place.turns = {"hello": at_once(numbered(says("x"))[:1], then=StreamLost("gone"))}
+    place.resumptions = [at_once(numbered(says("the half"), first=5))]
+    place.runs = {"run-1": [Run(id="run-1", status="completed", stop_reason="end_turn")]}
+    place.chunks = says("the whole reply")[1:2]
+    async with scheduler_at(place) as scheduler:
+        turn = await result(scheduler, HERE, "hello")
+
+    assert (turn.status, turn.reply) == ("completed", "the whole reply")
+
+
+PING: Chunk = {"message_type": "ping", "run_id": "run-1", "seq_id": 1}
+
+
+async def only_pings(_: OutgoingMessage) -> AsyncIterator[Chunk]:
+    """As the server sends them to every reader of a run's stream, also when nothing works on it any more (0.16.8)."""
+    while True:
+        await anyio.lowlevel.checkpoint()
+        yield PING
+
+
+DEAD_SOON = replace(QUICK, silence=0.02)
+
+
+async def test_a_run_whose_stream_has_nothing_but_pings_is_dead_in_the_end() -> None:
+    place = Place()
+    place.turns = {"hello": at_once([PING], then=StreamLost("gone"))}
+    place.resumptions = [only_pings]
+    place.runs = {"run-1": [Run(id="run-1", status="running")]}
+    async with scheduler_at(place, DEAD_SOON) as scheduler:
+        turn = await result(scheduler, HERE, "hello")
+
+    assert (turn.status, turn.stop_reason) == ("failed", "died")
+
+
+async def test_a_run_that_another_process_began_is_dead_in_the_end_too() -> None:
+    place = Place()
+    place.resumptions = [only_pings]
+    place.runs = {"run-1": [Run(id="run-1", status="running")]}
+    async with scheduler_at(place, DEAD_SOON) as scheduler:
+        turn = await scheduler.wait(await scheduler.find(HERE, "run-1"), 10, silent)
+
+    assert (turn.status, turn.stop_reason) == ("failed", "died")
+
+
+async def test_the_reply_of_another_processes_turn_grows_as_it_is_waited_for() -> None:
+    place, gate = Place(), anyio.Event()
+    place.resumptions = [when_opened(gate, numbered(says("half")[:2])), at_once([])]
+    running = Run(id="run-1", status="running")
+    place.runs = {"run-1": [running]}
+    async with scheduler_at(place) as scheduler:
+        found = await scheduler.find(HERE, "run-1")
+        gate.set()
+        early = await scheduler.wait(found, 0.05, silent)
+        place.runs = {"run-1": [Run(id="run-1", status="completed", stop_reason="end_turn")]}
+        place.chunks = says("half and whole")[1:2]
+        late = await scheduler.wait(found, 10, silent)
+
+    assert (early.status, early.reply) == ("running", "half")
+    assert (late.status, late.reply) == ("completed", "half and whole")
 
 
 async def test_a_run_that_failed_since_is_the_fate_of_a_message_without_a_trace() -> None:

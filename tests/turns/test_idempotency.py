@@ -452,15 +452,33 @@ async def test_a_busy_conversation_whose_run_is_not_named_yet_is_asked_for_it() 
 
 
 async def test_otids_are_uuids_and_differ_for_every_send() -> None:
-    otids = {HELLO.otid(HERE) for _ in range(100)}
+    call = CallIdentity(call=fingerprint("hello"))
+    otids = {call.otid(HERE) for _ in range(100)}
 
     assert len(otids) == 100
     assert {uuid.UUID(each).version for each in otids} == {4}
 
 
+async def test_a_request_with_an_id_of_its_own_has_always_the_same_otid() -> None:
+    assert HELLO.otid(HERE) == HELLO.otid(HERE)
+    for other in ({"request": "9"}, {"caller": "bob"}, {"session": "s"}, {"call": "other"}):
+        assert HELLO.otid(HERE) != CallIdentity(**{**vars(HELLO), **other}).otid(HERE)
+
+
+async def test_a_call_that_was_given_up_is_not_joined_from_elsewhere() -> None:
+    place, gate = Place(), anyio.Event()
+    place.turns = {"hello": [when_opened(gate, says("to the first", "run-7")), at_once(says("to the second"))]}
+    async with scheduler_at(place) as scheduler:
+        await give_up(scheduler, "hello", origin="here")
+        gate.set()
+        other = await call(scheduler, "hello", origin="there")
+
+    assert (other.reply, other.repeated) == ("to the second", False)
+
+
 async def test_a_foreign_otid_is_never_recognised() -> None:
     assert not HELLO.is_same_call("")
-    assert not HELLO.is_same_request("message-of-somebody-else")
+    assert not HELLO.is_same_call("message-of-somebody-else")
 
 
 async def test_callers_are_told_apart_by_their_token() -> None:

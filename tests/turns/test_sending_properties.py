@@ -190,7 +190,7 @@ async def call(scheduler: Scheduler, number: int, plan: Plan, outcome: Outcome) 
     ref = ConversationRef(conversation_id=f"conv-{plan.place}", agent_id="agent-1")
     message = OutgoingMessage(text=f"text {number}", otid=f"otid-{number}")
 
-    async def prepare() -> tuple[ConversationRef, OutgoingMessage]:
+    async def prepare(_: ConversationRef | None) -> tuple[ConversationRef, OutgoingMessage]:
         return ref, message
 
     with anyio.CancelScope() as scope:

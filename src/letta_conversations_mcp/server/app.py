@@ -46,6 +46,7 @@ from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.base import ConversationTool, Services, ToolContext, ToolSpec, services_of
 from letta_conversations_mcp.tools.mcp_errors import to_mcp_error, to_tool_error
 from letta_conversations_mcp.turns.draining import Drain
+from letta_conversations_mcp.turns.replicas import Replicas
 from letta_conversations_mcp.turns.scheduler import open_scheduler
 from letta_conversations_mcp.turns.timing import Timing
 
@@ -112,7 +113,14 @@ class ConversationServer(MCPServer[Services]):
                     pool.keep_open_for(key, keyed)
                     return keyed
 
-                async with open_scheduler(backend, settings, timing, meter=self.meter, drain=self.drain) as scheduler:
+                async with open_scheduler(
+                    backend,
+                    settings,
+                    timing,
+                    meter=self.meter,
+                    drain=self.drain,
+                    replicas=Replicas(settings) if settings.redis_url.get_secret_value() else None,
+                ) as scheduler:
                     self.services = Services(backend, scheduler, settings, backend_of_key, poller, background)
                     yield self.services
                     self.services = None

@@ -96,7 +96,7 @@ async def respond_to_approval(
         ctx, "respond_to_approval", conversation_id, message_key, agent, approve, tool_call_ids, reason
     )
 
-    async def prepare() -> tuple[ConversationRef, Approvals]:
+    async def prepare(_: ConversationRef | None) -> tuple[ConversationRef, Approvals]:
         ref = await locate(services.backend, conversation_id, agent)
         pending = await services.backend.list_approvals(ref)
         decided = decide(ref.conversation_id, pending, approve=approve, reason=reason, call_ids=tool_call_ids)
@@ -155,7 +155,7 @@ async def resume(ctx: ToolContext, question: Question, seconds: float) -> Turn:
 async def _hand_over(ctx: ToolContext, ref: ConversationRef, approvals: Approvals, seconds: float) -> Turn:
     """The rest of the turn after a decision; how it went on without, when somebody else was quicker."""
 
-    async def prepare() -> tuple[ConversationRef, Approvals]:
+    async def prepare(_: ConversationRef | None) -> tuple[ConversationRef, Approvals]:
         return ref, approvals
 
     # The same decision, brought once more, has the same otid.

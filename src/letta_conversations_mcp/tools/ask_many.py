@@ -124,10 +124,10 @@ async def _ask(services: Services, target: Target, message: str, deadline: float
     identity = destination.identity
     ref: ConversationRef | None = None
 
-    async def prepare() -> tuple[ConversationRef, OutgoingMessage]:
+    async def prepare(known: ConversationRef | None) -> tuple[ConversationRef, OutgoingMessage]:
         nonlocal ref
         conversation_id, agent = ("", target.name) if target.opens else (target.name, "")
-        ref = await destination.find(conversation_id, agent)
+        ref = known or await destination.find(conversation_id, agent)
         return ref, OutgoingMessage(text=message)
 
     try:

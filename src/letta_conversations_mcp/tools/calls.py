@@ -14,6 +14,10 @@ from letta_conversations_mcp.core.model import ConversationRef, NewConversation
 from letta_conversations_mcp.tools.base import Services, ToolContext, services_of
 from letta_conversations_mcp.turns.idempotency import CallIdentity, fingerprint
 
+REQUEST_ID = "x-request-id"
+"""A proxy gives every request one of its own, and keeps it when it hands the request to the next server. With the id of
+the JSON-RPC request, because some clients send the same one with every request."""
+
 STDIO = "stdio"
 """The session of a process that serves one client over stdio."""
 
@@ -21,14 +25,27 @@ STDIO = "stdio"
 def identity_of(ctx: ToolContext, tool: str, target: str, message_key: str, *arguments: object) -> CallIdentity:
     """The identity of a call of `tool` with these arguments, as they were given."""
     headers = ctx.headers
+    session = STDIO if headers is None else headers.get("mcp-session-id", "")
+    unique = "" if headers is None else headers.get(REQUEST_ID, "") or session
     return CallIdentity(
         caller=services_of(ctx).scheduler.caller,
-        session=STDIO if headers is None else headers.get("mcp-session-id", ""),
-        request=str(ctx.request_id),
+        origin=_origin(ctx),
+        session=session,
+        request=f"{unique} {ctx.request_id}" if unique else "",
         target=target.strip(),
         call=fingerprint(tool, target.strip(), *arguments),
         key=message_key.strip(),
     )
+
+
+def _origin(ctx: ToolContext) -> str:
+    """Where a call comes from: the address, that in front of a proxy if it says so, and the program."""
+    headers = ctx.headers
+    if headers is None:
+        return ""
+    client = getattr(ctx.request_context.request, "client", None)
+    address = headers.get("x-forwarded-for", "") or getattr(client, "host", "")
+    return fingerprint(address, headers.get("user-agent", ""))
 
 
 class Destination:

@@ -119,12 +119,12 @@ async def send_message(
         text=message, images=tuple(map(read_image, images)), model=model.strip(), max_steps=max_steps
     )
 
-    async def prepare() -> tuple[ConversationRef, OutgoingMessage]:
+    async def prepare(known: ConversationRef | None) -> tuple[ConversationRef, OutgoingMessage]:
         speaker, hop, most = None, 0, services.settings.max_depth
         if sender.strip():
             speaker = await find_sender(services.backend, sender)
             hop = await next_hop(services.backend, services.scheduler, speaker, message, most)
-        ref = await destination.find(conversation_id, agent)
+        ref = known or await destination.find(conversation_id, agent)
         text = introduce(speaker, ref, message, hop, most) if speaker else message
         return ref, outgoing.model_copy(update={"text": text})
 
@@ -209,7 +209,7 @@ async def cancel(
     wanted = check_run_id(run_id)
     ref = await locate(services.backend, conversation_id, agent)
     # First, or the next of them would begin as soon as the turn before it ends.
-    withdrawn = 0 if wanted else services.scheduler.withdraw_queued(ref)
+    withdrawn = 0 if wanted else await services.scheduler.withdraw_queued(ref)
     try:
         stopped = tuple(await services.backend.cancel(ref, wanted))
     except ConversationError as error:
@@ -223,7 +223,14 @@ async def cancel(
     with suppress(ConversationError):
         for run in stopped:
             chunks.extend(await services.backend.list_run_chunks(ref, run))
-    return Cancellation.of(ref, stopped, chunks, withdrawn=withdrawn, waits=bool(pending))
+    return Cancellation.of(
+        ref,
+        stopped,
+        chunks,
+        withdrawn=withdrawn,
+        waits=bool(pending),
+        is_partial=not (wanted or services.scheduler.reaches_replicas),
+    )
 
 
 async def list_messages(

@@ -4,6 +4,10 @@ When the connection breaks after the hand-over, the stream is resumed by its run
 the message first. Only a message of which Letta has no trace is handed over again, under the same otid. The status is
 `unknown` only if Letta cannot be reached at all.
 
+A resumed stream proves little: its pings come from the server that reads it for us, even if the run died with an
+earlier one (0.16.8), and what Redis lost is missing from it. So only numbered chunks count as signs of life, and after
+a gap the run is polled instead.
+
 Cancelling a delivery stops following the turn; the turn itself goes on.
 """
 
@@ -12,13 +16,15 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import anyio
 
 from letta_conversations_mcp.core.backend import Backend, NotResumable, StreamLost
 from letta_conversations_mcp.core.errors import AwaitingApproval, Busy, ConversationError, ServerFault, TimedOut
-from letta_conversations_mcp.core.model import Approvals, Chunk, Run, Turn
+from letta_conversations_mcp.core.message_json import int_field, read_message
+from letta_conversations_mcp.core.model import Approvals, Chunk, Outgoing, OutgoingMessage, Run, Turn
 from letta_conversations_mcp.turns.aggregate import TurnBuilder
 from letta_conversations_mcp.turns.instrumentation import Meter
 from letta_conversations_mcp.turns.recovery import died, find_run, follow
@@ -31,20 +37,31 @@ RESUMPTIONS = 3
 """How many times in a row a stream is resumed without delivering anything before the run is polled instead."""
 
 
+@dataclass
+class _Life:
+    """The last sign of life of a run: the number of its last chunk, how much it had stored, and since when."""
+
+    seq: int
+    stored: int | None = None
+    since: float = field(default_factory=anyio.current_time)
+
+
 class Delivery:
-    """The delivery of one message. Call `run` once, or `follow` for a turn that has joined a run."""
+    """The delivery of one message. Call `run` once, `follow` for a turn that has joined a run, or `watch` for a run
+    that this process did not send."""
 
     def __init__(self, backend: Backend, turn: TrackedTurn, timing: Timing, turn_timeout: float, meter: Meter) -> None:
-        assert turn.message is not None  # noqa: S101
         self._backend = backend
         self._turn = turn
         self._ref = turn.ref
-        self._message = turn.message
+        self._message: Outgoing = turn.message or OutgoingMessage(text="")
         self._timing = timing
         self._turn_timeout = turn_timeout
         self._meter = meter
         self._handed_over_at = datetime.now(UTC)
         self._lost: StreamLost | None = None
+        self._has_gap = False
+        self._is_lifeless = False
 
     async def run(self) -> Turn:
         """Hand the message over and return the turn when it has ended.
@@ -58,6 +75,32 @@ class Delivery:
     async def follow(self) -> Turn:
         """Return the turn when the run that it joined has ended. Raises as `run` does."""
         return await self._bounded(self._follow)
+
+    async def watch(self, run: Run) -> Turn:
+        """The turn of a run that this process did not send. Its stream, where there is one, shows how it gets on; its
+        result is what Letta has stored.
+
+        Raises:
+            ConversationError: Letta cannot be asked.
+        """
+        while run.active and not self._builder.ended:
+            try:
+                await self._consume(self._resumed())
+            except (NotResumable, ConversationError):
+                break
+            if self._lost is None or self._lost.silent or self._has_gap:
+                break
+            await anyio.sleep(self._timing.poll_first)
+        if self._lost is not None and self._lost.silent and (turn := await self._dead(run)):
+            return turn
+        return await follow(self._backend, self._ref, await self._backend.get_run(self._ref, run.id), self._timing)
+
+    async def _dead(self, run: Run) -> Turn | None:
+        """The turn of a run whose stream shows no sign of life, if Letta lists it as active all the same."""
+        if not (await self._backend.get_run(self._ref, run.id)).active:
+            return None
+        stored = map(read_message, await self._backend.list_run_chunks(self._ref, run.id))
+        return died(self._builder, has_message=any(each.kind == "user" for each in stored))
 
     async def _bounded(self, work: Callable[[], Awaitable[Turn]]) -> Turn:
         with anyio.move_on_after(self._turn_timeout):
@@ -75,7 +118,7 @@ class Delivery:
             if is_again:
                 self._meter.message_resent()
             self._handed_over_at = datetime.now(UTC)
-            await self._consume(self._hand_over())
+            await self._consume(self._hand_over(), is_resumed=False)
             if self._builder.ended:
                 return self._finished()
             lost = self._lost
@@ -105,17 +148,29 @@ class Delivery:
     def _unknown(self) -> Turn:
         return self._builder.build().model_copy(update={"status": "unknown"})
 
-    async def _consume(self, stream: AbstractAsyncContextManager[AsyncIterator[Chunk]]) -> None:
+    def _resumed(self) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
+        return self._backend.resume(self._ref, self._message, run_id=self._turn.run_id, after=self._builder.last_seq)
+
+    async def _consume(
+        self, stream: AbstractAsyncContextManager[AsyncIterator[Chunk]], *, is_resumed: bool = True
+    ) -> None:
         """Read the stream until the turn ends or the stream breaks."""
         turn, builder = self._turn, self._builder
-        self._lost = None
+        self._lost, self._has_gap, self._is_lifeless = None, False, False
+        life = _Life(builder.last_seq)
         try:
             async with stream as chunks:
                 async for chunk in chunks:
+                    if is_resumed and int_field(chunk, "seq_id") > builder.last_seq + 1:
+                        self._has_gap = True
+                        raise StreamLost("a part of the stream is missing")
                     builder.add(chunk)
                     turn.news()
+                    if is_resumed and not await self._lives(life):
+                        self._is_lifeless = True
+                        raise StreamLost(f"no sign of life for {self._timing.silence:g} s", silent=True)
                 refused = builder.failure is not None and builder.failure.awaits_approval
-                if builder.ended and not refused:
+                if builder.ended and not refused and turn.run is None:
                     # Before the connection is closed, so that no caller waits for that.
                     turn.finish(builder.build())
         except StreamLost as lost:
@@ -125,6 +180,23 @@ class Delivery:
         if not builder.ended:
             turn.news(f"{self._lost or 'the stream ended early'}; asking Letta for the reply")
 
+    async def _lives(self, life: _Life) -> bool:
+        """False if neither the stream nor what the run has stored has shown anything new for `silence` seconds."""
+        now = anyio.current_time()
+        if self._builder.last_seq > life.seq:
+            life.seq, life.stored, life.since = self._builder.last_seq, None, now
+            return True
+        if now - life.since < (self._timing.silence / 2 if life.stored is None else self._timing.silence):
+            return True
+        try:
+            stored = len(await self._backend.list_run_chunks(self._ref, self._turn.run_id))
+        except ConversationError:
+            return True
+        if life.stored is not None and stored == life.stored:
+            return False
+        life.stored, life.since = stored, now if life.stored is not None else life.since
+        return True
+
     async def _recover(self) -> Turn | None:
         """Find the outcome of a turn whose stream ended before the turn did. None if Letta has no trace of the
         message."""
@@ -132,9 +204,7 @@ class Delivery:
         while failures < RESUMPTIONS:
             seen = self._builder.last_seq
             try:
-                await self._consume(
-                    self._backend.resume(self._ref, self._message, run_id=self._turn.run_id, after=seen)
-                )
+                await self._consume(self._resumed())
             except NotResumable:
                 break
             except Busy:
@@ -147,9 +217,11 @@ class Delivery:
                 self._meter.stream_resumed()
             if self._builder.ended:
                 return self._finished()
+            if self._has_gap:
+                break
             silences = silences + 1 if self._lost and self._lost.silent else 0
-            if silences > 1:
-                # Even during a long model call the stream has a ping every 20 seconds.
+            if silences > 1 or self._is_lifeless:
+                # The stream had not even a ping, or nothing else for too long.
                 return await self._ask(is_silent=True)
             failures = 0 if has_news else failures + 1
             await anyio.sleep(self._timing.poll_first * (failures + 1))
@@ -166,8 +238,8 @@ class Delivery:
                     return self._unknown() if self._turn.run_id else None
                 self._turn.builder.run_id = run.id
                 self._turn.news(ASKING)
-                if run.active and is_silent:
-                    return died(self._builder, has_message=False)
+                if is_silent and (turn := await self._dead(run)):
+                    return turn
                 return await follow(self._backend, self._ref, run, self._timing)
             except ConversationError as error:
                 logger.warning(

@@ -8,9 +8,12 @@ call is a retry only in these cases:
 (b) the same session makes the identical call while the first is unanswered and at least two seconds old;
 (c) a session that has shown by (b) that it gives up silently repeats the call within a minute of the answer.
 
-Other processes do not remember the call, but can recognise it by the otid of a running turn: its last 48 bits hash the
-caller and the call, its first 32 bits also the request. A verbatim copy of a request counts as the same message, and so
-does an identical call to a process that was started after the turn began.
+In all of these the call comes from the same place: an unnamed caller is told from others by address and program.
+
+Over processes, where no call is remembered, the otid shows what a message is. A request that has an id of its own gives
+its message always the same otid, so a proxy's copy of it is the same message wherever it arrives. Of other messages the
+last 48 bits of the otid hash the caller and the call: an identical call to a process that was started after the turn
+began is the same message. Replicas that share a Redis know more (`replicas`).
 
 No evidence, no merging. What is remembered here is only a hint: everything can be found at Letta without it.
 """
@@ -57,13 +60,15 @@ WORTH_JOINING = ("completed", "empty", "needs_approval", "unknown")
 class CallIdentity:
     """A call as its caller made it, before anything was derived from it.
 
-    `caller` is the name of the token, "" where there are none. `session` is one stdio process or one session of the
-    older protocol, "" where calls have none. `request` is the id of the JSON-RPC request. `target` is the conversation
-    or agent as the caller named it. `call` is a hash of the tool and its arguments as given. `key` is the caller's
-    `message_key`.
+    `caller` is the name of the token, "" where there are none. `origin` hashes the address and the program that call.
+    `session` is one stdio process or one session of the older protocol, "" where calls have none. `request` is an id
+    that no other client's request has, "" if there is none: the ids of JSON-RPC are counted from 0 by every client.
+    `target` is the conversation or agent as the caller named it. `call` is a hash of the tool and its arguments as
+    given. `key` is the caller's `message_key`.
     """
 
     caller: str = ""
+    origin: str = ""
     session: str = ""
     request: str = ""
     target: str = ""
@@ -73,28 +78,24 @@ class CallIdentity:
     def otid(self, ref: ConversationRef, attempt: int = 0) -> str:
         """The id under which Letta receives the message: in the form of a version 4 UUID.
 
-        The same key gives the same otid. `attempt` counts the failed runs of such a message: for three hours, Letta
-        answers a known otid with the old run.
+        The same for the same key, and for the same request. `attempt` counts the runs of a keyed message that failed:
+        Letta answers an otid that it knows with the old run, for three hours.
         """
         given = self.key.removeprefix(OTID_PREFIX)
-        if given != self.key and not attempt and _fields(given) != NO_UUID:
+        if given != self.key and not attempt and _node(given) != NO_UUID:
             return given
         if self.key:
             parts = ["key", self.caller, str(ref), self.key, *([str(attempt)] if attempt else [])]
             return str(uuid.UUID(bytes=_hash(*parts, size=16), version=4))
         if not self.call:
             return str(uuid.uuid4())
-        request = _hash("request", self.caller, self.session, self.request, self.call, size=4)
-        return str(uuid.UUID(bytes=request + os.urandom(6) + _hash("call", self.caller, self.call, size=6), version=4))
-
-    def is_same_request(self, otid: str) -> bool:
-        """True if the message of this otid came with a verbatim copy of this request."""
-        return bool(self.request) and self.is_same_call(otid) and _fields(otid)[0] == _fields(self._bare())[0]
+        request = _hash("request", self.caller, self.session, self.request, self.call, size=10)
+        call = _hash("call", self.caller, self.origin, self.call, size=6)
+        return str(uuid.UUID(bytes=(request if self.request else os.urandom(10)) + call, version=4))
 
     def is_same_call(self, otid: str) -> bool:
-        """True if the message of this otid was sent by the same caller with an identical call."""
-        found = _fields(otid)
-        return bool(self.call) and not self.key and found[1] == _fields(self._bare())[1]
+        """True if the message of this otid was sent by the same caller, from the same place, with an identical call."""
+        return bool(self.call) and not self.key and _node(otid) == _node(self._bare())
 
     def _bare(self) -> str:
         return self.otid(ConversationRef(conversation_id="", agent_id=""))
@@ -119,16 +120,15 @@ def _hash(*parts: str, size: int) -> bytes:
     ).digest()
 
 
-NO_UUID = (-1, -1)
+NO_UUID = -1
 
 
-def _fields(otid: str) -> tuple[int, int]:
-    """The first 32 and the last 48 bits. For anything but a UUID, values that equal no other."""
+def _node(otid: str) -> int:
+    """The last 48 bits; of what is no UUID something that equals nothing else."""
     try:
-        read = uuid.UUID(otid)
+        return uuid.UUID(otid).node
     except ValueError:
         return NO_UUID
-    return read.time_low, read.node
 
 
 @dataclass
@@ -178,7 +178,7 @@ class RecentCalls:
         """
         now = anyio.current_time()
         for call in reversed(self._calls.get(_name(identity), [])):
-            if _may_be_joined(call.turn) and self._repeats(identity, call, now):
+            if may_be_joined(call.turn) and self._repeats(identity, call, now):
                 if call.identity.call != identity.call:
                     raise key_was_used()
                 return call.turn
@@ -187,6 +187,8 @@ class RecentCalls:
     def _repeats(self, identity: CallIdentity, call: _Call, now: float) -> bool:
         if identity.key:
             return True
+        if identity.origin != call.identity.origin:
+            return False
         if call.abandoned:
             return now - call.made_at < KEPT_SECONDS + REPEATED_WITHIN_SECONDS
         session = identity.caller, identity.session
@@ -251,7 +253,8 @@ def _name(identity: CallIdentity) -> tuple[str, str, str]:
     return identity.caller, identity.target, f"key {identity.key}" if identity.key else identity.call
 
 
-def _may_be_joined(turn: TrackedTurn) -> bool:
+def may_be_joined(turn: TrackedTurn) -> bool:
+    """False if the message has to be sent again: it was not taken, or its turn failed or was cancelled."""
     if turn.state is not State.ENDED:
         return True
     return turn.end_reason is EndReason.FINISHED and turn.ending in WORTH_JOINING

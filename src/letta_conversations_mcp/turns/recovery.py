@@ -8,14 +8,15 @@ end of the history: a turn with many tool calls is longer than any page of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import anyio
 
-from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import Busy, InvalidArgument, NoReply, NotFound
-from letta_conversations_mcp.core.message_json import read_message
+from letta_conversations_mcp.core.backend import Backend, NotResumable, StreamLost
+from letta_conversations_mcp.core.errors import Busy, ConversationError, InvalidArgument, NoReply, NotFound
+from letta_conversations_mcp.core.message_json import int_field, read_message
 from letta_conversations_mcp.core.model import (
     DEFAULT_CONVERSATION,
     ConversationRef,
@@ -187,7 +188,8 @@ async def find_run(
     """The run that took a message which was handed over after `since`; None if there is none within `settle` seconds.
 
     It is the run that stored the message's otid. A run that failed at its first step has stored nothing: it counts if
-    it was created since the hand-over and shows no other message.
+    it was created since the hand-over and shows no other message, unless the server knows the otids of all messages
+    since then.
     """
     settled_at = anyio.current_time() + timing.settle
     pause = timing.poll_first
@@ -200,14 +202,25 @@ async def find_run(
             ended, shown = await _until_it_shows(backend, ref, run, message, timing)
             if any(map(message.is_in, shown)):
                 return ended
-            if ended.status == "failed" and not _asked(shown):
-                failed = failed or ended
+            if ended.status == "failed" and not _asked(shown) and failed is None:
+                failed = None if await _keeps_stream(backend, ref, message, run, timing) else ended
         if failed is not None:
             return failed
         if anyio.current_time() >= settled_at:
             return None
         await anyio.sleep(pause)
         pause = min(pause * 1.5, timing.poll_longest)
+
+
+async def _keeps_stream(backend: Backend, ref: ConversationRef, message: Outgoing, run: Run, timing: Timing) -> bool:
+    """Whether the server still has the stream of a run. Then it would also know the otid of a message that came at that
+    time: both are in its Redis, the otid first (0.16.8)."""
+    with suppress(NotResumable, StreamLost, ConversationError), anyio.move_on_after(timing.unseen):
+        async with backend.resume(ref, message, run_id=run.id, after=0) as chunks:
+            async for chunk in chunks:
+                if int_field(chunk, "seq_id"):
+                    return True
+    return False
 
 
 async def find_by_key(
@@ -280,9 +293,11 @@ async def run_of_same(
     busy: Busy,
     identity: CallIdentity,
     started_at: datetime,
+    timing: Timing,
 ) -> Run | None:
     """The run that occupies a conversation, if it answers the same message: sent by another process, or by this one
-    before it lost the connection. `started_at` is when this process started.
+    before it lost the connection. `started_at` is when this process started. Waits up to `settle` seconds until the
+    run shows its message.
 
     For about 100 ms after it took a message Letta names no run (0.16.8); then the newest active one is checked.
     """
@@ -294,14 +309,16 @@ async def run_of_same(
     if not run_id:
         return None
     try:
-        asked = _asked(list(map(read_message, await backend.list_run_chunks(ref, run_id))))
-        run = await backend.get_run(ref, run_id)
+        run, shown = await backend.get_run(ref, run_id), list[Message]()
+        with anyio.move_on_after(timing.settle):
+            run, shown = await _until_it_shows(backend, ref, run, message, timing)
+        asked = _asked(shown)
     except NotFound:
         # A run that cannot be identified.
         return None
     if asked is None:
         return None
-    if message.is_in(asked) or identity.is_same_request(asked.otid):
+    if message.is_in(asked):
         return run
     began = parse_time(run.created_at)
     is_from_before = began is not None and began < started_at

@@ -10,11 +10,12 @@ nothing of a turn that has ended: Letta has it.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from time import time
 
 import anyio
 from anyio.abc import TaskGroup
@@ -26,9 +27,10 @@ from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.turns.delivery import Delivery
 from letta_conversations_mcp.turns.draining import Drain
-from letta_conversations_mcp.turns.idempotency import CallIdentity, RecentCalls
+from letta_conversations_mcp.turns.idempotency import CallIdentity, RecentCalls, may_be_joined
 from letta_conversations_mcp.turns.instrumentation import NO_METER, Meter
-from letta_conversations_mcp.turns.recovery import find_by_key, newest_run, run_of_same, until_free
+from letta_conversations_mcp.turns.recovery import find_by_key, find_run, newest_run, run_of_same, until_free
+from letta_conversations_mcp.turns.replicas import Replicas, SharedCall
 from letta_conversations_mcp.turns.timing import Timing
 from letta_conversations_mcp.turns.turn import HANDING_OVER, LOOKING_UP, SEARCHING, EndReason, State, TrackedTurn
 from letta_conversations_mcp.turns.waiting import Report, TurnWait
@@ -47,9 +49,10 @@ NOT_SEARCHED = "The conversation is long: an earlier message with this key was l
 @dataclass(frozen=True)
 class Send:
     """A message to be sent. `prepare` finds the conversation, or opens one, and returns it with the message; if it
-    raises, that is the outcome. With `on_busy="fork"`, `fork` makes the branch."""
+    raises, that is the outcome. It is given the conversation that another replica has found or opened for the message.
+    With `on_busy="fork"`, `fork` makes the branch."""
 
-    prepare: Callable[[], Awaitable[tuple[ConversationRef, Outgoing]]]
+    prepare: Callable[[ConversationRef | None], Awaitable[tuple[ConversationRef, Outgoing]]]
     identity: CallIdentity = field(default_factory=CallIdentity)
     on_busy: OnBusy = "wait"
     fork: Fork | None = None
@@ -67,7 +70,15 @@ class Scheduler:
     """Sends messages and follows their turns. Created by `open_scheduler`, which provides its task group."""
 
     def __init__(
-        self, backend: Backend, tasks: TaskGroup, settings: Settings, timing: Timing, *, meter: Meter, drain: Drain
+        self,
+        backend: Backend,
+        tasks: TaskGroup,
+        settings: Settings,
+        timing: Timing,
+        *,
+        meter: Meter,
+        drain: Drain,
+        replicas: Replicas | None = None,
     ) -> None:
         self._backend = backend
         self._tasks = tasks
@@ -80,6 +91,12 @@ class Scheduler:
         self._turns: set[TrackedTurn] = set()
         self._queues: dict[ConversationRef, _Queue] = {}
         self._calls = RecentCalls()
+        self._replicas = replicas
+        self._shared: dict[TrackedTurn, SharedCall] = {}
+        """What the other replicas know of the calls that began a turn."""
+        if replicas is not None:
+            replicas.take_back = self._take_back_queued
+            replicas.stop_waiting = self._report_stopped
         self._started_at = datetime.now(UTC)
         self._caller = ""
 
@@ -117,7 +134,11 @@ class Scheduler:
             ConversationError: the message was not accepted. The error says why, and what is safe.
         """
         earlier = await self._calls.find(send.identity)
-        turn = earlier or self.start(send)
+        shared = self._replicas if earlier is None and _is_shared(send) else None
+        call, left = await shared.begin(send.identity) if shared else (None, None)
+        turn = earlier or self.start(send, left)
+        if call is not None:
+            self._shared[turn] = call
         self._calls.waits(turn, send.identity)
         answered = False
         try:
@@ -134,13 +155,15 @@ class Scheduler:
             not_sent = self._not_sent(turn, seconds) if turn.state is State.QUEUED else None
             if not_sent is not None and not turn.waiting_calls:
                 turn.withdraw()
+            if not turn.waiting_calls:
+                self._tell_replicas(turn, send, answered=answered)
         if not_sent is not None:
             raise not_sent
         is_repeated = earlier is not None or turn.joined
         return result.model_copy(update={"repeated": True}) if is_repeated else result, turn
 
-    def start(self, send: Send) -> TrackedTurn:
-        """Start sending a message and return at once.
+    def start(self, send: Send, left: SharedCall | None = None) -> TrackedTurn:
+        """Start sending a message and return at once. `left` is the same message at another replica.
 
         Raises:
             Overloaded: there are too many turns.
@@ -154,7 +177,7 @@ class Scheduler:
         turn = TrackedTurn(None, caller=self._caller)
         self._turns.add(turn)
         self._calls.add(send.identity, turn)
-        self._tasks.start_soon(self._run, turn, send)
+        self._tasks.start_soon(self._run, turn, send, left)
         return turn
 
     def _not_sent(self, turn: TrackedTurn, seconds: float) -> ConversationError:
@@ -168,27 +191,72 @@ class Scheduler:
         running = self.find_here(turn.ref)
         return Busy(turn.ref.conversation_id, running.run_id if running else "")
 
-    async def _run(self, turn: TrackedTurn, send: Send) -> None:
+    async def _run(self, turn: TrackedTurn, send: Send, left: SharedCall | None) -> None:
         """One turn, from looking up its conversation to its end."""
         try:
             with _ending(turn):
-                await self._prepare(turn, send)
+                await self._prepare(turn, send, left)
             if turn.state is not State.ENDED:
                 with self._meter.turn(turn), _ending(turn):
-                    while (result := await self._in_order(turn, send)) is None:
-                        # In the branch, the message waits.
-                        send = replace(send, on_busy="wait")
+                    if left is None or (result := await self._take_over(turn, left)) is None:
+                        while (result := await self._in_order(turn, send)) is None:
+                            # Once forked, a message waits in the branch.
+                            send = replace(send, on_busy="wait")
                     turn.finish(result)
         finally:
+            if not may_be_joined(turn):
+                self._tell_replicas(turn, send, answered=True)
             self._turns.discard(turn)
             turn.drained.set()
 
-    async def _prepare(self, turn: TrackedTurn, send: Send) -> None:
+    async def _prepare(self, turn: TrackedTurn, send: Send, left: SharedCall | None) -> None:
         with turn.queueing(LOOKING_UP):
-            ref, message = await send.prepare()
+            ref, message = await send.prepare(left.ref if left else None)
             if isinstance(message, OutgoingMessage) and not message.otid:
-                message = message.model_copy(update={"otid": send.identity.otid(ref)})
+                message = message.model_copy(update={"otid": left.otid if left else send.identity.otid(ref)})
+            if left and left.branch_of:
+                turn.address(left.branch_of, message)
             turn.address(ref, message)
+
+    async def _take_over(self, turn: TrackedTurn, left: SharedCall) -> Turn | None:
+        """Follow the turn of a message that another replica has handed over. None if it never arrived, or failed."""
+        message = turn.message
+        if not isinstance(message, OutgoingMessage):
+            return None
+        with turn.queueing(SEARCHING):
+            since = datetime.fromtimestamp(left.at, UTC)
+            run = await find_run(self._backend, turn.ref, message, since, self._timing)
+            if run is not None and run.status not in ("failed", "cancelled"):
+                turn.join(run)
+            elif run is not None:
+                # Letta answers an otid that it knows with the old run.
+                turn.address(turn.ref, message.model_copy(update={"otid": CallIdentity().otid(turn.ref)}))
+        if turn.state is State.ENDED:
+            return turn.result()
+        return await self._delivery(turn).follow() if turn.joined else None
+
+    def _tell_replicas(self, turn: TrackedTurn, send: Send, *, answered: bool) -> None:
+        """That a call was answered, or given up by its client. What was not handed over is nothing to join."""
+        call = self._shared.get(turn)
+        if self._replicas is None or call is None:
+            return
+        if answered or not call.at:
+            self._shared.pop(turn)
+            self._tasks.start_soon(self._replicas.forget, send.identity, call)
+        else:
+            call.abandoned = True
+            self._tasks.start_soon(self._replicas.keep, send.identity, call)
+
+    async def _tell_where(self, turn: TrackedTurn, send: Send) -> None:
+        """Let the replicas know where a message goes, before it is handed over."""
+        if (
+            self._replicas is not None
+            and (call := self._shared.get(turn))
+            and isinstance(turn.message, OutgoingMessage)
+        ):
+            call.at, call.otid = time(), turn.message.otid
+            call.ref, call.branch_of = turn.ref, turn.branch_of
+            await self._replicas.keep(send.identity, call)
 
     async def _in_order(self, turn: TrackedTurn, send: Send) -> Turn | None:
         """Wait until it is this message's turn in its conversation and among all turns, then deliver it. None if the
@@ -235,6 +303,10 @@ class Scheduler:
                 return await self._delivery(turn).follow()
         patient = True
         while turn.state is not State.ENDED:
+            with turn.queueing(HANDING_OVER, turn.obstacle):
+                await self._tell_where(turn, send)
+            if turn.end_reason is not None:
+                break
             turn.move(State.SENDING, waiting_for=HANDING_OVER)
             try:
                 return await self._delivery(turn).run()
@@ -264,7 +336,9 @@ class Scheduler:
 
     async def _run_of_same(self, turn: TrackedTurn, send: Send, busy: Busy) -> Run | None:
         assert turn.message is not None  # noqa: S101
-        return await run_of_same(self._backend, turn.ref, turn.message, busy, send.identity, self._started_at)
+        return await run_of_same(
+            self._backend, turn.ref, turn.message, busy, send.identity, self._started_at, self._timing
+        )
 
     # Waiting
 
@@ -337,21 +411,37 @@ class Scheduler:
 
     # Cancelling
 
-    def withdraw_queued(self, ref: ConversationRef) -> int:
-        """Withdraw every message that is queued in a conversation, and return their number."""
+    @property
+    def reaches_replicas(self) -> bool:
+        """Whether a cancel reaches the other processes that serve the same callers."""
+        return self._replicas is not None
+
+    async def withdraw_queued(self, ref: ConversationRef) -> int:
+        """Take back every message that waits for its place in a conversation, here and at the replicas; how many there
+        were."""
+        here = self._take_back_queued(ref)
+        return here + (await self._replicas.withdraw(ref) if self._replicas else 0)
+
+    def _take_back_queued(self, ref: ConversationRef) -> int:
         queue = self._queues.get(ref)
         return sum(each.withdraw() for each in list(queue.turns)) if queue else 0
 
     async def report_stopped(self, ref: ConversationRef, run_ids: Collection[str]) -> None:
         """Answer the calls that wait for these cancelled runs, and wait up to `stopped` seconds for the streams to end:
         Letta stores the unfinished reply when the model's call ends."""
+        stopped = self._report_stopped(ref, run_ids)
+        if self._replicas:
+            await self._replicas.stopped(ref, run_ids)
+        with anyio.move_on_after(self._timing.stopped):
+            for turn in stopped:
+                await turn.drained.wait()
+
+    def _report_stopped(self, ref: ConversationRef, run_ids: Collection[str]) -> Sequence[TrackedTurn]:
         queue = self._queues.get(ref)
         stopped = [each for each in queue.turns if each.run_id in run_ids] if queue else []
         for turn in stopped:
             turn.stopped()
-        with anyio.move_on_after(self._timing.stopped):
-            for turn in stopped:
-                await turn.drained.wait()
+        return stopped
 
 
 @contextmanager
@@ -368,6 +458,11 @@ def _ending(turn: TrackedTurn) -> Generator[None]:
     except anyio.get_cancelled_exc_class():
         turn.move(State.ENDED, reason=EndReason.LEFT, outcome=_unexplained(turn))
         raise
+
+
+def _is_shared(send: Send) -> bool:
+    """Whether replicas share what they know of a call. Of a message with a key, Letta itself knows."""
+    return bool(send.identity.call) and not send.identity.key
 
 
 def _unexplained(turn: TrackedTurn) -> ServerFault:
@@ -389,8 +484,19 @@ async def open_scheduler(
     *,
     meter: Meter = NO_METER,
     drain: Drain | None = None,
+    replicas: Replicas | None = None,
 ) -> AsyncGenerator[Scheduler]:
     """A scheduler whose turns live as long as this context. Leaving it stops following the turns; at Letta they go
     on."""
     async with background_tasks() as tasks:
-        yield Scheduler(backend, tasks, settings, timing or Timing(), meter=meter, drain=drain or Drain())
+        if replicas is not None:
+            tasks.start_soon(replicas.run)
+        yield Scheduler(
+            backend,
+            tasks,
+            settings,
+            timing or Timing(),
+            meter=meter,
+            drain=drain or Drain(),
+            replicas=replicas,
+        )

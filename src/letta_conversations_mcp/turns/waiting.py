@@ -13,8 +13,9 @@ import anyio
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError
 from letta_conversations_mcp.core.model import Run, Turn
+from letta_conversations_mcp.turns.delivery import Delivery
 from letta_conversations_mcp.turns.draining import Drain
-from letta_conversations_mcp.turns.recovery import follow
+from letta_conversations_mcp.turns.instrumentation import NO_METER
 from letta_conversations_mcp.turns.timing import Timing
 from letta_conversations_mcp.turns.turn import HANDING_OVER, LOOKING_UP, SEARCHING, State, TrackedTurn
 
@@ -125,7 +126,7 @@ class TurnWait:
     async def _follow(self, turn: TrackedTurn, run: Run) -> None:
         """Follow a run that this process did not start."""
         try:
-            turn.finish(await follow(self.backend, turn.ref, run, self.timing))
+            turn.finish(await Delivery(self.backend, turn, self.timing, float("inf"), NO_METER).watch(run))
         except ConversationError as error:
             turn.finish(error)
 

@@ -20,14 +20,23 @@ class Cancellation(Result):
     run_ids: tuple[str, ...] = ()
     withdrawn: int = 0
     kept: str = ""
+    note: str = ""
     next: str = ""
 
     @classmethod
     def of(
-        cls, ref: ConversationRef, stopped: Sequence[str], chunks: Sequence[Chunk], *, withdrawn: int, waits: bool
+        cls,
+        ref: ConversationRef,
+        stopped: Sequence[str],
+        chunks: Sequence[Chunk],
+        *,
+        withdrawn: int,
+        waits: bool,
+        is_partial: bool,
     ) -> Cancellation:
         """`stopped` are the ids of the runs that were stopped, `chunks` what Letta has of them. `waits`: a tool call
-        waits for a decision, which is why nothing could be stopped."""
+        waits for a decision, which is why nothing could be stopped. `is_partial`: messages that wait in other processes
+        were not reached."""
         return cls(
             status="cancelled" if stopped or withdrawn else "idle",
             conversation_id=ref.conversation_id,
@@ -35,6 +44,9 @@ class Cancellation(Result):
             run_ids=tuple(stopped),
             withdrawn=withdrawn,
             kept=_kept(chunks, stopped),
+            note="Messages that other processes of this server hold in their queues were not reached."
+            if is_partial
+            else "",
             next=f"A tool call waits for a decision: respond_to_approval({ref.in_call}, approve=false) denies it, and "
             "the agent goes on without it."
             if waits
@@ -45,7 +57,7 @@ class Cancellation(Result):
         head = [self.status, self.conversation_id, self.agent_id, *self.run_ids]
         what = "The running turn was stopped." if self.run_ids else "Nothing is running here, so nothing was stopped."
         taken_back = f"Taken back before they were handed over: {self.withdrawn} message(s)." if self.withdrawn else ""
-        parts = [f"[{' · '.join(head)}]", " ".join(filter(None, [what, taken_back])), self.kept, self.next]
+        parts = [f"[{' · '.join(head)}]", " ".join(filter(None, [what, taken_back])), self.kept, self.note, self.next]
         return "\n\n".join(filter(None, parts))
 
 
