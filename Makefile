@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: pages viewer viewer-check viewer-images demo test test-full test-live conformance check format bench clean faults faults-live evals
+.PHONY: frameworks docs pages viewer viewer-check viewer-images demo test test-full test-live conformance check format bench clean faults faults-live evals
 
 # The tools of development, at the versions that were tested; made again when they change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -57,6 +57,19 @@ viewer-images: $(VENV)/.installed viewer
 
 viewer/node_modules/.package-lock.json: viewer/package-lock.json
 	cd viewer && npm ci --silent
+	touch $@
+
+# Runs the examples of docs/frameworks.md, each in an environment of its own with its framework.
+frameworks: $(VENV)/.installed
+	$(BIN)/python -m tests.frameworks.environments
+	$(BIN)/python -m pytest tests/frameworks
+
+# The documentation as a site, in build/site; fails for a link that leads nowhere.
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
 	touch $@
 
 # Everything written from the code and from distribution/server.toml: bundles, snippets, the reference of the tools.

@@ -20,6 +20,7 @@ async def outputs() -> dict[Path, str]:
     server = read_description()
     listed = await listed_tools()
     readme, guide = ROOT / "README.md", ROOT / "docs" / "clients.md"
+    frameworks = ROOT / "docs" / "frameworks.md"
     return {
         ROOT / "server.json": _json(bundles.registry(server)),
         ROOT / "mcp.json.example": _json(bundles.examples(server)),
@@ -34,6 +35,7 @@ async def outputs() -> dict[Path, str]:
         ),
         ROOT / "docs" / "tools.md": pages.tools(listed),
         guide: pages.between(guide.read_text(), "clients", pages.clients(server)),
+        frameworks: pages.between(frameworks.read_text(), "frameworks", pages.frameworks()),
         readme: pages.between(readme.read_text(), "stories", pages.stories()),
     }
 

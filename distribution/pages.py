@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import tomllib
 from typing import Any
 
 from distribution.answers import RECORDED
 from distribution.clients import client_guides
-from distribution.description import Description
+from distribution.description import ROOT, Description
 
 HINTS = {
     "readOnlyHint": "changes nothing",
@@ -51,6 +53,16 @@ def between(page: str, name: str, text: str) -> str:
     if begin not in page or end not in page:
         raise ValueError(f"no place for {name}")
     return page[: page.index(begin) + len(begin)] + f"\n\n{text}\n\n" + page[page.index(end) :]
+
+
+def frameworks() -> str:
+    """The examples of `examples/`, each with what to install."""
+    parts: list[str] = []
+    for name, example in tomllib.loads((ROOT / "examples" / "requirements.toml").read_text()).items():
+        install = f"pip install {shlex.join(example['requirements'])}"
+        code = (ROOT / "examples" / f"{name}.py").read_text().strip()
+        parts.append(f"## {example['title']}\n\n```sh\n{install}\n```\n\n```python\n{code}\n```")
+    return "\n\n".join(parts)
 
 
 def _recorded() -> dict[str, Any]:

@@ -41,12 +41,12 @@ def test_serving_over_http_without_a_place_to_go_names_the_ways(capsys: pytest.C
 
     assert "LETTA_API_KEY" in said
     assert "LETTA_BASE_URL" in said
-    assert "letta-conversations-mcp[local]" in said
+    assert f"{sys.executable} -m pip install letta==" in said
 
 
 @pytest.mark.usefixtures("without_local")
 def test_the_local_backend_has_to_be_installed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "letta-conversations-mcp[local]" in fails(["serve", "--http", "--backend", "local"], capsys)
+    assert "-m pip install letta==" in fails(["serve", "--http", "--backend", "local"], capsys)
 
 
 @pytest.mark.usefixtures("without_local")

@@ -186,7 +186,7 @@ async def test_without_a_place_to_go_the_server_starts_and_every_call_tells_the_
         assert "A person has to" in said
         assert "LETTA_API_KEY" in said
         assert "LETTA_BASE_URL" in said
-        assert "letta-conversations-mcp[local]" in said
+        assert f"{sys.executable} -m pip install letta==" in said
 
 
 async def test_the_end_of_input_ends_the_process_soon() -> None:

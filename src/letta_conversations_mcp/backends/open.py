@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from letta_conversations_mcp.backends.forwarding import ForwardingBackend
 from letta_conversations_mcp.backends.letta_api import ApiBackend
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import NotConfigured
+from letta_conversations_mcp.core.installation import install_command
 from letta_conversations_mcp.core.model import Deletion
 from letta_conversations_mcp.settings import BackendSettings
 from letta_conversations_mcp.turns.instrumentation import NO_METER, Meter
@@ -24,19 +26,23 @@ def check_backend(settings: BackendSettings) -> None:
     server over stdio starts nevertheless, see `open_backend`."""
     if not settings.uses_local:
         return
+    if sys.platform == "win32":
+        raise NotConfigured(
+            "Agents on this machine are not supported on Windows.",
+            "Set LETTA_API_KEY (Letta Cloud) or LETTA_BASE_URL (a server of your own), or run this server inside WSL.",
+        )
     installed = find_spec("websockets") and (settings.app_server_url or find_spec("letta_code"))
     if installed:
         return
     if settings.backend == "local":
-        raise NotConfigured(
-            "The local backend is not installed.", "Install it with: pip install 'letta-conversations-mcp[local]'"
-        )
+        raise NotConfigured("The local backend is not installed.", f"Install it with: {install_command('local')}")
     raise NotConfigured(
         "No place where Letta agents live is configured.",
         "There are three ways:\n"
         "  set LETTA_API_KEY=…    for Letta Cloud (make a key at https://app.letta.com)\n"
         "  set LETTA_BASE_URL=…   for a Letta server of your own, such as http://localhost:8283\n"
-        "  pip install 'letta-conversations-mcp[local]'   for agents on this machine, without an account",
+        "  for agents on this machine, without an account, install Letta Code:\n"
+        f"    {install_command('local')}",
     )
 
 

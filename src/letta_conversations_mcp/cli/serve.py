@@ -13,6 +13,7 @@ from typing import Any, cast
 import anyio
 
 from letta_conversations_mcp.cli.failure import SHORT, CommandFailed
+from letta_conversations_mcp.core.installation import install_command
 from letta_conversations_mcp.observability.logs import configure_logging
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.server.stdio import serve_stdio
@@ -36,9 +37,7 @@ def serve(settings: Settings, *, http: bool) -> int:
     for name, meant in unknown_variables(os.environ).items():
         logger.warning("the variable %s is read by nobody%s", name, f"; is {meant} meant?" if meant else "")
     if settings.redis_url.get_secret_value() and not find_spec("redis"):
-        raise CommandFailed(
-            "--redis-url needs the client of Redis. Install it with: pip install 'letta-conversations-mcp[redis]'"
-        )
+        raise CommandFailed(f"--redis-url needs the client of Redis. Install it with: {install_command('redis')}")
     if not http and sys.stdin.isatty():
         print(AT_A_TERMINAL, file=sys.stderr)
     with _traces(settings):
@@ -56,7 +55,7 @@ def _traces(settings: Settings) -> Generator[None]:
         exporter = otlp_exporter()
     except ImportError as error:
         raise CommandFailed(
-            "--traces needs OpenTelemetry's SDK. Install it with: pip install 'letta-conversations-mcp[otel]'"
+            f"--traces needs OpenTelemetry's SDK. Install it with: {install_command('otel')}"
         ) from error
     with tracing(exporter):
         yield

@@ -12,6 +12,7 @@ import pytest
 
 from letta_conversations_mcp.backends.app_server import supervisor
 from letta_conversations_mcp.backends.app_server.process import LocalOptions, LocalServerProblem, app_server
+from letta_conversations_mcp.core.installation import install_command
 from tests.backends.app_server.app_servers import address, options, program
 
 
@@ -37,7 +38,7 @@ async def test_a_server_that_ends_at_once_is_told_with_its_last_words(
     text = await problem(options(folder, program(tmp_path / "letta", f"#!/bin/sh\n{script}\n")))
     assert text.startswith("The Letta server of this machine cannot be used: it ended instead of starting")
     assert words in text
-    assert "pip install 'letta-conversations-mcp[local]'" in text
+    assert install_command("local") in text
 
 
 @pytest.mark.parametrize(
@@ -56,12 +57,12 @@ async def test_a_program_that_cannot_be_run_is_told(folder: Path, tmp_path: Path
 
 async def test_what_is_missing_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the program git is missing" in await problem(options(folder, PATH=str(tmp_path)))
-    install = "A person has to run: pip install 'letta-conversations-mcp[local]'"
+    install = f"A person has to run: {install_command('local')}"
     assert install in await problem(options(folder, "no-such-letta"))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     text = await problem(options(folder, PATH=str(tmp_path)))
     assert "there is no program letta, which is Letta Code" in text
-    assert install in text
+    assert "-m pip install letta==" in text
     assert not folder.exists()
 
 

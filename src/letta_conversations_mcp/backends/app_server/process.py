@@ -33,8 +33,8 @@ import anyio.to_thread
 
 from letta_conversations_mcp.backends.app_server import supervisor
 from letta_conversations_mcp.core.errors import QUOTE_CHARS, ConversationError, quote
+from letta_conversations_mcp.core.installation import install_command
 
-INSTALL = "pip install 'letta-conversations-mcp[local]'"
 LOG = "server.log"
 
 ANSWER_SECONDS = 2
@@ -165,7 +165,8 @@ class _Start:
         program = shutil.which(wanted, path=path)
         if program is None:
             raise LocalServerProblem(
-                f"there is no program {quote(wanted)}, which is Letta Code", f"A person has to run: {INSTALL}"
+                f"there is no program {quote(wanted)}, which is Letta Code",
+                f"A person has to run: {install_command('local')}",
             )
         if shutil.which("git", path=path) is None:
             raise LocalServerProblem(
@@ -317,7 +318,8 @@ class _Start:
             )
         return LocalServerProblem(
             f"it ended instead of starting{self._last_words()}",
-            f"A person has to look at its log, {self.folder / LOG}; {self._program} must be Letta Code ({INSTALL}).",
+            f"A person has to look at its log, {self.folder / LOG}; {self._program} must be Letta Code "
+            f"({install_command('local')}).",
         )
 
     def _broken_records(self) -> list[str]:
