@@ -42,7 +42,7 @@ conversations by id, or as `default` together with `agent`. Ids in the answers b
 def stories() -> str:
     parts: list[str] = []
     for title, steps in _recorded()["stories"].items():
-        lines = [f"> {step['tool']}({_call(step['arguments'])})\n{step['text'].strip()}" for step in steps]
+        lines = [f"$ {step['tool']}({_call(step['arguments'])})\n{step['text'].strip()}" for step in steps]
         parts.append(f"**{title}**\n\n```text\n" + "\n\n".join(lines) + "\n```")
     return "\n\n".join(parts)
 
@@ -82,7 +82,7 @@ def _tool(tool: dict[str, Any], answer: dict[str, Any] | None) -> str:
         parts.append("\n".join(["| argument | type | meaning |", "|---|---|---|", *rows]))
     if answer:
         call = f"{tool['name']}({_call(answer['arguments'])})"
-        parts.append(f"An answer:\n\n```text\n> {call}\n{answer['text'].strip()}\n```")
+        parts.append(f"An answer:\n\n```text\n$ {call}\n{answer['text'].strip()}\n```")
     return "\n\n".join(parts)
 
 
