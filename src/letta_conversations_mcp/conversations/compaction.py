@@ -13,6 +13,9 @@ FIRST_STEP = 0.1
 """Both servers start by evicting this share more than requested, and continue until enough is gone (source of 0.16.8
 and of Letta Code 0.34.12)."""
 
+TOO_LITTLE = "there is too little in its context to compact this way"
+"""The reason of a refused compaction."""
+
 SLIDING_MODES = ("sliding_window", "self_compact_sliding_window")
 
 

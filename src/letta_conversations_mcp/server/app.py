@@ -148,7 +148,7 @@ class ConversationServer(MCPServer[Services]):
             log_level=settings.log_level,
             request_state_security=RequestStateSecurity(keys=keys) if keys else None,
             cache_hints={
-                # What is said in conversations, and which there are, is its reader's alone, and may change at any time.
+                # Conversations and their content are private to the caller, and may change at any time.
                 "resources/list": CacheHint(ttl_ms=0, scope="private"),
                 "resources/read": CacheHint(ttl_ms=0, scope="private"),
                 "server/discover": CacheHint(ttl_ms=HOUR_MS, scope="public"),
@@ -167,7 +167,7 @@ class ConversationServer(MCPServer[Services]):
         add_request_handler(self, "resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
 
     def know_callers(self, callers: Callers) -> None:
-        """From now on answer only callers with a token, each within their rights."""
+        """From now on, answer only callers with a token, each within their rights."""
         self.access = callers.access
         self.middleware.insert(self.middleware.index(self._request_log), callers)
 
@@ -240,12 +240,12 @@ class ConversationServer(MCPServer[Services]):
             return await self.tools[name].run(arguments, context, convert_result=True)
 
     def _usable_prompts(self) -> list[PromptSpec]:
-        """The prompts whose tools the present caller may use."""
+        """The prompts whose tools the current caller may use."""
         access = self.access()
         return [prompt for prompt in self._prompts if access.may("write") or not prompt.writes]
 
     def _usable(self) -> list[str]:
-        """The tools that the present caller may use."""
+        """The tools that the current caller may use."""
         access = self.access()
         return [name for name, spec in self.specs.items() if spec.may_be_used(access)]
 
@@ -254,7 +254,7 @@ def _shared_bus(settings: Settings) -> RedisSubscriptionBus | None:
     """The bus that replicas share, if there are any."""
     if not settings.redis_url.get_secret_value():
         return None
-    # Late: most servers are the only one.
+    # Imported late: most servers have no replicas.
     from letta_conversations_mcp.notifications.redis_bus import RedisSubscriptionBus
 
     return RedisSubscriptionBus(settings)

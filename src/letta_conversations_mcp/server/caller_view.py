@@ -40,11 +40,11 @@ _NOTHING_TO_READ: Mapping[str, HandlerResult] = {
 """The answers to a caller without the scope read."""
 
 _READING = ("resources/", "prompts/", "completion/", "subscriptions/")
-"""Requests that need the scope read. Tools have scopes of their own."""
+"""Requests that need the scope read. Each tool has its own scope."""
 
 
 class CallerToken(AccessToken):
-    """The facts of a verified token, without the token itself, which is not needed any more."""
+    """The facts of a verified token, without the token itself, which is no longer needed."""
 
     token: str = ""
     access: SkipValidation[Access]
@@ -55,7 +55,7 @@ class CallerToken(AccessToken):
 
 
 def current_access() -> Access | None:
-    """The caller of the current request; None if the server asks for no token."""
+    """The caller of the current request; None if the server needs no token."""
     token = get_access_token()
     return token.access if isinstance(token, CallerToken) else None
 

@@ -27,7 +27,7 @@ Id = int | str | None
 
 
 class Unparsed(Exception):
-    """A line that is no message; `answer` is what its sender is told, None for a notification."""
+    """A line that is not a message; `answer` is the reply to its sender, None for a notification."""
 
     def __init__(self, answer: JSONRPCError | None) -> None:
         self.answer = answer

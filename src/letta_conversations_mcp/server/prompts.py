@@ -1,7 +1,7 @@
 """The prompts that a person can choose in a client: each tells the model which of our tools to use, and for what.
 
-Not the SDK's prompts, because these answer a wrong argument with an internal error and a traceback in the log. What an
-agent or a user wrote comes last, every line of it marked, as material and not as instruction.
+Not the SDK's prompts, because these answer a wrong argument with an internal error and a traceback in the log. Text by
+agents and users comes last, with every line marked, as material and not as instruction.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class PromptSpec:
         return Prompt(name=self.name, title=self.title, description=self.description, arguments=list(self.arguments))
 
     async def get(self, services: Services, given: Mapping[str, Any]) -> GetPromptResult:
-        """The prompt with its arguments. Raises MCPError, with what is wrong in words."""
+        """The prompt with its arguments. Raises MCPError for wrong arguments."""
         with raising_mcp_errors():
             text = await self.text(services, self._check(given))
         message = PromptMessage(role="user", content=TextContent(type="text", text=text))

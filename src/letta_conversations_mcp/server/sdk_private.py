@@ -1,6 +1,6 @@
-"""The parts of the MCP SDK that are used although they are private. No other module uses any.
+"""All uses of private parts of the MCP SDK.
 
-A test fails as soon as the SDK offers one of them publicly; the function here then becomes a call of that.
+A test fails as soon as the SDK offers one of them publicly; then call that instead.
 """
 
 from __future__ import annotations

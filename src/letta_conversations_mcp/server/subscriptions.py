@@ -47,8 +47,8 @@ Context = ServerRequestContext[Services, Any]
 
 
 class _Outbox:
-    """Events that a connection of the older protocol has not been sent yet. A separate task writes them, so a client
-    that does not read blocks nobody; an event that comes again before it is written is sent once."""
+    """Events not yet sent to a connection of the older protocol. A separate task writes them, so a client that does not
+    read blocks no other; an event that repeats before it is written is sent once."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -117,7 +117,7 @@ class Subscriptions:
                 raise MCPError(code=INVALID_PARAMS, message=f"At most {MOST_OF_ONE} resources can be subscribed to.")
             with raising_mcp_errors({"uri": params.uri}):
                 stop = await _watch(ctx, params.uri)
-            # The same request may have come twice at the same time.
+            # The same request may have arrived twice at the same time.
             subscriptions.setdefault(params.uri, stop)
             if subscriptions[params.uri] is not stop:
                 stop()
@@ -167,7 +167,8 @@ class Subscriptions:
 
 
 async def _watch(ctx: Context, uri: str) -> Callable[[], None]:
-    """Raises InvalidArgument for what is no conversation's, NotFound for one that this caller does not see."""
+    """Raises InvalidArgument for a URI that is not a conversation's, NotFound for a conversation that the caller cannot
+    see."""
     found = _SUBSCRIBABLE.fullmatch(uri)
     if found is None:
         raise InvalidArgument("uri", f"{uri[:200]!r} cannot be subscribed to; conversations and their transcripts can.")

@@ -1,9 +1,9 @@
-"""Decisions about tool calls: taken from the caller (`respond_to_approval`), or from the person whom the client asks.
+"""Decisions about tool calls: from the caller (`respond_to_approval`), or from the person whom the client asks.
 
-With the setting `approvals=elicit` a turn that stops for a decision is put to the person at once, where the client can
-ask: older clients are asked in the middle of the call, newer ones answer by calling again. What is asked is in the
-question and the answer is for exactly that. A refusal, and an answer that cannot be understood, is a denial; no answer
-is none, and the turn comes back as it stands. Nothing is ever approved without a yes.
+With the setting `approvals=elicit`, the person is asked at once when a turn stops for a decision, if the client can
+ask: older clients are asked in the middle of the call, newer ones answer by calling again. An answer applies to exactly
+the calls in its question. A refusal or an unintelligible answer is a denial; without an answer the turn is returned as
+it stands. Nothing is ever approved without a yes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WITHOUT_QUESTIONS = "2026-07-28"
 """The first protocol version without questions in the middle of a call."""
 
 QUESTION = "approval"
-"""The key of the question; a call asks one at a time."""
+"""The key of the question; a call asks one question at a time."""
 
 ARGUMENT_CHARS = 2_000
 """How much of a call's arguments the person is shown: what is longer cannot be judged in a dialog."""
@@ -70,7 +70,7 @@ class Question(BaseModel):
     ref: ConversationRef
     calls: tuple[ToolCall, ...]
     otid: str
-    """Under which the decision is handed over, however often the client brings it: Letta takes it once."""
+    """The otid of the decision. The client may send it again; Letta accepts it once."""
 
 
 async def respond_to_approval(
@@ -109,11 +109,11 @@ async def respond_to_approval(
 
 
 async def settle(ctx: ToolContext, ref: ConversationRef, turn: Turn, seconds: float) -> Turn:
-    """The turn, after the person was asked about every tool call that it stopped at; as it stands when that is not
-    wanted, or not possible.
+    """Ask the person about every tool call at which the turn stops, and return the turn. Without elicitation, return it
+    as it stands.
 
     Raises:
-        PersonAsked: the client answers with another call, which `question_of` and `resume` take up.
+        PersonAsked: the client answers with another call, which `question_of` and `resume` handle.
     """
     while turn.status == "needs_approval" and _can_ask(ctx):
         calls = await services_of(ctx).backend.list_approvals(ref)
@@ -142,8 +142,7 @@ def question_of(ctx: ToolContext) -> Question | None:
 
 
 async def resume(ctx: ToolContext, question: Question, seconds: float) -> Turn:
-    """Hand over what the person decided, and give the rest of the turn; or the turn as it stands, without a
-    decision."""
+    """Hand over the person's decision and return the rest of the turn; without a decision, the turn as it stands."""
     answer = (ctx.input_responses or {}).get(QUESTION)
     if answer is None or (isinstance(answer, ElicitResult) and answer.action == "cancel"):
         return await _latest(ctx, question.ref, seconds)
@@ -153,7 +152,7 @@ async def resume(ctx: ToolContext, question: Question, seconds: float) -> Turn:
 
 
 async def _hand_over(ctx: ToolContext, ref: ConversationRef, approvals: Approvals, seconds: float) -> Turn:
-    """The rest of the turn after a decision; how it went on without, when somebody else was quicker."""
+    """The rest of the turn after a decision; if somebody else decided first, after theirs."""
 
     async def prepare(_: ConversationRef | None) -> tuple[ConversationRef, Approvals]:
         return ref, approvals
@@ -189,7 +188,7 @@ def _can_ask(ctx: ToolContext) -> bool:
 
 
 async def _ask(ctx: ToolContext, ref: ConversationRef, calls: Sequence[ToolCall], seconds: float) -> Approvals | None:
-    """Ask in the middle of the call. None when no answer came in time, or the person closed the question."""
+    """Ask in the middle of the call. None if no answer came in time, or the person dismissed the question."""
     with anyio.move_on_after(seconds):
         try:
             answer = await ctx.elicit(_question(ref, calls), Verdict)

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 MOST_ASKED = 50
-"""Who can be asked in one call: more replies than this do not fit an answer."""
+"""Targets in one call: more replies than this do not fit an answer."""
 
 
 AT_ONCE = 16
@@ -117,7 +117,7 @@ def _check(message: str, targets: Sequence[Target]) -> None:
 
 
 async def _ask(services: Services, target: Target, message: str, deadline: float, destination: Destination) -> ReplyRow:
-    """One of them, to its reply, or to what can be said of it at the deadline."""
+    """Ask one target. Returns its reply, or its state at the deadline."""
     seconds = deadline - anyio.current_time()
     if seconds < 0:
         return row_of(target, None, error="Not asked: the time was over before its place came. Nothing was sent to it.")
@@ -135,7 +135,7 @@ async def _ask(services: Services, target: Target, message: str, deadline: float
     except ConversationError as error:
         return row_of(target, ref, error=str(error))
     except Exception:
-        # One that fails in an unexpected way must not take the others' replies with it.
+        # An unexpected failure of one must not lose the others' replies.
         logger.exception("asking %s failed unexpectedly", target.name)
         where = f"list_messages({ref.in_call})" if ref else "list_conversations"
         return row_of(target, ref, error=f"This failed inside the MCP server; look with {where} before asking again.")

@@ -81,7 +81,7 @@ MessageKeyArgument = Annotated[
 ]
 
 CALL_SECONDS = 50.0
-"""The longest that a call takes which waits for no reply: many clients give up after 60 seconds."""
+"""Timeout of calls that wait for no reply: many clients give up after 60 seconds."""
 
 
 @asynccontextmanager
@@ -227,7 +227,7 @@ class ToolSpec:
             ),
             meta=self._meta(),
         )
-        # An unknown argument must be an error: the SDK would drop it in silence.
+        # An unknown argument must be an error: the SDK would silently drop it.
         model = tool.fn_metadata.arg_model
         model.model_config["extra"] = "forbid"
         model.model_rebuild(force=True)

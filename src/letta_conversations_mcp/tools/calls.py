@@ -1,4 +1,4 @@
-"""A call that sends something, as its caller made it: who calls, what is asked, and where it goes.
+"""Calls that send something: the identity of the call, and the conversation it goes to.
 
 Owns the identity of a call (taken before anything is derived from it) and the opening of a conversation for a message.
 """
@@ -113,7 +113,7 @@ class Destination:
         return self.made
 
     async def name_of_agent(self, ref: ConversationRef) -> str:
-        """The name of the agent that the message went to, "" if it could not be asked."""
+        """The name of the agent that the message went to, "" if it could not be read."""
         return self.agent_name or await agent_name(self._services.backend, ref.agent_id)
 
     async def _earlier_branch(self, ref: ConversationRef) -> ConversationRef | None:

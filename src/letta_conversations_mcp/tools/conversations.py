@@ -120,7 +120,7 @@ async def create_conversation(
 
 
 async def _open(backend: Backend, wanted: NewConversation, key: str, *, reuse: bool) -> tuple[Conversation, bool, int]:
-    """The conversation, whether it was there before, and how many have its summary, if that was asked."""
+    """The conversation, True if it existed before, and how many have its summary if `reuse`."""
     if key:
         return *await open_with_key(backend, wanted, key), 0
     if reuse:
@@ -129,7 +129,7 @@ async def _open(backend: Backend, wanted: NewConversation, key: str, *, reuse: b
 
 
 def _ignored(wanted: NewConversation, made: Conversation) -> str:
-    """What the server was asked for and did not do, in a sentence: 0.16.8 drops what it does not know in silence."""
+    """What the server ignored, in a sentence: 0.16.8 silently drops unknown fields."""
     dropped = [
         name
         for name, asked, got in (

@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from letta_conversations_mcp.backends.letta_api.approvals import ApiApprovals
-from letta_conversations_mcp.backends.letta_api.base import AFTER_READING, TOO_LITTLE_WORDS
+from letta_conversations_mcp.backends.letta_api.base import AFTER_READING
 from letta_conversations_mcp.backends.letta_api.cancel import cancel_runs
 from letta_conversations_mcp.backends.letta_api.conversations import ApiConversations
 from letta_conversations_mcp.backends.letta_api.letta_json import (
@@ -21,7 +21,7 @@ from letta_conversations_mcp.backends.letta_api.letta_json import (
     read_run,
     search_body,
 )
-from letta_conversations_mcp.conversations.compaction import compaction_body
+from letta_conversations_mcp.conversations.compaction import TOO_LITTLE, compaction_body
 from letta_conversations_mcp.core.backend import NoSearch
 from letta_conversations_mcp.core.errors import NotFound, Refused
 from letta_conversations_mcp.core.message_json import int_field, read_message, text_field
@@ -309,6 +309,6 @@ def _mode_advised(settings: CompactionSettings) -> Generator[None]:
     try:
         yield
     except Refused as error:
-        if error.reason == TOO_LITTLE_WORDS and settings.mode not in ("all", "self_compact_all"):
+        if error.reason == TOO_LITTLE and settings.mode not in ("all", "self_compact_all"):
             error.add("mode='all' compacts shorter histories than 'sliding_window'.")
         raise

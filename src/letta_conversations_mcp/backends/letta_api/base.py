@@ -20,9 +20,6 @@ from letta_conversations_mcp.turns.instrumentation import NO_METER, Meter
 REMEMBERED = 10_000
 """Conversations in the cache of facts that never change; about 3 MB when it is full."""
 
-TOO_LITTLE_WORDS = "there is too little in its context to compact this way"
-"""The reason of a refused compaction."""
-
 AFTER_READING = "Nothing was changed; the same call can be made again."
 
 

@@ -13,7 +13,7 @@ from typing import cast
 import httpx
 import letta_client
 
-from letta_conversations_mcp.backends.letta_api.base import TOO_LITTLE_WORDS
+from letta_conversations_mcp.conversations.compaction import TOO_LITTLE
 from letta_conversations_mcp.core.errors import (
     AwaitingApproval,
     Busy,
@@ -31,7 +31,7 @@ from letta_conversations_mcp.core.message_json import mapping_field, text_field
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 """Exceptions that httpx raises before a request has left this machine."""
 
-TOO_LITTLE = ("Summarization failed", "No in-context messages")
+REFUSED_COMPACTION = ("Summarization failed", "No in-context messages")
 """Beginnings of Letta's two refusals to compact."""
 
 _UNKNOWN_MODEL = re.compile(r"NOT_FOUND: Handle (\S+) not found")
@@ -92,10 +92,10 @@ class Asking:
                 return missing
             case 402:
                 return Refused(what, quote(detail) or "no credits are left", "A person has to look after the account.")
-            case 400 if any(words in detail for words in TOO_LITTLE):
+            case 400 if any(words in detail for words in REFUSED_COMPACTION):
                 return Refused(
                     what,
-                    TOO_LITTLE_WORDS,
+                    TOO_LITTLE,
                     "Nothing was changed. After more messages it will work.",
                 )
             case 404 if unknown_model := _UNKNOWN_MODEL.match(detail):

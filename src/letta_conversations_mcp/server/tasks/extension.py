@@ -2,7 +2,7 @@
 
 Only clients that declare the extension get tasks. Tasks are not stored: the id, encrypted, says where the work goes on,
 so every replica and a restarted process can answer. The caller must be able to see the conversation, whoever started
-the task. Only a call that this process itself goes on with is also kept in memory here; other processes look for its
+the task. Only a call that this process itself continues is also kept in memory here; other processes look up its
 outcome at Letta.
 """
 
@@ -84,8 +84,8 @@ class UpdateParams(TaskParams):
 
 @dataclass(frozen=True)
 class Handle:
-    """The content of a task's id: the tool, when it was called, how to find its work, and the key of the job that goes
-    on with it in the process that created it."""
+    """The content of a task's id: the tool, when it was called, how to find its work, and the key of the job that
+    continues it in the process that created it."""
 
     tool: str
     at: datetime
@@ -98,11 +98,11 @@ class Handle:
 
 
 class Seal:
-    """Makes ids that nobody else can make, and that only processes with the same settings can read.
+    """Makes ids that only processes with the same settings can create and read.
 
     The keys come from those that the replicas share for request states, or else from the key for Letta, which all of
-    them have; without either, they are random, and a restart forgets all tasks. They are derived slowly: an id must be
-    no means to guess a password.
+    them have; without either, they are random, and a restart forgets all tasks. They are derived with a slow hash, so
+    that an id does not help to guess a password.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -131,7 +131,7 @@ class Seal:
 
 
 class Job:
-    """A call that goes on in this process after it was answered with a task."""
+    """A call that continues in this process after it was answered with a task."""
 
     def __init__(self) -> None:
         self.ended = anyio.Event()
@@ -154,13 +154,13 @@ class Job:
         self._running.cancel()
 
     def outcome(self) -> HandlerResult:
-        """The answer that the call itself would have given."""
+        """The result that the call itself would have returned."""
         if self.error is not None:
             raise MCPError.from_error_data(self.error)
         return self.result
 
     def show(self) -> dict[str, Any]:
-        """The fields of a task that say how it ended, or that it has not."""
+        """The status fields of the task."""
         if not self.ended.is_set():
             return {"status": "working"}
         if self.error is not None:
@@ -172,7 +172,7 @@ class Job:
 
 
 class Tasks(Extension):
-    """The extension. `handlers` returns the tools that it is for; it is called when one of them is."""
+    """The extension. `handlers` returns the supported tools, and is called when one of them is."""
 
     identifier = IDENTIFIER
 
@@ -248,7 +248,7 @@ class Tasks(Extension):
                 return job.outcome()
             trace = await handler.trace(ctx.lifespan_context, arguments, None)
         except ConversationError:
-            # What cannot be found again is waited for.
+            # Work that could not be found again is awaited.
             await job.ended.wait()
             return job.outcome()
         except anyio.get_cancelled_exc_class():
@@ -291,7 +291,7 @@ class Tasks(Extension):
                 return job.show()
             return _shown(await handler.find(services, handle.trace, handle.at))
         except Refused as error:
-            # That the work came to nothing is its result.
+            # A failure of the work is its result.
             return _completed(CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True))
         except ConversationError as error:
             raise to_mcp_error(error) from error
@@ -332,7 +332,7 @@ def _task(task_id: str, handle: Handle) -> dict[str, Any]:
     return {
         "taskId": task_id,
         "createdAt": handle.created_at,
-        # It was looked at just now.
+        # It was just found.
         "lastUpdatedAt": _spoken(datetime.now(UTC)),
         "ttlMs": None,
         "pollIntervalMs": POLL_MS,

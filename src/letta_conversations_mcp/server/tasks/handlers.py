@@ -69,21 +69,21 @@ class TaskHandler(Protocol):
         ...
 
     async def trace(self, services: Services, arguments: Mapping[str, Any], result: CallToolResult | None) -> Trace:
-        """What leads back to the work that is not done: the rest of what `result` tells of, or, for a call that goes on
-        here, all of it. Empty when nothing is left to be done, or nothing would lead back to it."""
+        """How to find the unfinished work: the rest of what `result` reports or, for a call that continues here, all of
+        it. Empty if nothing is left to do, or if it could not be found again."""
         ...
 
     async def check(self, services: Services, trace: Trace) -> None:
-        """Raises NotFound when the present caller may not see what the call was about, or it is gone."""
+        """Raises NotFound if the current caller may not see the conversation of the call, or it is deleted."""
         ...
 
     async def find(self, services: Services, trace: Trace, since: datetime) -> TaskState:
-        """How far the work of a call has come that was made at `since`. Raises what `check` does, Refused when it came
-        to nothing, and what a backend raises that cannot be asked."""
+        """The progress of a call made at `since`. Raises as `check` does, Refused if the work failed, and the backend's
+        errors if it cannot be reached."""
         ...
 
     def stoppable(self, trace: Trace) -> Sequence[Mapping[str, str]]:
-        """The arguments of `cancel`, for everything that was begun at Letta."""
+        """The arguments of `cancel` for everything that was started at Letta."""
         ...
 
 
@@ -125,7 +125,7 @@ class ManyTurns:
     goes_on_here = False
 
     def suits(self, arguments: Mapping[str, Any]) -> bool:
-        """Not with more targets than run at once: the rest would need somebody to wait for the first."""
+        """Not with more targets than run at once: nothing would start the rest."""
         return sum(len(arguments.get(name) or ()) for name in ("agents", "conversation_ids")) <= AT_ONCE
 
     async def trace(self, services: Services, arguments: Mapping[str, Any], result: CallToolResult | None) -> Trace:
@@ -201,7 +201,7 @@ class Compaction:
         await _locate(services, trace)
 
     async def find(self, services: Services, trace: Trace, since: datetime) -> TaskState:
-        """From what is in the conversation, in a process that did not ask for the compaction."""
+        """Looks for the summary in the conversation, in a process that did not request the compaction."""
         ref = await _locate(services, trace)
         page = await services.backend.list_messages(ref, MessageQuery(limit=RECENT_MESSAGES))
         made = [each for each in page.items if each.kind == "summary" and _is_since(each.at, since)]
@@ -267,7 +267,7 @@ async def _turn(services: Services, ref: ConversationRef, run_id: str) -> Turn |
 
 
 async def _without_report(words: str) -> None:
-    """A task is asked about; it does not report."""
+    """Clients poll tasks; there are no reports."""
 
 
 def _is_since(at: str, since: datetime) -> bool:
