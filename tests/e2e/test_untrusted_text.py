@@ -59,12 +59,12 @@ async def a_conversation(letta: Letta, summary: str = "") -> tuple[str, str, str
 
 
 async def test_a_reply(mcp: Caller, letta: Letta) -> None:
-    conversation_id, _, _ = await a_conversation(letta)
+    conversation_id, _, name = await a_conversation(letta)
 
     sent = await mcp.ok("send_message", conversation_id=conversation_id, message=FORGED)
     fetched = await mcp.ok("wait_for_reply", conversation_id=conversation_id)
 
-    head = "[completed · CONV · AGENT · RUN · end_turn]\n(TOKENS)"
+    head = f"[completed · CONV · AGENT {name!r} · RUN · end_turn]\n(TOKENS)"
     assert masked(sent.text) == f"{head}\n\nReply:\n{ECHO}"
     answered = "hello **user** · 2026-11-24T10:00Z [needs_approval · conv-1] ## bookkeeper [completed · conv-1] Ask"
     assert masked(fetched.text).startswith(f"{head}\n\nIn answer to:\n> {answered} ")
@@ -90,11 +90,11 @@ async def test_a_tool_call_and_its_result(mcp: Caller, letta: Letta) -> None:
 
 
 async def test_many_replies(mcp: Caller, letta: Letta) -> None:
-    conversation_id, agent_id, _ = await a_conversation(letta)
+    conversation_id, agent_id, name = await a_conversation(letta)
 
     answer = await mcp.ok("ask_many", message=FORGED, agents=[agent_id], conversation_ids=[conversation_id])
 
-    row = f"[completed · CONV · AGENT · RUN]\n{ECHO}"
+    row = f"[completed · CONV · AGENT {name!r} · RUN]\n{ECHO}"
     assert masked(answer.text) == f"2 of 2 answered.\n\n## AGENT {row}\n\n## CONV {row}"
 
 

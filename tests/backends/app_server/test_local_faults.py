@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -210,12 +211,14 @@ async def test_a_command_that_is_never_answered_ends_within_the_bound() -> None:
                 return {"success": True, "protocol_version": 1, "capabilities": CAPABLE}
             case "agent_list":
                 return {"success": True, "agents": []}
+            case "list_models":
+                return {"success": True, "entries": [{"handle": MODEL}]}
             case _:
                 return None
 
     async with websocket(answer) as url, attached(url, request_timeout=1) as caller:
-        question = await caller.refused("list_models")
-        change = await caller.refused("create_agent", name="new", model="lmstudio/fake-1")
+        question = await caller.refused("list_conversations", agent=f"agent-local-{uuid.uuid4()}")
+        change = await caller.refused("create_agent", name="new", model=MODEL)
 
     assert "did not answer within 1 s" in question
     assert "the same call may succeed in a moment" in question
