@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: frameworks docs pages viewer viewer-check viewer-images demo test test-full test-live conformance check format bench clean faults faults-live evals
+.PHONY: frameworks docs pages viewer viewer-check viewer-images demo test test-full test-live test-pythons mutants conformance check format bench clean faults faults-live evals
 
 # The tools of development, at the versions that were tested; made again when they change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -28,6 +28,16 @@ test: $(VENV)/.installed
 test-full: $(VENV)/.installed
 	$(BIN)/python -m pytest --ways=all $(PARALLEL) $(SLOWEST) --cov --cov-report=term $(ARGS)
 	$(BIN)/python -m tests.faults
+
+# Small faults are planted in the code, and the tests have to notice them. ONLY='core/model http' for some modules.
+mutants: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group mutants
+	$(BIN)/python -m tests.mutants $(ONLY)
+
+# Python 3.11 to 3.14, from PATH, or fetched by uv.
+test-pythons: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group pythons
+	$(BIN)/nox -- $(ARGS)
 
 test-live: $(VENV)/.installed
 	$(BIN)/python -m pytest --live
@@ -95,4 +105,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) .conformance build dist .coverage* .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .mutants .nox .conformance build dist .coverage* .pytest_cache .ruff_cache .hypothesis
