@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from letta_conversations_mcp.settings import Settings
 from tests.faults.cell import STUCK_SECONDS, Evil
 from tests.faults.clients import Answered, Hung, Line, Obedient, open_line
-from tests.faults.places import MARKER, Place, answer_to, new_marker
+from tests.faults.places import APP_SERVER, MARKER, Place, answer_to, new_marker
 from tests.operations.service import Service, service
 from tests.rig.servers import BRISK, Way, http_server, in_own_task
 
@@ -77,6 +77,9 @@ class Stage:
         """`shared`: with the Redis that replicas of ours have in common."""
         host, port = self.place.address
         settings = self.place.settings(address or f"{host}:{port}")
+        if self.place.name == APP_SERVER:
+            # Several servers of ours at one Node.js process take longer than a cell.
+            settings = settings.model_copy(update={"request_timeout": 10.0, "silence_timeout": 20.0})
         return settings.model_copy(
             update={"redis_url": SecretStr(self._redis_url), "stateless": True} if shared else {}
         )
