@@ -119,6 +119,8 @@ class _LogNotes(io.TextIOBase):
 def _log_to(session: Session, tasks: TaskGroup) -> None:
     stream = _LogNotes(lambda line: tasks.start_soon(session.note, line))
     for handler in logging.getLogger().handlers:
+        # What a warning is about, the status line says.
+        handler.setLevel(max(handler.level, logging.ERROR))
         if isinstance(handler, logging.StreamHandler):
             cast("logging.StreamHandler[io.TextIOBase]", handler).setStream(stream)
 

@@ -112,7 +112,8 @@ async def cancel(session: Session, argument: str) -> None:
         await session.note(
             f"Taken back before {'it was' if len(taken_back) == 1 else 'they were'} sent: {len(taken_back)}"
         )
-    place = session.turn.place if session.turn else session.place
+    turn = session.turn
+    place = turn.place if turn else session.place
     if not place.conversation_id:
         return
     done = await session.connection.call("cancel", Cancellation, **place.address)
@@ -122,7 +123,7 @@ async def cancel(session: Session, argument: str) -> None:
             if done.next
             else "Nothing is running here, so nothing was stopped."
         )
-    elif done.status == "cancelled" and session.turn is None:
+    elif done.status == "cancelled" and turn is None:
         await session.note("The turn was stopped.")
 
 
