@@ -28,7 +28,7 @@ async def test_it_fits_the_width(letta: Letta, model: ScriptedModel, columns: in
         await terminal.until_status("/help")
         await terminal.until("word " * 59)
         terminal.enter("and now")
-        await terminal.until_status("waits for your decision")
+        await terminal.until("/approve [reason]")
         frame = [line for line in terminal.lines if line.startswith("  │ ")]
         assert frame
         assert all(line.endswith(" │") for line in frame)
