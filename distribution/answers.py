@@ -104,6 +104,7 @@ async def _tools(recorder: Recorder) -> None:
     await recorder.tool("create_agent", name="archivist", model=MODEL, human="Name: Ann")
     model.enqueue(Say("On Friday."), Say("On Friday."))
     await recorder.tool("ask_many", message="When is invoice 4711 due?", agents=["bookkeeper", "archivist"])
+    await recorder.tool("delete_agent", agent="archivist", confirm=True)
     await _approval(recorder)
     await _cancel(recorder)
 

@@ -135,3 +135,37 @@ async def test_agents_are_listed_page_by_page_to_the_last(mcp: Caller, letta: Le
     assert first.data["next"] == f"More: the same call with after={made[1]!r}."
     assert "next" not in last.data
     assert beyond.text.startswith("No more agents with")
+
+
+async def test_a_page_of_agents_says_how_many_there_are(letta: Letta, mcp: Caller) -> None:
+    team = f"team {uuid.uuid4().hex[:6]}"
+    for number in range(3):
+        await letta.new_agent(f"{team} {number}")
+
+    first = await mcp.ok("list_agents", search=team, limit=2)
+    rest = await mcp.ok("list_agents", search=team, limit=2, after=first.data["agents"][-1]["id"])
+    exactly = await mcp.ok("list_agents", search=team, limit=3)
+
+    assert first.data["listed"] == "2 of 3 agents, newest first."
+    assert f"after={first.data['agents'][-1]['id']!r}" in first.data["next"]
+    assert rest.data["listed"] == "1 of 3 agents, newest first."
+    assert "next" not in rest.data
+    assert exactly.data["listed"] == "3 agents, newest first."
+    assert "next" not in exactly.data
+
+
+async def test_a_page_of_conversations_says_how_many_there_are(letta: Letta, mcp: Caller) -> None:
+    agent_id, _ = await letta.new_agent()
+    for number in range(3):
+        await letta.new_conversation(agent_id, f"row {number}")
+
+    first = await mcp.ok("list_conversations", agent=agent_id, limit=2)
+    rest = await mcp.ok("list_conversations", agent=agent_id, limit=2, after=first.data["conversations"][-1]["id"])
+    exactly = await mcp.ok("list_conversations", agent=agent_id, limit=3)
+
+    assert first.text.startswith("2 of 3 conversations of agent")
+    assert "more follow" in first.data["listed"]
+    assert rest.text.startswith("1 of 3 conversations of agent")
+    assert "next" not in rest.data
+    assert exactly.text.startswith("3 conversations of agent")
+    assert "next" not in exactly.data

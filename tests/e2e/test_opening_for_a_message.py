@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.rig.letta_server import Letta
+from tests.rig.letta_server import MODEL, Letta
 from tests.rig.servers import Caller
 
 
@@ -106,3 +106,21 @@ async def test_the_answers_name_the_agent(mcp: Caller, letta: Letta) -> None:
         assert f"{agent_id} {name!r}" in answer.text
     assert [row["agent_name"] for row in asked.data["replies"]] == [name, name]
     assert asked.text.count(f"{agent_id} {name!r}") == 2
+
+
+async def test_a_model_for_one_message_goes_without_the_conversations_settings_and_says_so(
+    mcp: Caller, letta: Letta
+) -> None:
+    agent_id, _ = await letta.new_agent()
+    settings = {"provider_type": "openai", "temperature": 0.2}
+    warm = await mcp.ok("create_conversation", agent=agent_id, model=MODEL, model_settings=settings)
+    plain = await mcp.ok("create_conversation", agent=agent_id)
+    other = {"message": "hello", "model": "openai-proxy/fake-2"}
+
+    without = await mcp.ok("send_message", conversation_id=warm.data["conversation_id"], **other)
+    with_them = await mcp.ok("send_message", conversation_id=warm.data["conversation_id"], message="hello")
+    neither = await mcp.ok("send_message", conversation_id=plain.data["conversation_id"], **other)
+
+    assert "without the conversation's model_settings" in without.data["note"]
+    assert "note" not in with_them.data
+    assert "note" not in neither.data

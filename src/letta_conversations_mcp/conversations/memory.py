@@ -10,13 +10,16 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from difflib import SequenceMatcher
 
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import Refused
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Block, ConversationRef
 
-_COMPILED_AT = re.compile(r"System prompt last recompiled: ([0-9-]{10} [0-9:]{5,8}(?: [AP]M)?)")
+_COMPILED_AT = re.compile(
+    r"- System prompt last recompiled: ([0-9-]{10} [0-9]{2}:[0-9]{2}:[0-9]{2} [AP]M) [A-Z]{1,5}([+-][0-9]{4})"
+)
 _BLOCKS = ("<memory_blocks>\n", "\n</memory_blocks>")
 _LABEL = re.compile(r"<(\w[\w./-]*)>")
 # Lines that differ in every prompt and do not concern the memory.
@@ -64,10 +67,15 @@ def _check_isolated(isolated: Sequence[Block], prompt: str) -> None:
 
 
 def compiled_at(prompt: str) -> str:
-    """When a prompt was compiled, as the server wrote it in the agent's time zone; "" if the prompt has no such
-    line."""
-    found = _COMPILED_AT.search(prompt)
-    return found[1] if found else ""
+    """When a prompt was compiled, in ISO 8601; "" if it does not say. Blocks may hold such a line too, and come
+    before."""
+    found = _COMPILED_AT.findall(prompt)
+    if not found:
+        return ""
+    try:
+        return datetime.strptime(" ".join(found[-1]), "%Y-%m-%d %I:%M:%S %p %z").isoformat()
+    except ValueError:
+        return ""
 
 
 def memory_changes(before: str, after: str) -> str:

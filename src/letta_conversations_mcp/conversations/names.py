@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from weakref import WeakKeyDictionary
 
 import anyio
 
@@ -21,6 +22,14 @@ SECONDS = 3.0
 """Timeout for all names together; the answer omits those that are late."""
 
 
+FRESH_SECONDS = 60.0
+"""How long a name beside a reply is believed: every turn would cost a request, and mostly a connection of its own."""
+
+MOST_KNOWN = 1_000
+
+_known: WeakKeyDictionary[Backend, dict[str, tuple[str, float]]] = WeakKeyDictionary()
+
+
 async def agent_names(backend: Backend, agent_ids: Iterable[str]) -> dict[str, str]:
     """Names by id, without those that could not be read."""
 
@@ -31,9 +40,20 @@ async def agent_names(backend: Backend, agent_ids: Iterable[str]) -> dict[str, s
 
 
 async def agent_name(backend: Backend, agent_id: str) -> str:
-    """The name of one agent for an answer that must not wait; "" if it is not read within ONE_SECONDS."""
+    """The name of one agent beside an answer that others wait for; "" if it does not come at once. It may be
+    `FRESH_SECONDS` old."""
+    known = _known.setdefault(backend, {})
+    name, asked_at = known.get(agent_id, ("", -FRESH_SECONDS))
+    now = anyio.current_time()
+    if now - asked_at < FRESH_SECONDS:
+        return name
     with anyio.move_on_after(ONE_SECONDS):
-        return (await agent_names(backend, [agent_id])).get(agent_id, "")
+        name = (await agent_names(backend, [agent_id])).get(agent_id, "")
+        if len(known) >= MOST_KNOWN:
+            known.clear()
+        if name:
+            known[agent_id] = (name, now)
+        return name
     return ""
 
 

@@ -135,7 +135,7 @@ class ManyTurns:
         ):
             return {}
         kept = ("to", "conversation_id", "agent_id", "run_id", "error")
-        return {"rows": [{name: row[name][:ERROR_CHARS] for name in kept if row.get(name)} for row in rows]}
+        return {"rows": [{name: cut(row[name], ERROR_CHARS) for name in kept if row.get(name)} for row in rows]}
 
     async def check(self, services: Services, trace: Trace) -> None:
         for row in trace["rows"]:

@@ -110,7 +110,7 @@ class Described(Result):
             at_least=told.more_messages,
             isolated_blocks=tuple(block.label for block in told.isolated),
             isolated_block_ids=own.isolated_block_ids if own else (),
-            memory_as_of=told.memory_as_of,
+            memory_as_of=minute(told.memory_as_of),
             run_id=told.run.id if told.run else "",
             approvals=tuple(PendingCall.of(call, room // 4 // len(told.approvals)) for call in told.approvals),
             unknown=tuple(told.unknown),

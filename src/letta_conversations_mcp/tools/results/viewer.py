@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
+from letta_conversations_mcp.conversations.transcript import CUT
 from letta_conversations_mcp.core.model import Message, MessageKind, ToolCall
 from letta_conversations_mcp.tools.results.result import Result
 
@@ -51,7 +52,7 @@ class ViewedCall(Result):
             # Never cut: a person decides about exactly this.
             arguments=call.arguments,
             status="error" if call.status == "denied" else call.status,
-            result=call.result[:LONGEST_TEXT],
+            result=call.result if len(call.result) <= LONGEST_TEXT else f"{call.result[:LONGEST_TEXT]}{CUT}",
             client_side=call.client_side,
             asked_by=call.asked_by,
         )
