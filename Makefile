@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: frameworks docs pages viewer viewer-check viewer-images demo test test-full test-live test-pythons mutants conformance check format bench clean faults faults-live evals
+.PHONY: package bundle frameworks docs pages viewer viewer-check viewer-images demo test test-full test-live test-pythons mutants conformance check format bench clean faults faults-live evals
 
 # The tools of development, at the versions that were tested; made again when they change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -67,6 +67,27 @@ viewer-images: $(VENV)/.installed viewer
 
 viewer/node_modules/.package-lock.json: viewer/package-lock.json
 	cd viewer && npm ci --silent
+	touch $@
+
+# The package in dist/, checked.
+package: $(VENV)/.package
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+
+# The bundle for Claude Desktop in build/; needs npm. It has the package's sources, and uv installs the rest.
+BUNDLE := build/mcpb
+MCPB := npx --yes @anthropic-ai/mcpb@2.1.2
+bundle:
+	rm -rf $(BUNDLE) && mkdir -p $(BUNDLE)
+	cp -R src pyproject.toml README.md LICENSE distribution/mcpb/manifest.json $(BUNDLE)
+	find $(BUNDLE) -name __pycache__ -prune -exec rm -rf {} +
+	$(MCPB) validate $(BUNDLE)/manifest.json
+	$(MCPB) pack $(BUNDLE) build/letta-conversations-mcp.mcpb
+
+$(VENV)/.package: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group package
 	touch $@
 
 # Runs the examples of docs/frameworks.md, each in an environment of its own with its framework.
