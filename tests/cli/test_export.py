@@ -1,4 +1,4 @@
-"""`export`: a conversation as a file, whole and once, and gone on with where it was interrupted."""
+"""`export`: a conversation as a file, whole and once, and resumed where it was interrupted."""
 
 from __future__ import annotations
 

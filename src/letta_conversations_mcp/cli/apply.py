@@ -32,7 +32,7 @@ from letta_conversations_mcp.settings import BackendSettings
 
 Status = Literal["created", "there already", "would create", "differs", "failed"]
 
-MEND = "Mend what failed or differs and apply the file again: what is as declared stays as it is."
+RETRY = "Fix what failed or differs and apply the file again; whatever is as declared stays as it is."
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ async def _apply(fleet: Fleet, backend: Backend, *, dry_run: bool, as_json: bool
         print(to_json(answer | {"agents": totals} if dry_run else answer).decode())
     else:
         said = ", ".join(f"{count} {status}" for status, count in counts.items())
-        print(" ".join(filter(None, [f"{said or 'No conversations are declared'}.", MEND if failed else ""])))
+        print(" ".join(filter(None, [f"{said or 'No conversations are declared'}.", RETRY if failed else ""])))
     return int(failed)
 
 

@@ -121,7 +121,7 @@ async def into_file(exporter: Exporter, path: Path) -> None:
         try:
             start = find_end(file, exporter.form, exporter.ref)
         except NotAnExport as problem:
-            raise CommandFailed(f"{path} cannot be gone on with: {problem}. It was left as it is.") from problem
+            raise CommandFailed(f"{path} cannot be resumed: {problem}. It was left as it is.") from problem
         if start == Resumption(0):
             file.seek(0)
             file.write(head(exporter.form, exporter.ref))

@@ -295,7 +295,7 @@ class TooManyHops(ConversationError):
             f"most {most} are allowed. Nothing was sent."
         )
         super().__init__(
-            f"{fact} End the chain: answer whoever asked, with what is known now. A person can allow more with "
+            f"{fact} End the chain: answer the agent that asked, with what is known now. A person can allow more with "
             "--max-depth.",
             person=f"{fact} --max-depth allows more.",
         )

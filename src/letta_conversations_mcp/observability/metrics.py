@@ -67,7 +67,7 @@ class PrometheusMeter(LoggingMeter):
         )
         self._letta = self._counter("letta_requests", "Requests to Letta, by HTTP status; none: no answer.", "status")
         self._lost = self._counter("streams_lost", "Streams of turns that broke before the turn ended.")
-        self._resumed = self._counter("streams_resumed", "Streams that were taken up again where they broke.")
+        self._resumed = self._counter("streams_resumed", "Streams that were resumed where they broke.")
         self._resent = self._counter("messages_resent", "Messages that never arrived and were handed over again.")
         self._gauge("turns_in_flight", "Turns that run now.").set_function(self._count_begun)
         self._gauge("messages_queued", "Messages that wait for a turn before them.").set_function(self._count_queued)

@@ -6,8 +6,8 @@ kernel releases with the process that holds them:
 
 - Every user holds `in-use`, shared. The supervisor, which runs the server, ends it only once it has got the lock
   exclusively: nobody can be handed the address of a server that is about to stop, and who comes meanwhile waits.
-- Whoever gets the lock `keeper` starts a supervisor and hands the lock to it: while it is held, a server runs, starts
-  or ends.
+- The process that gets the lock `keeper` starts a supervisor and hands the lock to it: while it is held, a server
+  runs, starts or ends.
 
 Writes nothing outside the folder, which is also the server's home.
 """
@@ -61,7 +61,8 @@ class LocalOptions:
 
     `command` is the program `letta`: without it the one of this Python, else the one on PATH. `environment` is where
     the server finds models and their keys (OPENAI_API_KEY, OLLAMA_BASE_URL, …); what would lead it astray is left out.
-    Whoever starts the server decides about `command` and `environment`: those who join it later get it as it is.
+    The process that starts the server decides about `command` and `environment`: others that join later take the
+    server as it is.
     `start_seconds` bounds all waiting for the server, `stop_seconds` how long it is asked before it is killed.
     """
 

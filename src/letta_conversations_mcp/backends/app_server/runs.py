@@ -155,7 +155,7 @@ def with_run_ids(chunks: Sequence[Chunk]) -> list[Chunk]:
 
 
 def is_of(turn: Sequence[Chunk], run_id: str) -> bool:
-    """Whether a run is this turn's: the server stores a message anew, with another id, when it tries again."""
+    """Whether a run is this turn's: the server stores a message again, with another id, when it tries again."""
     return run_id == run_id_of(turn) or run_id.removeprefix(RUN_PREFIX) in attempts_of(turn[0])
 
 

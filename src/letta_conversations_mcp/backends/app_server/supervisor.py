@@ -1,6 +1,6 @@
 """Runs one App Server for as long as any process uses it.
 
-A script for the standard library alone, which `process` starts in a session of its own, so that it outlives whoever
+A script for the standard library alone, which `process` starts in a session of its own, so that it outlives the process that
 started it and costs few MB. It owns the server, which is its child, and the address file; it ends both, and itself,
 once nobody holds the lock `in-use` any more, whatever became of the users. It holds the lock `keeper`, handed to it
 open, for as long as it lives: the kernel lets both go when it is killed.

@@ -111,7 +111,7 @@ class _LogNotes(io.TextIOBase):
 
     def write(self, text: str, /) -> int:
         if text.strip():
-            # Libraries log in threads of theirs, too.
+            # Libraries log in threads of their own, too.
             self._loop.call_soon_threadsafe(self._show, text.strip())
         return len(text)
 

@@ -20,7 +20,7 @@ MOST_NAMES = 100
 """Looked at for a name."""
 
 LAST_EXCHANGE = 2
-"""Messages of a user and an agent that are shown when a conversation is gone on with."""
+"""Messages of a user and an agent that are shown when a conversation is continued."""
 
 
 @dataclass(frozen=True)

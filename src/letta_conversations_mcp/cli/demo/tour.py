@@ -76,7 +76,7 @@ async def _give(settings: BackendSettings, choice: Choice) -> None:
             "LETTA_BASE_URL and LETTA_MCP_APP_SERVER_URL: then the demo makes an agent on this machine.",
             status=1,
         )
-    tell(console, f"\nThat was all, in {time.monotonic() - started:.0f} s.\n")
+    tell(console, f"\nDone in {time.monotonic() - started:.0f} s.\n")
     tell(console, _configuration(settings))
 
 
@@ -107,7 +107,7 @@ async def _perform(stage: Stage, agent: str = "", model: str = "") -> None:
     stage.tell(f"Connected over stdio. Tools: {', '.join(await stage.tools())}.")
 
     if not agent:
-        stage.begin("An agent, which keeps what it learns")
+        stage.begin("Create an agent that remembers")
         memory = {"persona": "I keep the books.", "human": "Name: Ann"}
         agent = str((await stage.call("create_agent", name="bookkeeper", model=model, **memory))["name"])
 
@@ -149,7 +149,7 @@ async def _connected(
     Raises CommandFailed, for a server that breaks too.
     """
     server = StdioServerParameters(command=sys.executable, args=["-m", "letta_conversations_mcp"], env=dict(variables))
-    # What the server logs is for whoever looks for a fault, and would tear the show apart.
+    # What the server logs is for people who look for a fault, and would tear the show apart.
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         try:
             with ungrouped(CommandFailed, MCPError, OSError, TimeoutError):

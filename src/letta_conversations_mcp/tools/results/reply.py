@@ -280,14 +280,14 @@ def _next_step(turn: Turn, ref: ConversationRef, message_key: str) -> str:
             )
         case "failed" if turn.failure and turn.failure.stored:
             return (
-                "The message is stored, and the agent sees it from now on: once the cause is mended, do not repeat it, "
+                "The message is stored, and the agent sees it from now on: once the cause is fixed, do not repeat it, "
                 "but send a short one such as 'Please answer.'"
             )
         case "failed" if turn.tool_calls or turn.reply:
             return f"Part of the turn may be stored: look with list_messages({place}) before sending the message again."
         case "failed":
             return (
-                "Letta keeps nothing of a turn that fails at its first step: once the cause is mended, "
+                "Letta keeps nothing of a turn that fails at its first step: once the cause is fixed, "
                 "it is safe to send the message again."
             )
         case "cancelled" if turn.stop_reason == WITHDRAWN:

@@ -107,7 +107,7 @@ class Child:
         if kind == "update_loop_status":
             loop = frame["loop_status"]
             status = loop.get("status", "")
-            # Whoever has ended cannot be asked to decide about a tool.
+            # A process that has ended cannot be asked to decide about a tool.
             (self._busy.discard if status.startswith("WAITING_ON_") else self._busy.add)(key)
             answering = status == "PROCESSING_API_RESPONSE" and loop.get("active_run_ids")
             if answering and not loop.get("executing_tool_call_ids"):
@@ -148,7 +148,7 @@ def _hold(path: str) -> None:
 
 
 def main() -> None:
-    """Leave whoever started this, and stay subscribed."""
+    """Detach from the process that started this, and stay subscribed."""
     if os.fork():
         # Who started it waits for this process, and never has to collect the other.
         os._exit(0)
