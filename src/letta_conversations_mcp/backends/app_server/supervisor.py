@@ -1,9 +1,9 @@
 """Runs one App Server for as long as any process uses it.
 
-A script for the standard library alone, which `process` starts in a session of its own, so that it outlives the process that
-started it and costs few MB. It owns the server, which is its child, and the address file; it ends both, and itself,
-once nobody holds the lock `in-use` any more, whatever became of the users. It holds the lock `keeper`, handed to it
-open, for as long as it lives: the kernel lets both go when it is killed.
+A script for the standard library alone, which `process` starts in a session of its own, so that it outlives the
+process that started it and costs few MB. It owns the server, which is its child, and the address file; it ends both,
+and itself, once nobody holds the lock `in-use` any more, whatever became of the users. It holds the lock `keeper`,
+handed to it open, for as long as it lives: the kernel lets both go when it is killed.
 
     supervisor.py FOLDER LOCK STOP_SECONDS COMMAND…
 """

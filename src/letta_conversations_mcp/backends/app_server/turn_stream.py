@@ -1,7 +1,8 @@
 """Picks one turn out of the frames of its conversation, as chunks in Letta's JSON. Pure.
 
 The server sends every subscriber every delta of every turn in the conversation, no matter who started it, with states
-and signals in between. `TurnReader` keeps what belongs to our turn and ends where the server says that the turn has ended.
+and signals in between. `TurnReader` keeps what belongs to our turn and ends where the server says that the turn
+has ended.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Only clients that declare the extension get tasks. Tasks are not stored: the id, encrypted, says where the work goes on,
 so every replica and a restarted process can answer. The caller must be able to see the conversation, no matter who
-started the task. Only a call that this process itself continues is also kept in memory here; other processes look up its
-outcome at Letta.
+started the task. Only a call that this process itself continues is also kept in memory here; other processes look up
+its outcome at Letta.
 """
 
 from __future__ import annotations
