@@ -6,16 +6,51 @@ import base64
 
 import pytest
 
-from letta_conversations_mcp.conversations.images import IMAGE_BYTES, read_image
+from letta_conversations_mcp.conversations.images import IMAGE_BYTES, check_public, read_image
 from letta_conversations_mcp.core.errors import InvalidArgument
 from letta_conversations_mcp.core.model import Image
 
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n pixel").decode()
 
 
-@pytest.mark.parametrize("url", ["https://example.com/cat.png", "http://127.0.0.1:8000/cat?size=2#a"])
-def test_an_address_is_left_to_the_letta_server(url: str) -> None:
+def test_an_address_is_left_to_the_letta_server() -> None:
+    url = "https://example.com:8000/cat.png?size=2#a"
+
     assert read_image(f"  {url}\n") == Image(url=url)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "2130706433",
+        "0x7f.1",
+        "10.1.2.3",
+        "192.168.0.1:8283",
+        "169.254.169.254",
+        "100.64.0.1",
+        "0.0.0.0",
+        "[::1]",
+        "[fe80::1]",
+        "[fd00::1]",
+        "[::ffff:127.0.0.1]",
+        "224.0.0.1",
+        "user@127.0.0.1",
+        "no-such-host.invalid",
+        "",
+        "[broken",
+    ],
+)
+async def test_an_image_in_the_network_of_the_letta_server_is_refused(host: str) -> None:
+    with pytest.raises(InvalidArgument, match="public"):
+        await check_public([Image(url="https://8.8.8.8/a.png"), Image(url=f"https://{host}/cat.png")])
+
+
+async def test_public_hosts_and_data_pass() -> None:
+    await check_public(
+        [Image(url="https://8.8.8.8/a"), Image(url="https://[2606:4700::1111]/"), Image(media_type="x", data=PIXEL)]
+    )
 
 
 @pytest.mark.parametrize("media_type", ["image/png", "image/jpeg", "image/gif", "image/webp"])
@@ -30,6 +65,7 @@ def test_data_is_taken_with_its_media_type(media_type: str) -> None:
         "cat.png",
         "file:///etc/passwd",
         "ftp://example.com/cat.png",
+        "http://example.com/cat.png",
         "javascript:alert(1)",
         f"data:image/svg+xml;base64,{PIXEL}",
         f"data:text/html;base64,{PIXEL}",

@@ -142,16 +142,16 @@ SAID: dict[str, tuple[ConversationError, list[str]]] = {
     "TooManyHops": (TooManyHops(6, 5), ["message 6", "at most 5", "Nothing was sent", "--max-depth"]),
     "Unauthorized": (
         Unauthorized("http://letta.local", key_given=True),
-        ["http://letta.local", "did not accept the key", "Nothing was done", "LETTA_API_KEY"],
+        ["did not accept the key", "Nothing was done", "LETTA_API_KEY"],
     ),
     "Unauthorized, no key": (Unauthorized("http://letta.local", key_given=False), ["LETTA_API_KEY is not set"]),
     "Unreachable": (
         Unreachable.nothing_answers("http://letta.local"),
-        ["cannot be reached", "http://letta.local", "Nothing was done", "LETTA_BASE_URL"],
+        ["cannot be reached", "Nothing was done", "LETTA_BASE_URL"],
     ),
     "Unreachable, other": (
         Unreachable.no_letta_server("http://letta.local"),
-        ["not a Letta REST server", "http://letta.local", "LETTA_BASE_URL"],
+        ["not a Letta REST server", "LETTA_BASE_URL"],
     ),
     "NotConfigured": (
         NotConfigured("HTTP_PROXY is no URL.", "Correct or unset it."),
@@ -264,3 +264,17 @@ def test_what_is_added_for_a_model_is_not_added_for_a_person() -> None:
 
     assert str(error).endswith("compact(mode='all') does it.")
     assert error.for_person == "Letta refused to do it: y. mode='all' needs fewer messages."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unauthorized("https://ann:hush@letta.local:8283", key_given=True),
+        Unreachable.nothing_answers("https://ann:hush@letta.local:8283"),
+        Unreachable.no_letta_server("https://ann:hush@letta.local:8283"),
+    ],
+)
+def test_the_address_of_letta_is_for_a_person_and_its_password_for_nobody(error: ConversationError) -> None:
+    assert "letta.local" not in str(error)
+    assert "https://letta.local:8283" in error.for_person
+    assert "hush" not in str(error) + error.for_person

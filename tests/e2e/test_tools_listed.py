@@ -123,6 +123,10 @@ async def test_hints_tell_what_a_tool_does() -> None:
         "delete_agent",
         "respond_to_approval",
         "cancel",
+        "update",
+        # The agent may use any tool that it has.
+        "send_message",
+        "ask_many",
     }
     assert {name for name, each in hints.items() if each and each.open_world_hint} == {
         "send_message",

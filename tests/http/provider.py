@@ -21,8 +21,8 @@ from tests.rig.loopback import loopback_socket, serve_loopback
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
-def new_rsa_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+def new_rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Provider:
     published: dict[str, Key] = field(default_factory=lambda: {"key-1": new_rsa_key()})
     asked: list[str] = field(default_factory=list[str])
     fails: bool = False
+    padding: int = 0
     names_itself: str = ""
 
     def token(
@@ -63,7 +64,7 @@ class Provider:
             else:
                 data = ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
             keys.append({**data, "kid": key_id, "use": "sig"})
-        return {"keys": keys}
+        return {"keys": keys, "padding": "x" * self.padding}
 
     async def _answer(self, request: Request) -> JSONResponse:
         path = request.url.path

@@ -93,6 +93,21 @@ async def test_who_may_not_read_finds_no_resources(team: Team, letta: Letta, era
     assert (listed.resources, templates.resource_templates, completed.completion.values) == ([], [], [])
 
 
+@pytest.mark.parametrize(
+    ("method", "scope"), [("tasks/get", "read"), ("tasks/cancel", "write"), ("tasks/update", "write")]
+)
+async def test_tasks_need_the_scope_of_what_they_do(team: Team, method: str, scope: str) -> None:
+    team.add("other", scopes={"read", "write", "delete"} - {scope})
+    team.add("holder", scopes=[scope])
+    params = {"taskId": "unknown", "inputResponses": {}}
+    async with http_server(team.settings(NOWHERE)) as url:
+        refused = await post(url, method, params, team.bearer("other"))
+        asked = await post(url, method, params, team.bearer("holder"))
+
+    assert f"needs the scope '{scope}'" in refused.json()["error"]["message"]
+    assert "scope" not in asked.json()["error"]["message"]
+
+
 async def test_who_may_not_read_is_told_of_no_changes(team: Team, letta: Letta) -> None:
     conversation = await letta.new_conversation((await letta.new_agent())[0])
     uri = f"letta://conversations/{conversation}"

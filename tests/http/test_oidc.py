@@ -164,6 +164,24 @@ async def test_keys_that_the_provider_changes_are_found(monkeypatch: pytest.Monk
     assert new.status_code == 200
 
 
+@pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
+async def test_a_short_key_signs_nothing() -> None:
+    async with serving() as (url, idp):
+        idp.published["short"] = new_rsa_key(1024)
+        refused = await asks(url, idp.token(PUBLIC, key_id="short"))
+        good = await asks(url, idp.token(PUBLIC))
+
+    assert (refused.status_code, good.status_code) == (401, 200)
+
+
+async def test_a_set_of_keys_of_any_size_is_not_read_whole() -> None:
+    async with serving() as (url, idp):
+        idp.padding = 1_000_000
+        answer = await asks(url, idp.token(PUBLIC))
+
+    assert answer.status_code == 503
+
+
 async def test_unknown_keys_do_not_make_the_provider_be_asked_for_every_token() -> None:
     async with serving() as (url, idp):
         await asks(url, idp.token(PUBLIC))

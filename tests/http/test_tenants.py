@@ -224,7 +224,7 @@ async def test_prompts_bring_along_nothing_of_somebody_else(team: Team, letta: L
                 await they.ann.client.get_prompt(name, arguments)
 
 
-async def test_a_chain_counts_across_callers_but_is_not_told_to_who_does_not_see_the_agent(
+async def test_a_chain_counts_across_callers_and_only_an_agent_that_the_caller_sees_is_a_sender(
     team: Team, letta: Letta, era: Era
 ) -> None:
     agent, _ = await letta.new_agent()
@@ -241,14 +241,13 @@ async def test_a_chain_counts_across_callers_but_is_not_told_to_who_does_not_see
     ):
         running = asyncio.create_task(carol.ok("send_message", agent=spoken_to, message="think", sender="a job, hop 3"))
         await letta.model.asked()
-        apart = await outsider.ok("send_message", agent=agent, message="a question", sender=spoken_to)
+        apart = await outsider.refused("send_message", agent=agent, message="a question", sender=spoken_to)
         onward = await insider.ok("send_message", agent=agent, message="a question", sender=spoken_to)
         held.gate.set()
         await running
 
-    [seen_apart] = await letta.stored_texts(agent, apart.data["conversation_id"])
     [seen_onward] = await letta.stored_texts(agent, onward.data["conversation_id"])
-    assert "[hop 1 of 5;" in seen_apart
+    assert f"There is no agent '{spoken_to}'" in apart
     assert "[hop 5 of 5;" in seen_onward
 
 

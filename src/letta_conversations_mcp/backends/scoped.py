@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import anyio
 
+from letta_conversations_mcp.conversations.images import check_public
 from letta_conversations_mcp.conversations.lookup import in_order
 from letta_conversations_mcp.core.backend import Backend, NoSearch
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, NotFound, Refused
@@ -117,6 +118,9 @@ class ScopedBackend:
     async def owner_of(self, conversation_id: str) -> str:
         owner = await self._backend.owner_of(conversation_id)
         if owner not in self._agents:
+            # Owners are remembered, and those of unknown conversations cannot be: without this request the time of the
+            # answer would tell one from the other.
+            await self._backend.get_conversation(conversation_id)
             raise NotFound.conversation(conversation_id)
         return owner
 
@@ -182,6 +186,7 @@ class ScopedBackend:
     @asynccontextmanager
     async def send(self, ref: ConversationRef, message: OutgoingMessage) -> AsyncGenerator[AsyncIterator[Chunk]]:
         await self._check(ref)
+        await check_public(message.images)
         async with self._backend.send(ref, message) as chunks:
             yield chunks
 

@@ -6,10 +6,10 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from letta_conversations_mcp.core.errors import without_password
 from letta_conversations_mcp.settings import BackendSettings
 
 PROGRAM = "letta-conversations-mcp"
@@ -61,9 +61,3 @@ def _shown(variable: str, value: object) -> str:
 
 def _placeholder(variable: str) -> str:
     return f"your {variable}"
-
-
-def without_password(url: str) -> str:
-    """The URL without the name and password that one may hold."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -18,7 +18,7 @@ import re
 from dataclasses import dataclass
 
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import InvalidArgument, NotFound, TooManyHops
+from letta_conversations_mcp.core.errors import InvalidArgument, TooManyHops
 from letta_conversations_mcp.core.model import (
     AGENT_ID,
     CONVERSATION_ID,
@@ -65,12 +65,14 @@ async def find_sender(backend: Backend, given: str) -> Sender:
 
     Raises:
         InvalidArgument: it is something else.
-        NotFound: there is no such conversation.
+        NotFound: there is no such agent or conversation.
     """
     # Collapse white space first: the pattern takes quadratic time over a long run of spaces.
     found = _GIVEN.fullmatch(" ".join(given[:GIVEN_CHARS].split()))
     who, hop = (found["who"].strip(), int(found["hop"] or 0)) if found else ("", 0)
     if AGENT_ID.fullmatch(who):
+        # Only one that the caller sees may be named as the sender.
+        await backend.get_agent(who)
         return Sender(agent_id=who, named_hop=hop)
     if CONVERSATION_ID.fullmatch(who):
         return Sender(agent_id=await backend.owner_of(who), conversation_id=who, named_hop=hop)
@@ -103,20 +105,9 @@ async def _hop_before(backend: Backend, scheduler: Scheduler, sender: Sender) ->
     if not sender.agent_id:
         return 0
     texts = scheduler.messages_to(sender.agent_id, sender.conversation_id)
-    # These count also if other callers sent them, but not for a caller who cannot see the agent. (With a conversation,
-    # that was checked when it was found.)
-    if texts and not sender.conversation_id and not await _is_seen(backend, sender.agent_id):
-        return 0
+    # These count also if other callers sent them.
     if sender.conversation_id:
         ref = ConversationRef(conversation_id=sender.conversation_id, agent_id=sender.agent_id)
         newest = await backend.list_messages(ref, MessageQuery(limit=NEWEST))
         texts += [message.text for message in newest.items if message.kind == "user"][-1:]
     return max(map(hop_of, texts), default=0)
-
-
-async def _is_seen(backend: Backend, agent_id: str) -> bool:
-    try:
-        await backend.get_agent(agent_id)
-    except NotFound:
-        return False
-    return True

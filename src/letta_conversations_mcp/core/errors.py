@@ -23,7 +23,8 @@
 
 Each class holds the facts and builds its own text: what happened, what is safe, what to do next. `str(error)` is for a
 language model, which can call tools; `error.for_person` is for the reader of a command's output, who cannot. Text
-written by others is included only through `quote`, and never a key, a traceback or a page of HTML. Backends raise these
+written by others is included only through `quote`, and never a key, a password, a traceback or a page of HTML.
+Addresses are for a person only: a model may speak for somebody who must not know this network. Backends raise these
 from their own exceptions; `tools/mcp_errors.py` turns them into MCP errors.
 """
 
@@ -31,6 +32,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from letta_conversations_mcp.core.untrusted import escaped
 
@@ -99,6 +101,12 @@ def without_advice(text: str) -> str:
         elif kept and kept[-1][-1:] in (":", ";"):
             kept[-1] = f"{kept[-1][:-1]}."
     return " ".join(kept)
+
+
+def without_password(url: str) -> str:
+    """The URL without the name and password that one may hold."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 class ConversationError(Exception):
@@ -305,12 +313,12 @@ class Unauthorized(ConversationError):
     """Letta did not accept the key."""
 
     def __init__(self, base_url: str, *, key_given: bool, variable: str = "LETTA_API_KEY") -> None:
-        self.base_url = base_url
         problem = f"did not accept the key in {variable}" if key_given else f"asks for a key, and {variable} is not set"
-        fact = f"The Letta server at {base_url} {problem}. Nothing was done."
         super().__init__(
-            f"{fact} A person has to set {variable} for this MCP server and restart it.",
-            person=f"{fact} Set {variable} and start again.",
+            f"The Letta server {problem}. Nothing was done. A person has to set {variable} for this MCP server and "
+            "restart it.",
+            person=f"The Letta server at {without_password(base_url)} {problem}. Nothing was done. Set {variable} and "
+            "start again.",
         )
 
 
@@ -329,12 +337,11 @@ class Unreachable(ConversationError):
     """Nothing answers at the address, or what answers is no Letta REST server."""
 
     def __init__(self, base_url: str, problem: str, *, setting: str = "LETTA_BASE_URL") -> None:
-        self.base_url = base_url
-        fact = f"{problem} (address: {base_url}). Nothing was done."
         super().__init__(
-            f"{fact} A person has to check that the server runs and that {setting} is right; then the same call can be "
-            "made again.",
-            person=f"{fact} Check that the server runs and that {setting} is right.",
+            f"{problem}. Nothing was done. A person has to check that the server runs and that {setting} is right; "
+            "then the same call can be made again.",
+            person=f"{problem} (address: {without_password(base_url)}). Nothing was done. Check that the server runs "
+            f"and that {setting} is right.",
         )
 
     @classmethod

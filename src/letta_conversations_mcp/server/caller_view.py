@@ -39,8 +39,9 @@ _NOTHING_TO_READ: Mapping[str, HandlerResult] = {
 }
 """The answers to a caller without the scope read."""
 
-_READING = ("resources/", "prompts/", "completion/", "subscriptions/")
-"""Requests that need the scope read. Each tool has its own scope."""
+_READING = ("resources/", "prompts/", "completion/", "subscriptions/", "tasks/get")
+_WRITING = ("tasks/cancel", "tasks/update")
+"""Requests that need the scope read or write. Tools have scopes of their own."""
 
 
 class CallerToken(AccessToken):
@@ -76,6 +77,8 @@ class Callers:
             if ctx.method in _NOTHING_TO_READ:
                 return _NOTHING_TO_READ[ctx.method]
             raise to_mcp_error(Forbidden(ctx.method, "read"))
+        if not access.may("write") and ctx.method in _WRITING:
+            raise to_mcp_error(Forbidden(ctx.method, "write"))
         if access == EVERYTHING:
             return await call_next(ctx)
         with raising_mcp_errors():

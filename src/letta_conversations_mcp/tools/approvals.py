@@ -8,6 +8,7 @@ it stands. Nothing is ever approved without a yes.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from typing import Annotated
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from letta_conversations_mcp.conversations.approvals import decide
 from letta_conversations_mcp.conversations.lookup import locate
 from letta_conversations_mcp.conversations.names import agent_name
-from letta_conversations_mcp.core.errors import InvalidArgument, NothingPending, quote
+from letta_conversations_mcp.core.errors import InvalidArgument, NothingPending
 from letta_conversations_mcp.core.model import Approvals, ConversationRef, ToolCall, Turn
 from letta_conversations_mcp.tools.base import (
     ConversationArgument,
@@ -45,11 +46,16 @@ WITHOUT_QUESTIONS = "2026-07-28"
 QUESTION = "approval"
 """The key of the question; a call asks one question at a time."""
 
-ARGUMENT_CHARS = 2_000
-"""How much of a call's arguments the person is shown: what is longer cannot be judged in a dialog."""
+DIALOG_CHARS = 2_000
+"""Longest text about the calls in a dialog: what is longer cannot be judged there, and is not offered."""
+
+_RUN_OF_SPACES = re.compile(" {4,}")
 
 NOT_UNDERSTOOD = "The answer to the question whether it may run could not be understood."
 DECLINED = "The user declined."
+CANNOT_ASK = "Only a person may approve it, and this client cannot ask one"
+TOO_LONG = "Only a person may approve it, and it is too long for a dialog"
+DENY = "respond_to_approval(approve=false) denies it."
 
 
 class Verdict(BaseModel):
@@ -92,6 +98,13 @@ async def respond_to_approval(
         turn = await resume(ctx, asked, seconds)
         name = await agent_name(services.backend, asked.ref.agent_id)
         return Reply.of(turn, asked.ref, kinds, services.settings.max_output_chars, agent_name=name)
+    if approve and services.settings.approvals == "elicit":
+        if tool_call_ids or reason:
+            raise InvalidArgument("tool_call_ids" if tool_call_ids else "reason", "only the person can say this here.")
+        ref = await locate(services.backend, conversation_id, agent)
+        turn = await _let_the_person_decide(ctx, ref, seconds)
+        name = await agent_name(services.backend, ref.agent_id)
+        return Reply.of(turn, ref, kinds, services.settings.max_output_chars, agent_name=name)
     identity = identity_of(
         ctx, "respond_to_approval", conversation_id, message_key, agent, approve, tool_call_ids, reason
     )
@@ -108,6 +121,22 @@ async def respond_to_approval(
     return Reply.of(turn, sent.ref, kinds, services.settings.max_output_chars, agent_name=name)
 
 
+async def _let_the_person_decide(ctx: ToolContext, ref: ConversationRef, seconds: float) -> Turn:
+    """A model has approved where only a person may: put it to them.
+
+    Raises:
+        NothingPending: no tool call waits.
+        InvalidArgument: nobody can be asked, or not about this.
+    """
+    calls = await services_of(ctx).backend.list_approvals(ref)
+    decide(ref.conversation_id, calls, approve=True, reason="")
+    if not _can_ask(ctx):
+        raise InvalidArgument("approve", f"{CANNOT_ASK}. {DENY}")
+    if not _question(ref, calls):
+        raise InvalidArgument("approve", f"{TOO_LONG}. {DENY}")
+    return await settle(ctx, ref, await _latest(ctx, ref, seconds), seconds)
+
+
 async def settle(ctx: ToolContext, ref: ConversationRef, turn: Turn, seconds: float) -> Turn:
     """Ask the person about every tool call at which the turn stops, and return the turn. Without elicitation, return it
     as it stands.
@@ -115,10 +144,14 @@ async def settle(ctx: ToolContext, ref: ConversationRef, turn: Turn, seconds: fl
     Raises:
         PersonAsked: the client answers with another call, which `question_of` and `resume` handle.
     """
-    while turn.status == "needs_approval" and _can_ask(ctx):
+    while turn.status == "needs_approval" and services_of(ctx).settings.approvals == "elicit":
+        if not _can_ask(ctx):
+            return turn.model_copy(update={"note": f"{CANNOT_ASK}. {DENY}"})
         calls = await services_of(ctx).backend.list_approvals(ref)
         if not calls or any(call.client_side for call in calls):
             return turn
+        if not _question(ref, calls):
+            return turn.model_copy(update={"note": f"{TOO_LONG}. {DENY}"})
         if _answers_by_calling_again(ctx):
             raise PersonAsked(_as_result(ref, calls))
         approvals = await _ask(ctx, ref, calls, seconds)
@@ -176,9 +209,7 @@ def _answers_by_calling_again(ctx: ToolContext) -> bool:
 
 
 def _can_ask(ctx: ToolContext) -> bool:
-    """Whether the person is to be asked, and the client has said that it can show a form."""
-    if services_of(ctx).settings.approvals != "elicit":
-        return False
+    """Whether the client has said that it can show a form."""
     capabilities = ctx.client_capabilities
     elicitation = capabilities.elicitation if capabilities else None
     # A bare capability, from before there were kinds of it, means forms.
@@ -224,8 +255,17 @@ def _verdict(answer: object) -> tuple[bool, str]:
 
 
 def _question(ref: ConversationRef, calls: Sequence[ToolCall]) -> str:
-    listed = "\n".join(f"{quote(call.name, 80)}({quote(call.arguments, ARGUMENT_CHARS)})" for call in calls)
+    """What the person is asked: exactly what would run, each call on a line of its own; "" if that is too long."""
+    listed = "\n".join(f"{_visible(call.name)}({_visible(call.arguments)})" for call in calls)
+    if len(listed) > DIALOG_CHARS:
+        return ""
     return f"The Letta agent {ref.agent_id} wants to run, in conversation {ref.conversation_id}:\n{listed}\nMay it?"
+
+
+def _visible(text: str) -> str:
+    """The text on one line, without anything that is not seen or that pushes the rest out of sight."""
+    shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    return _RUN_OF_SPACES.sub(lambda found: f"[{len(found[0])} spaces]", shown)
 
 
 APPROVAL_TOOLS = (

@@ -147,4 +147,4 @@ async def _without_report(words: str) -> None:
     """The call reports for all of them together."""
 
 
-ASK_MANY_TOOLS = (ToolSpec(ask_many, title="Ask several Letta agents", open_world=True),)
+ASK_MANY_TOOLS = (ToolSpec(ask_many, title="Ask several Letta agents", destructive=True, open_world=True),)

@@ -290,6 +290,6 @@ CONVERSATION_TOOLS = (
     ToolSpec(list_conversations, title="List Letta conversations", read_only=True),
     ToolSpec(delete, title="Delete a Letta conversation", destructive=True, idempotent=True, deletes=True),
     ToolSpec(describe, title="Describe a Letta conversation", read_only=True),
-    ToolSpec(update, title="Change a Letta conversation", idempotent=True),
+    ToolSpec(update, title="Change a Letta conversation", destructive=True, idempotent=True),
     ToolSpec(fork, title="Fork a Letta conversation"),
 )

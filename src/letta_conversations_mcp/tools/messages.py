@@ -315,7 +315,7 @@ async def _scope(ctx: ToolContext, conversation_id: str, agent: str) -> Conversa
 
 
 MESSAGE_TOOLS = (
-    ToolSpec(send_message, title="Ask a Letta agent", open_world=True),
+    ToolSpec(send_message, title="Ask a Letta agent", destructive=True, open_world=True),
     ToolSpec(wait_for_reply, title="Wait for a Letta agent's reply", read_only=True),
     ToolSpec(list_messages, title="Read a Letta conversation", read_only=True),
     ToolSpec(search_messages, title="Search messages of Letta agents", read_only=True),

@@ -23,7 +23,7 @@ from letta_conversations_mcp.backends.letta_api.letta_json import (
 )
 from letta_conversations_mcp.conversations.compaction import TOO_LITTLE, compaction_body
 from letta_conversations_mcp.core.backend import NoSearch
-from letta_conversations_mcp.core.errors import NotFound, Refused
+from letta_conversations_mcp.core.errors import NotFound, Refused, without_password
 from letta_conversations_mcp.core.message_json import int_field, read_message, text_field
 from letta_conversations_mcp.core.model import (
     DEFAULT_CONVERSATION,
@@ -70,7 +70,7 @@ class ApiBackend(ApiConversations, ApiApprovals):
         client = await self._open()
         from letta_conversations_mcp.backends.letta_api.health import read_health
 
-        return await read_health(client, self._settings.api_url)
+        return await read_health(client, without_password(self._settings.api_url))
 
     # Agents
 

@@ -6,6 +6,7 @@ audience exactly, and not be expired. Its scopes are read from `scope` (RFC 9068
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -35,6 +36,12 @@ SUBJECT_CHARS = 255
 
 TOKEN_CHARS = 16_000
 FETCH_SECONDS = 10
+DOCUMENT_BYTES = 256_000
+"""Largest set of keys that is read: a hundred times what providers publish."""
+
+RSA_BITS = 2048
+"""Shortest RSA key that is accepted (RFC 7518)."""
+
 KEYS_SECONDS = 3600
 """How long the provider's keys are used before they are fetched again."""
 
@@ -89,12 +96,12 @@ class SigningKeys:
     async def _fetch(self) -> list[jwt.PyJWK]:
         async with httpx.AsyncClient(timeout=FETCH_SECONDS) as client:
             url = self._settings.oidc_jwks_url or await self._discover(client)
-            document = _json(await client.get(url))
-        keys = jwt.PyJWKSet.from_dict(document).keys
-        return [each for each in keys if each.public_key_use in (None, "sig") and each.algorithm_name in ALGORITHMS]
+            document = await _get_json(client, url)
+        return [each for each in jwt.PyJWKSet.from_dict(document).keys if _is_usable(each)]
 
     async def _discover(self, client: httpx.AsyncClient) -> str:
-        document = _json(await client.get(f"{self._settings.oidc_issuer.rstrip('/')}/.well-known/openid-configuration"))
+        base = self._settings.oidc_issuer.rstrip("/")
+        document = await _get_json(client, f"{base}/.well-known/openid-configuration")
         url = str(document.get("jwks_uri", ""))
         if document.get("issuer") != self._settings.oidc_issuer:
             raise ValueError("the discovery document is another issuer's")
@@ -103,8 +110,22 @@ class SigningKeys:
         return url
 
 
-def _json(response: httpx.Response) -> dict[str, Any]:
-    document: object = response.raise_for_status().json()
+def _is_usable(key: jwt.PyJWK) -> bool:
+    if key.public_key_use not in (None, "sig") or key.algorithm_name not in ALGORITHMS:
+        return False
+    return key.key_type != "RSA" or key.key.key_size >= RSA_BITS
+
+
+async def _get_json(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
+    """A JSON object of at most DOCUMENT_BYTES. Raises ValueError and httpx.HTTPError."""
+    content = bytearray()
+    async with client.stream("GET", url) as response:
+        response.raise_for_status()
+        async for part in response.aiter_bytes():
+            content += part
+            if len(content) > DOCUMENT_BYTES:
+                raise ValueError("the document is too large")
+    document: object = json.loads(content)
     if not isinstance(document, dict):
         raise ValueError("no JSON object")
     return cast("dict[str, Any]", document)
