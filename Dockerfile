@@ -2,12 +2,17 @@
 
 FROM python:3.12-slim AS build
 WORKDIR /src
-RUN python -m venv /opt/app
-ENV PATH=/opt/app/bin:$PATH
-COPY constraints.txt pyproject.toml README.md LICENSE ./
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/build && python -m venv /opt/app
+COPY deploy/image-requirements.txt deploy/image-build-requirements.txt ./
+# Nothing is installed but files with these hashes; make image-requirements writes them.
+RUN /opt/build/bin/pip install --require-hashes --requirement image-build-requirements.txt \
+    && /opt/app/bin/pip install --require-hashes --requirement image-requirements.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY src src
-RUN pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[otel,redis]' \
-    && pip uninstall --yes pip
+RUN /opt/build/bin/pip wheel --no-deps --no-index --no-build-isolation --wheel-dir dist . \
+    && /opt/app/bin/pip install --no-deps --no-index dist/*.whl \
+    && /opt/app/bin/pip uninstall --yes pip
 
 
 FROM python:3.12-slim

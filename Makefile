@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: package bundle frameworks docs pages viewer viewer-check viewer-images demo test test-full test-live test-pythons mutants conformance check format bench clean faults faults-live evals
+.PHONY: package bundle frameworks docs pages viewer viewer-check viewer-images demo test test-full test-live test-pythons mutants conformance check format bench clean faults faults-live evals audit image-requirements
 
 # The tools of development, at the versions that were tested; made again when they change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -106,6 +106,17 @@ $(VENV)/.docs: $(VENV)/.installed
 # Everything written from the code and from distribution/server.toml: bundles, snippets, the reference of the tools.
 pages: $(VENV)/.installed
 	$(BIN)/python -m distribution --record
+
+# What the image installs, with hashes; to be renewed with constraints.txt. Needs uv.
+PINS := uv pip compile --quiet --generate-hashes --universal --python-version 3.12 --no-annotate \
+	--custom-compile-command "make image-requirements"
+image-requirements:
+	$(PINS) --extra otel --extra redis --constraint constraints.txt pyproject.toml -o deploy/image-requirements.txt
+	echo 'hatchling>=1.27' | $(PINS) - -o deploy/image-build-requirements.txt
+
+# Known vulnerabilities of what is installed. Skipped where no index answers.
+audit:
+	.ci/audit
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check

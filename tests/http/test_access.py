@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import anyio
+import httpx
 import pytest
 from mcp import MCPError
 from mcp_types import EmptyResult, ResourceTemplateReference, SubscribeRequest, SubscribeRequestParams
@@ -15,7 +19,7 @@ from letta_conversations_mcp.http.auth.token_file import make_token
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.catalogue import TOOLS
-from tests.http.team import Team, call_tool, client_of, member, post
+from tests.http.team import Team, call_tool, client_of, member, modern_call, post
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say
@@ -173,6 +177,76 @@ async def test_a_change_of_the_file_holds_for_the_next_call(team: Team, era: Era
         with anyio.fail_after(HANG_SECONDS):
             while (await post(url, "tools/list", {}, team.bearer("ann"))).status_code != 401:
                 await anyio.sleep(0.05)
+
+
+@asynccontextmanager
+async def open_stream(url: str, headers: dict[str, str]) -> AsyncGenerator[AsyncIterator[str]]:
+    """The lines of a stream of changes, after its acknowledgement."""
+    body, own = modern_call("subscriptions/listen", {"notifications": {"resourcesListChanged": True}})
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http,
+        http.stream("POST", f"{url}/mcp", json=body, headers={**own, **headers}) as response,
+    ):
+        assert response.status_code == 200
+        lines = response.aiter_lines()
+        async for line in lines:
+            if "acknowledged" in line:
+                break
+        yield lines
+
+
+async def test_a_stream_ends_with_its_token_and_no_other_does(team: Team, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    team.add("ann")
+    team.add("bob")
+    async with (
+        http_server(team.settings(letta.base_url)) as url,
+        open_stream(url, team.bearer("ann")) as of_ann,
+        open_stream(url, team.bearer("bob")) as of_bob,
+    ):
+        del team.tables["ann"]
+        team.write()
+        with anyio.fail_after(HANG_SECONDS):
+            assert not [line async for line in of_ann if line.startswith("data")]
+            await call_tool(url, "create_conversation", {"agent": agent_id}, team.bearer("bob"))
+            assert "list_changed" in await anext(line async for line in of_bob if line.startswith("data"))
+
+
+async def test_a_stream_ends_when_its_token_expires(team: Team, letta: Letta) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=3)
+    team.add("ann", expires=soon.isoformat(timespec="seconds"))
+    async with (
+        http_server(team.settings(letta.base_url)) as url,
+        open_stream(url, team.bearer("ann")) as of_ann,
+    ):
+        with anyio.fail_after(HANG_SECONDS):
+            assert not [line async for line in of_ann if line.startswith("data")]
+
+
+async def test_a_call_that_waits_ends_with_its_token_and_its_turn_goes_on(team: Team, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+    held = Hold(Say("done"))
+    letta.model.enqueue(held, to="think")
+    team.add("ann")
+    team.add("bob")
+    here = {"conversation_id": conversation_id}
+    async with http_server(team.settings(letta.base_url)) as url:
+        async with anyio.create_task_group() as tasks:
+            answers: list[httpx.Response] = []
+
+            async def send() -> None:
+                answers.append(await call_tool(url, "send_message", {**here, "message": "think"}, team.bearer("ann")))
+
+            tasks.start_soon(send)
+            await letta.model.asked()
+            del team.tables["ann"]
+            team.write()
+        held.gate.set()
+        reply = await call_tool(url, "wait_for_reply", here, team.bearer("bob"))
+
+    assert "result" not in answers[0].text
+    assert "done" in reply.text
 
 
 async def test_a_file_that_is_broken_leaves_the_tokens_in_force(team: Team, caplog: pytest.LogCaptureFixture) -> None:

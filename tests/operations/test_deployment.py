@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 import tomllib
@@ -447,3 +448,19 @@ async def test_through_nginx_a_client_finds_the_provider_of_its_token(folder: Pa
     assert metadata.json()["authorization_servers"] == ["https://id.example.org"]
     assert f"https://letta.example.org{path}" in refused.headers["www-authenticate"]
     assert viewer.status_code == 200
+
+
+def pins(file: str) -> dict[str, str]:
+    """The versions that a file pins, by name."""
+    return dict(re.findall(r"(?m)^([A-Za-z0-9._-]+)==([^ ;\\\n]+)", (ROOT / file).read_text()))
+
+
+def test_the_image_installs_the_tested_versions_and_only_files_with_known_hashes() -> None:
+    tested, installed = pins("constraints.txt"), pins("deploy/image-requirements.txt")
+
+    assert {"mcp", "letta-client", "redis", "opentelemetry-sdk"} <= set(installed)
+    assert {name: version for name, version in installed.items() if tested.get(name, version) != version} == {}
+    for line in (line for line in (ROOT / "Dockerfile").read_text().splitlines() if "pip install" in line):
+        assert "--require-hashes" in line or "--no-index" in line
+    for name in ("deploy/image-requirements.txt", "deploy/image-build-requirements.txt"):
+        assert len(re.findall(r"(?m)^\S+==.* \\\n    --hash=sha256:", (ROOT / name).read_text())) == len(pins(name))

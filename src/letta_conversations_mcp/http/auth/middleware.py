@@ -19,9 +19,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from letta_conversations_mcp.core import access
 from letta_conversations_mcp.core.errors import RETRY_SECONDS
+from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.http.auth.oidc import ProviderFailed
+from letta_conversations_mcp.http.auth.open_requests import OpenRequests
 from letta_conversations_mcp.http.refusal import refusal
 from letta_conversations_mcp.server.caller_view import CallerToken
+
+NOT_ACCEPTED = "Your token is unknown, has expired or is for another server. Send it as Authorization: Bearer."
 
 
 class EitherVerifier:
@@ -51,17 +55,24 @@ class AuthMiddleware:
     ) -> None:
         self._app = AuthContextMiddleware(app)
         self._bearer = BearerAuthBackend(verifier)
+        self._requests = OpenRequests(verifier)
         self._open_paths = frozenset(open_paths)
         self._metadata_url = metadata_url
         self._scope_of = scope_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in self._open_paths:
-            refusal = await self._admit(scope)
-            if refusal is not None:
-                await refusal(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] == "lifespan":
+            async with background_tasks() as tasks:
+                tasks.start_soon(self._requests.watch)
+                await self._app(scope, receive, send)
+        elif scope["type"] != "http" or scope["path"] in self._open_paths:
+            await self._app(scope, receive, send)
+        elif refused := await self._admit(scope):
+            await refused(scope, receive, send)
+        else:
+            ended = self._refusal(401, "invalid_token", NOT_ACCEPTED)
+            secret = Headers(scope=scope)["authorization"].partition(" ")[2]
+            await self._requests.serve(self._app, ended, scope, receive, send, secret)
 
     async def _admit(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
@@ -76,8 +87,8 @@ class AuthMiddleware:
             )
         if verified is None:
             given = headers.get("authorization", "").lower().startswith("bearer ")
-            problem = "Your token is unknown, has expired or is for another server." if given else "A token is needed."
-            return self._refusal(401, "invalid_token" if given else "", f"{problem} Send it as Authorization: Bearer.")
+            problem = NOT_ACCEPTED if given else "A token is needed. Send it as Authorization: Bearer."
+            return self._refusal(401, "invalid_token" if given else "", problem)
         scope["auth"], scope["user"] = verified
         missing = self._missing(headers, cast("CallerToken", verified[1].access_token))
         if missing:
