@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from letta_conversations_mcp.core.message_json import (
     KIND_OF_TYPE,
     calls_of,
-    compaction_summary,
     int_field,
     read_failure,
     read_message,
@@ -17,7 +16,6 @@ from letta_conversations_mcp.core.message_json import (
     text_of,
 )
 from letta_conversations_mcp.core.model import Chunk, Message, ToolCall
-from tests.rig.captured import STREAMS, chunks_of
 
 ALERT = '{"type": "system_alert", "message": "Note: older messages are hidden.", "time": "2026-11-21"}'
 ARGUMENTS = '{"query": "tea"}'
@@ -69,38 +67,6 @@ def test_a_tool_return_is_read_from_its_list_or_else_from_the_message_itself() -
     assert list(returns_of(listed)) == [ToolCall(id="b", name="search", status="error", result="no")]
 
 
-@pytest.mark.parametrize(
-    ("chunk", "summary"),
-    [
-        ({"message_type": "user_message", "content": ALERT}, "Note: older messages are hidden."),
-        (
-            {"message_type": "user_message", "content": [{"type": "text", "text": ALERT}]},
-            "Note: older messages are hidden.",
-        ),
-        ({"message_type": "summary_message", "summary": "Before."}, "Before."),
-        ({"message_type": "summary_message", "content": "Before."}, "Before."),
-        ({"message_type": "user_message", "content": 'what is a "system_alert"?'}, None),
-        ({"message_type": "user_message", "content": '{"type": "heartbeat", "message": "system_alert"}'}, None),
-        ({"message_type": "user_message", "content": '["system_alert"]'}, None),
-        ({"message_type": "user_message", "content": '{"type": "system_alert"'}, None),
-        ({"message_type": "user_message", "content": "hello"}, None),
-        ({"message_type": "user_message"}, None),
-    ],
-)
-def test_what_a_compaction_left_is_told_from_what_a_user_wrote(chunk: Chunk, summary: str | None) -> None:
-    assert compaction_summary(chunk) == summary
-
-
-async def test_the_alert_that_a_real_compaction_streams_is_its_summary() -> None:
-    chunks = await chunks_of(STREAMS["50_overflow_compaction_default"])
-
-    summaries = [summary for chunk in chunks if (summary := compaction_summary(chunk)) is not None]
-
-    assert len(summaries) == 1
-    assert summaries[0].startswith("Note: prior messages from the beginning of the conversation have been hidden")
-    assert "The following is a summary of the previous messages" in summaries[0]
-
-
 HEAD = {"id": "message-1", "date": "2026-11-21T00:52:48+00:00", "otid": "o", "run_id": "run-1"}
 COMMON = {"id": "message-1", "at": "2026-11-21T00:52:48+00:00", "otid": "o", "run_id": "run-1"}
 
@@ -109,10 +75,7 @@ COMMON = {"id": "message-1", "at": "2026-11-21T00:52:48+00:00", "otid": "o", "ru
     ("fields", "read"),
     [
         ({"message_type": "user_message", "content": "hi"}, {"kind": "user", "text": "hi"}),
-        (
-            {"message_type": "user_message", "content": ALERT},
-            {"kind": "summary", "text": "Note: older messages are hidden."},
-        ),
+        ({"message_type": "user_message", "content": ALERT}, {"kind": "user", "text": ALERT}),
         ({"message_type": "summary_message", "summary": "Before."}, {"kind": "summary", "text": "Before."}),
         ({"message_type": "assistant_message", "content": "yes"}, {"kind": "assistant", "text": "yes"}),
         ({"message_type": "system_message", "content": "You are"}, {"kind": "system", "text": "You are"}),

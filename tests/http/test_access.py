@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import httpx
@@ -101,9 +101,9 @@ async def test_who_may_not_read_finds_no_resources(team: Team, letta: Letta, era
     ("method", "scope"), [("tasks/get", "read"), ("tasks/cancel", "write"), ("tasks/update", "write")]
 )
 async def test_tasks_need_the_scope_of_what_they_do(team: Team, method: str, scope: str) -> None:
-    team.add("other", scopes={"read", "write", "delete"} - {scope})
+    team.add("other", scopes=[each for each in SCOPES if each != scope])
     team.add("holder", scopes=[scope])
-    params = {"taskId": "unknown", "inputResponses": {}}
+    params: dict[str, Any] = {"taskId": "unknown", "inputResponses": {}}
     async with http_server(team.settings(NOWHERE)) as url:
         refused = await post(url, method, params, team.bearer("other"))
         asked = await post(url, method, params, team.bearer("holder"))
@@ -232,8 +232,8 @@ async def test_a_call_that_waits_ends_with_its_token_and_its_turn_goes_on(team: 
     team.add("bob")
     here = {"conversation_id": conversation_id}
     async with http_server(team.settings(letta.base_url)) as url:
+        answers: list[httpx.Response] = []
         async with anyio.create_task_group() as tasks:
-            answers: list[httpx.Response] = []
 
             async def send() -> None:
                 answers.append(await call_tool(url, "send_message", {**here, "message": "think"}, team.bearer("ann")))

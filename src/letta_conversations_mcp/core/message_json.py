@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal, cast
 
-from pydantic_core import from_json
-
 from letta_conversations_mcp.core.model import Chunk, Message, MessageKind, ToolCall, TurnFailure
 
 KIND_OF_TYPE: dict[str, MessageKind] = {
@@ -103,27 +101,6 @@ def _return_status(entry: Mapping[str, object]) -> Literal["success", "error", "
     return "denied" if text_of(entry.get("tool_return")).startswith(DENIED) else "error"
 
 
-def compaction_summary(chunk: Chunk) -> str | None:
-    """The summary left by a compaction, or None if the chunk is not a summary.
-
-    0.16.8 stores it as a user message whose text is a JSON object of type system_alert; newer servers as
-    summary_message.
-    """
-    if chunk.get("message_type") == "summary_message":
-        return text_field(chunk, "summary") or text_of(chunk.get("content"))
-    text = text_of(chunk.get("content"))
-    if '"system_alert"' not in text[:200]:
-        return None
-    try:
-        alert = from_json(text)
-    except (ValueError, TypeError):
-        return None
-    if not isinstance(alert, dict):
-        return None
-    fields = cast("dict[str, object]", alert)
-    return text_field(fields, "message") if fields.get("type") == "system_alert" else None
-
-
 def read_failure(data: Mapping[str, object]) -> TurnFailure:
     """The error of a stream's error event, or of a failed run's metadata."""
     return TurnFailure(
@@ -139,11 +116,8 @@ def read_message(chunk: Chunk) -> Message:
     message_type = text_field(chunk, "message_type")
     kind = KIND_OF_TYPE.get(message_type, "other")
     text, calls = "", tuple[ToolCall, ...]()
-    if kind == "user":
-        summary = compaction_summary(chunk)
-        kind, text = ("user", text_of(chunk.get("content"))) if summary is None else ("summary", summary)
-    elif kind == "summary":
-        text = compaction_summary(chunk) or ""
+    if kind == "summary":
+        text = text_field(chunk, "summary") or text_of(chunk.get("content"))
     elif kind == "reasoning":
         text = text_field(chunk, "reasoning") or text_field(chunk, "hidden_reasoning") or "(hidden)"
     elif message_type == "tool_return_message":

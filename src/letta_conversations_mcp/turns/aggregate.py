@@ -15,7 +15,6 @@ from typing import Literal, cast
 
 from letta_conversations_mcp.core.message_json import (
     calls_of,
-    compaction_summary,
     int_field,
     read_failure,
     returns_of,
@@ -117,8 +116,6 @@ class TurnBuilder:
             case "retry":
                 self._forget(chunk.get("pieces"))
             case "summary_message":
-                self._compacted = True
-            case "user_message" if compaction_summary(chunk) is not None:
                 self._compacted = True
             case "user_message":
                 self._message = self._message or text_of(chunk.get("content"))

@@ -18,6 +18,7 @@ import letta_client
 from pydantic_core import from_json
 
 from letta_conversations_mcp.backends.letta_api.sdk_errors import Asking, waited_seconds, was_never_sent
+from letta_conversations_mcp.backends.letta_api.summaries import streamed
 from letta_conversations_mcp.core.backend import StreamLost
 from letta_conversations_mcp.core.errors import NotFound, Unreachable
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Chunk, ConversationRef
@@ -142,4 +143,4 @@ def _read_event(data: str) -> Chunk:
         chunk = from_json(data)
     except ValueError:
         return {}
-    return cast("Chunk", chunk) if isinstance(chunk, dict) else {}
+    return streamed(cast("Chunk", chunk)) if isinstance(chunk, dict) else {}
