@@ -21,6 +21,7 @@ from letta_conversations_mcp.backends.letta_api.letta_json import (
     read_run,
     search_body,
 )
+from letta_conversations_mcp.backends.letta_api.summaries import unclear_runs, with_summaries
 from letta_conversations_mcp.conversations.compaction import TOO_LITTLE, compaction_body
 from letta_conversations_mcp.core.backend import NoSearch
 from letta_conversations_mcp.core.errors import NotFound, Refused, without_password
@@ -143,7 +144,8 @@ class ApiBackend(ApiConversations, ApiApprovals):
         if (begins or query.order == "asc" or not more) and await self._is_fork(ref):
             items = await self._list_of_conversation(ref, query)
             more = _stored(items) >= query.limit
-        return Page(items=tuple(map(read_message, items)), more=more)
+        of_runs = [each for run_id in unclear_runs(items) for each in await self._messages_of_run(run_id)]
+        return Page(items=tuple(map(read_message, with_summaries(items, of_runs))), more=more)
 
     async def get_prompt(self, ref: ConversationRef) -> str:
         """The first message of every conversation, a fork's too."""
@@ -290,12 +292,19 @@ class ApiBackend(ApiConversations, ApiApprovals):
 
     async def list_run_chunks(self, ref: ConversationRef, run_id: str) -> Sequence[Chunk]:
         client = await self._open()
+        messages = await self._messages_of_run(run_id)
         with client.asking.to("read the run's messages", after=AFTER_READING, missing=NotFound.run(run_id)):
-            data = await client.json(
-                client.retrying.runs.messages.with_raw_response.list(run_id, order="asc", limit=RUN_MESSAGES)
-            )
             usage = client.object(await client.json(client.retrying.runs.usage.with_raw_response.retrieve(run_id)))
-        return [*objects(data), {**usage, "message_type": "usage_statistics"}]
+        return [*with_summaries(messages), {**usage, "message_type": "usage_statistics"}]
+
+    async def _messages_of_run(self, run_id: str) -> list[Json]:
+        client = await self._open()
+        with client.asking.to("read the run's messages", after=AFTER_READING, missing=NotFound.run(run_id)):
+            return objects(
+                await client.json(
+                    client.retrying.runs.messages.with_raw_response.list(run_id, order="asc", limit=RUN_MESSAGES)
+                )
+            )
 
 
 def _stored(items: Sequence[Json]) -> int:
