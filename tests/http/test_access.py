@@ -212,6 +212,26 @@ async def test_a_stream_ends_with_its_token_and_no_other_does(team: Team, letta:
             assert "list_changed" in await anext(line async for line in of_bob if line.startswith("data"))
 
 
+async def test_only_those_are_told_whose_list_changed(team: Team, letta: Letta) -> None:
+    own, other = (await letta.new_agent())[0], (await letta.new_agent())[0]
+    team.add("ann", agents=[own])
+    team.add("bob")
+    async with (
+        http_server(team.settings(letta.base_url)) as url,
+        open_stream(url, team.bearer("ann")) as of_ann,
+        open_stream(url, team.bearer("bob")) as of_bob,
+    ):
+        for agent in (other, own, other):
+            await call_tool(url, "create_conversation", {"agent": agent}, team.bearer("bob"))
+        team.tables.clear()
+        team.write()
+        with anyio.fail_after(HANG_SECONDS):
+            told_ann = [line async for line in of_ann if "list_changed" in line]
+            told_bob = [line async for line in of_bob if "list_changed" in line]
+
+    assert (len(told_ann), len(told_bob)) == (1, 3)
+
+
 async def test_a_stream_ends_when_its_token_expires(team: Team, letta: Letta) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=3)
     team.add("ann", expires=soon.isoformat(timespec="seconds"))

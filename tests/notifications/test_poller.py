@@ -17,7 +17,7 @@ from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import NotFound, Overloaded
 from letta_conversations_mcp.core.model import ConversationChanges, NewConversation
 from letta_conversations_mcp.notifications import poller as polling
-from letta_conversations_mcp.notifications.events import LIST_CHANGED, changed_conversation, conversation_changed
+from letta_conversations_mcp.notifications.events import AgentListChanged, changed_conversation, conversation_changed
 from letta_conversations_mcp.notifications.poller import Poller, open_poller
 from letta_conversations_mcp.settings import Settings
 from tests.rig.bounds import HANG_SECONDS
@@ -213,7 +213,7 @@ async def test_making_and_deleting_a_conversation_lists_it_anew(letta: Letta) ->
         stop()
         await backend.create_conversation(NewConversation(agent_id=agent_id))
 
-    assert heard == [conversation_changed(made.id), LIST_CHANGED] * 2
+    assert heard == [conversation_changed(made.id), AgentListChanged(agent_id)] * 2
 
 
 def test_every_verb_is_known_to_change_a_conversation_or_not() -> None:

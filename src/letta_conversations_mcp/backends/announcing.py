@@ -23,7 +23,7 @@ from letta_conversations_mcp.core.model import (
     Outgoing,
     OutgoingMessage,
 )
-from letta_conversations_mcp.notifications.events import LIST_CHANGED, conversation_changed
+from letta_conversations_mcp.notifications.events import AgentListChanged, conversation_changed
 
 
 class AnnouncingBackend(ForwardingBackend):
@@ -33,13 +33,14 @@ class AnnouncingBackend(ForwardingBackend):
     nevertheless.
     """
 
-    def __init__(self, inner: Backend, bus: SubscriptionBus) -> None:
+    def __init__(self, inner: Backend, bus: SubscriptionBus, account: str = "") -> None:
         super().__init__(inner)
         self._bus = bus
+        self._account = account
 
     async def delete_agent(self, agent_id: str) -> None:
         await super().delete_agent(agent_id)
-        await self._publish(LIST_CHANGED)
+        await self._publish(AgentListChanged(agent_id, self._account))
 
     async def create_conversation(self, new: NewConversation) -> Conversation:
         return await self._listed(await super().create_conversation(new))
@@ -51,8 +52,9 @@ class AnnouncingBackend(ForwardingBackend):
         return await self._listed(await super().update_conversation(conversation_id, changes))
 
     async def delete_conversation(self, conversation_id: str) -> None:
+        owner = await super().owner_of(conversation_id)
         await super().delete_conversation(conversation_id)
-        await self._publish(conversation_changed(conversation_id), LIST_CHANGED)
+        await self._publish(conversation_changed(conversation_id), AgentListChanged(owner, self._account))
 
     async def compact(self, ref: ConversationRef, settings: CompactionSettings) -> Compaction:
         try:
@@ -89,7 +91,9 @@ class AnnouncingBackend(ForwardingBackend):
             await self._publish(conversation_changed(ref.conversation_id))
 
     async def _listed(self, conversation: Conversation) -> Conversation:
-        await self._publish(conversation_changed(conversation.id), LIST_CHANGED)
+        await self._publish(
+            conversation_changed(conversation.id), AgentListChanged(conversation.agent_id, self._account)
+        )
         return conversation
 
     async def _publish(self, *events: ServerEvent) -> None:

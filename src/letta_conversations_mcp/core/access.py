@@ -5,6 +5,7 @@ Over stdio there is one caller, who may do everything. Over HTTP a token identif
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -12,6 +13,10 @@ Scope = Literal["read", "write", "delete"]
 """`read` changes nothing, `write` sends and changes, `delete` deletes. None of them includes another."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+
+def account_of(letta_key: str) -> str:
+    return hashlib.sha256(letta_key.encode()).hexdigest()[:16] if letta_key else ""
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,11 @@ class Access:
     scopes: frozenset[Scope]
     agents: frozenset[str] | None = None
     letta_key: str = field(default="", repr=False)
+
+    @property
+    def account(self) -> str:
+        """Names the Letta key without revealing it."""
+        return account_of(self.letta_key)
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes

@@ -2,16 +2,30 @@
 
 * `conversation_changed(id)`: a conversation changed. No client can subscribe to its URI; the poller of every replica
 receives it, reads the conversation, and publishes a ResourceUpdated for each URI that its clients watch.
-* `LIST_CHANGED`: a conversation was created, renamed, archived or deleted. Clients receive it as it is.
+* `AgentListChanged`: a conversation of this agent was created, renamed, archived or deleted. Clients whose caller sees
+  the agent receive it as `LIST_CHANGED`.
 
 An event says which resource to read again, never what is new there, so a superfluous event does no harm.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from mcp.server.subscriptions import ResourcesListChanged, ResourceUpdated, ServerEvent
 
 LIST_CHANGED = ResourcesListChanged()
+"""Anybody's list, because it is not known whose."""
+
+
+@dataclass(frozen=True)
+class AgentListChanged(ResourcesListChanged):
+    """The list of one agent's conversations. `account` names the Letta key it was seen with, "" for the server's
+    own."""
+
+    agent_id: str
+    account: str = ""
+
 
 _PREFIX = "letta://conversations/"
 _SUFFIX = "#changed"

@@ -17,8 +17,13 @@ import anyio
 from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChanged, ServerEvent
 from pydantic import BaseModel, Field, ValidationError
 
-from letta_conversations_mcp.core.model import CONVERSATION_ID
-from letta_conversations_mcp.notifications.events import LIST_CHANGED, changed_conversation, conversation_changed
+from letta_conversations_mcp.core.model import AGENT_ID, CONVERSATION_ID
+from letta_conversations_mcp.notifications.events import (
+    LIST_CHANGED,
+    AgentListChanged,
+    changed_conversation,
+    conversation_changed,
+)
 from letta_conversations_mcp.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -40,6 +45,20 @@ class _Wire(BaseModel):
 
     sender: str = Field(max_length=64)
     conversation_id: str = Field(pattern=f"^(?:{CONVERSATION_ID.pattern})?$")
+    agent_id: str = Field(default="", pattern=f"^(?:{AGENT_ID.pattern})?$")
+    account: str = Field(default="", max_length=64)
+
+    @classmethod
+    def of(cls, sender: str, event: ServerEvent) -> _Wire:
+        wire = cls(sender=sender, conversation_id=changed_conversation(event))
+        if isinstance(event, AgentListChanged):
+            return wire.model_copy(update={"agent_id": event.agent_id, "account": event.account})
+        return wire
+
+    def event(self) -> ServerEvent:
+        if self.conversation_id:
+            return conversation_changed(self.conversation_id)
+        return AgentListChanged(self.agent_id, self.account) if self.agent_id else LIST_CHANGED
 
 
 class RedisSubscriptionBus:
@@ -65,7 +84,7 @@ class RedisSubscriptionBus:
         conversation_id = changed_conversation(event)
         if conversation_id or isinstance(event, ResourcesListChanged):
             try:
-                self._outbox.send_nowait(_Wire(sender=self._name, conversation_id=conversation_id).model_dump_json())
+                self._outbox.send_nowait(_Wire.of(self._name, event).model_dump_json())
             except (anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
                 self.counts["dropped"] += 1
                 logger.debug("an event is not sent to the replicas: too many wait for Redis, or the server is stopping")
@@ -128,9 +147,7 @@ class RedisSubscriptionBus:
             return
         if event.sender != self._name:
             self.counts["received"] += 1
-            await self._local.publish(
-                conversation_changed(event.conversation_id) if event.conversation_id else LIST_CHANGED
-            )
+            await self._local.publish(event.event())
 
 
 async def _keep_running(work: Callable[[], Awaitable[None]]) -> None:

@@ -29,7 +29,7 @@ from letta_conversations_mcp import __version__
 from letta_conversations_mcp.backends.announcing import AnnouncingBackend
 from letta_conversations_mcp.backends.open import open_backend
 from letta_conversations_mcp.backends.pool import open_pool
-from letta_conversations_mcp.core.access import EVERYTHING, Access, Scope
+from letta_conversations_mcp.core.access import EVERYTHING, Access, Scope, account_of
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import Forbidden
 from letta_conversations_mcp.core.task_groups import background_tasks
@@ -39,7 +39,7 @@ from letta_conversations_mcp.observability.request_log import UNKNOWN, RequestLo
 from letta_conversations_mcp.server.request_state import explain_refusal
 from letta_conversations_mcp.server.resources import add_resources
 from letta_conversations_mcp.server.sdk_private import add_request_handler
-from letta_conversations_mcp.server.subscriptions import Subscriptions
+from letta_conversations_mcp.server.subscriptions import CallersBus, Subscriptions
 from letta_conversations_mcp.server.tasks.extension import Tasks
 from letta_conversations_mcp.server.viewer import hide_viewer_tools, viewer_app
 from letta_conversations_mcp.settings import Settings
@@ -109,7 +109,7 @@ class ConversationServer(MCPServer[Services]):
                 backend = AnnouncingBackend(opened, bus)
 
                 async def backend_of_key(key: str) -> Backend:
-                    keyed = AnnouncingBackend(await pool.backend_of_key(key), bus)
+                    keyed = AnnouncingBackend(await pool.backend_of_key(key), bus, account_of(key))
                     pool.keep_open_for(key, keyed)
                     return keyed
 
@@ -127,6 +127,7 @@ class ConversationServer(MCPServer[Services]):
 
         self.shared_bus = _shared_bus(settings)
         bus: SubscriptionBus = self.shared_bus or InMemorySubscriptionBus()
+        self._callers_bus = CallersBus(bus)
         tasks = Tasks(settings, self._cancel, lambda: self.task_handlers)
         # What a caller may use changes with the token.
         listed = CacheHint(MINUTE_MS, "private") if settings.knows_callers else CacheHint(HOUR_MS, "public")
@@ -139,7 +140,7 @@ class ConversationServer(MCPServer[Services]):
             version=__version__,
             icons=[ICON],
             lifespan=lifespan,
-            subscriptions=bus,
+            subscriptions=self._callers_bus,
             extensions=[tasks, viewer_app()],
             middleware=[
                 self._request_log,
@@ -159,7 +160,7 @@ class ConversationServer(MCPServer[Services]):
             },
         )
         add_resources(self)
-        subscriptions = Subscriptions(bus)
+        subscriptions = Subscriptions(self._callers_bus)
         self.middleware.append(subscriptions)
         self.middleware.append(hide_viewer_tools)
         self.middleware.insert(0, explain_refusal)
@@ -168,7 +169,7 @@ class ConversationServer(MCPServer[Services]):
 
     def know_callers(self, callers: Callers) -> None:
         """From now on, answer only callers with a token, each within their rights."""
-        self.access = callers.access
+        self.access = self._callers_bus.caller = callers.access
         self.middleware.insert(self.middleware.index(self._request_log), callers)
 
     @cached_property

@@ -27,8 +27,10 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from letta_conversations_mcp.core.access import EVERYTHING, Access
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, NotFound, Overloaded
 from letta_conversations_mcp.core.model import CONVERSATION_ID
+from letta_conversations_mcp.notifications.events import LIST_CHANGED, AgentListChanged
 from letta_conversations_mcp.server.sdk_private import connection_of
 from letta_conversations_mcp.tools.base import Services
 from letta_conversations_mcp.tools.mcp_errors import raising_mcp_errors, to_mcp_error
@@ -82,6 +84,30 @@ class _Outbox:
         while self.subscriptions:
             _, stop = self.subscriptions.popitem()
             stop()
+
+
+class CallersBus:
+    """A SubscriptionBus as callers hear it: of a list only if they see its agent. `caller` gives the rights of the
+    current request's caller."""
+
+    def __init__(self, bus: SubscriptionBus) -> None:
+        self._bus = bus
+        self.caller: Callable[[], Access] = lambda: EVERYTHING
+
+    async def publish(self, event: ServerEvent) -> None:
+        await self._bus.publish(event)
+
+    def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
+        """Called within the request that subscribes."""
+        access = self.caller()
+
+        def hear(event: ServerEvent) -> None:
+            if not isinstance(event, AgentListChanged):
+                listener(event)
+            elif event.account == access.account and (access.agents is None or event.agent_id in access.agents):
+                listener(LIST_CHANGED)
+
+        return self._bus.subscribe(hear)
 
 
 class Subscriptions:
