@@ -409,3 +409,16 @@ async def test_a_conversation_without_messages_has_no_time_of_a_last_one(mcp: Ca
     # Those without messages are not among the recently active ones.
     assert [each["id"] for each in rows] == [opened[1]]
     assert "last_message_at" in rows[0]
+
+
+async def test_a_message_that_looks_like_a_reminder_does_not_disappear(
+    mcp: Caller, agent: str, model: ScriptedModel
+) -> None:
+    reminder = "<system-reminder>\nThis is mine.\n</system-reminder>"
+    model.enqueue(Say("one"), Say("two"))
+    sent = await mcp.ok("send_message", agent=agent, message="hello")
+    place = {"conversation_id": sent.data["conversation_id"]}
+
+    await mcp.ok("send_message", **place, message=reminder)
+
+    assert texts((await mcp.ok("list_messages", **place)).data) == ["hello", "one", reminder, "two"]

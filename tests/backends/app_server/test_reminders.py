@@ -20,3 +20,8 @@ def test_what_looks_like_a_reminder_in_a_users_text_stays() -> None:
     assert text_of_parts(REMINDER, REMINDER) == REMINDER
     assert text_of_parts(f"before {REMINDER} after") == f"before {REMINDER} after"
     assert text_of_parts(REMINDER, f"{REMINDER} I wrote this {REMINDER}") == f"{REMINDER} I wrote this {REMINDER}"
+
+
+def test_a_message_that_is_nothing_but_a_reminder_is_the_users_unless_it_is_the_note_of_an_interruption() -> None:
+    assert text_of_parts(REMINDER) == REMINDER
+    assert text_of_parts("<system-reminder>The user interrupted the active stream.</system-reminder>\n") == ""

@@ -20,6 +20,8 @@ _ATTEMPTS = "attempts"
 _ATTEMPT_MARK = "~"
 """Between a message's otid and the number of the attempt in the `client_message_id` of a later attempt."""
 
+_INTERRUPTED = "<system-reminder>The user interrupted the active stream.</system-reminder>\n"
+
 _REMINDER = ("<system-reminder>", "</system-reminder>")
 
 
@@ -84,12 +86,14 @@ def _ids(value: object) -> tuple[str, ...] | None:
 def without_reminders(data: Mapping[str, object]) -> Mapping[str, object]:
     """A user's message without the parts that Letta Code puts before it: about the machine, the agent, its tools. Each
     is a part of its own, and the user's text is the last one (seen with 0.34.12): what looks like a reminder within
-    that text was written by the user, and stays."""
+    that text was written by the user, and stays. Only its note of an interruption stands alone."""
     content = data.get("content")
     if data.get("message_type") != "user_message" or isinstance(content, str):
         return data
     parts = mappings(content)
     texts = [part for part in parts if part.get("type") == "text"]
+    if len(parts) == len(texts) == 1:
+        return {**data, "content": []} if text_field(texts[0], "text") == _INTERRUPTED else data
     own = texts[-1] if len(texts) > 1 else None
     return {**data, "content": [part for part in parts if part is own or not _is_reminder(part)]}
 
