@@ -119,7 +119,7 @@ async def test_one_failure_does_not_stop_the_rest(run: Run, letta: Letta, tmp_pa
     assert ran.status == 1
     assert ran.out.count("failed: There is no agent 'nobody of this name'") == 2
     assert "'c' · failed: isolated_blocks" in ran.out
-    assert ran.out.splitlines()[-1].startswith("3 failed, 1 created. Mend")
+    assert ran.out.splitlines()[-1].startswith("3 failed, 1 created. Fix")
     assert await summaries(letta, agent_id) == ["d"]
 
 

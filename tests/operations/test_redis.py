@@ -364,4 +364,4 @@ async def test_without_the_extra_the_start_says_what_to_install() -> None:
         done = await anyio.run_process([sys.executable, "-c", script], check=False)
 
     assert done.returncode == 2
-    assert b"letta-conversations-mcp[redis]" in done.stderr
+    assert b"-m pip install 'redis" in done.stderr

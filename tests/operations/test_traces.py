@@ -113,5 +113,5 @@ async def test_without_the_extra_the_start_says_what_to_install() -> None:
         done = await anyio.run_process([sys.executable, "-c", script], check=False)
 
     assert done.returncode == 2
-    assert b"letta-conversations-mcp[otel]" in done.stderr
+    assert b"pip install 'opentelemetry-exporter" in done.stderr
     assert b"Traceback" not in done.stderr
