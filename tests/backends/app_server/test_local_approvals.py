@@ -6,12 +6,10 @@ import uuid
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-import anyio
 import pytest
 
 from letta_conversations_mcp.settings import Settings
 from tests.backends.app_server.conftest import MODEL
-from tests.rig.bounds import HANG_SECONDS
 from tests.rig.model import CallTools, Hold, Say, ScriptedModel, Use
 from tests.rig.servers import ALL_WAYS, Answer, Caller, Way, in_own_task
 
@@ -178,24 +176,3 @@ async def test_another_server_that_knows_the_conversation_can_decide(
 
     assert done.data["reply"] == "Made."
     assert (tmp_path / "made").exists()
-
-
-async def test_a_question_is_forgotten_with_the_last_client_and_the_call_is_not_run(
-    asking_settings: Settings, local_settings: Settings, model: ScriptedModel, tmp_path: Path
-) -> None:
-    async with ONE_WAY.to(local_settings) as staying:
-        async with ONE_WAY.to(asking_settings) as leaving:
-            stopped = await stopped_at(leaving, model, touch(tmp_path / "made"))
-        place = {"conversation_id": stopped.data["conversation_id"]}
-        with anyio.fail_after(HANG_SECONDS):
-            # The keeper of its subscriptions leaves a moment later.
-            while (found := await staying.ok("wait_for_reply", **place, wait_seconds=0)).data["status"] != "failed":
-                await anyio.sleep(0.05)
-        refusal = await staying.refused("respond_to_approval", **place, approve=True)
-        model.enqueue(Say("Without it, then."))
-        following = await staying.ok("send_message", **place, message="go on")
-
-    assert "forgotten the question" in found.data["note"]
-    assert "No tool call waits" in refusal
-    assert following.data["reply"] == "Without it, then."
-    assert not (tmp_path / "made").exists()
