@@ -3,16 +3,45 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: package bundle frameworks docs pages viewer viewer-check viewer-images demo test test-full test-live test-pythons mutants conformance check format bench clean faults faults-live evals audit image-requirements
+.PHONY: help package bundle frameworks docs pages viewer viewer-check viewer-images demo test test-full test-live test-pythons mutants conformance check format bench clean faults faults-live evals audit image-requirements
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## make demo          a quick tour with a real agent on this machine
+## make test          the tests, in parallel; ARGS='tests/core' for some of them
+## make test-full     all transports and protocol versions, the fault matrix, coverage
+## make test-live     also against a real Letta server, which is installed and started
+## make test-pythons  the tests on every supported Python
+## make check         format, lint, types, contracts, quality of the tools' texts
+## make format        format, and fix what can be fixed
+## make pages         write what follows from the code: reference of the tools, snippets, bundles' descriptions
+## make docs          the documentation as a site, in build/site
+## make frameworks    run the examples of docs/frameworks.md, each with its framework
+## make conformance   MCP's own suite; needs npm
+## make faults        break everything in a send, count, and write docs/faults.md
+## make bench         compare speed and memory side by side
+## make mutants       plant small faults and see which the tests notice; ONLY=core/keys for one module
+## make evals         the cases for language models
+## make viewer        build the viewer; needs npm
+## make package       the package in dist/, checked
+## make bundle        the bundle for Claude Desktop in build/; needs npm
 
 # The tools of development, at the versions that were tested; made again when they change.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	touch $@ $(VENV)/.tour
+
+$(VENV)/.tour: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) what the tour needs: this server and Letta Code, about 80 MB to download."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local]'
 	touch $@
 
-demo: $(VENV)/.installed
+# What the tour needs and no more: no linters, no browser.
+demo: $(VENV)/.tour
 	$(BIN)/letta-conversations-mcp demo $(if $(AGENT),--agent "$$AGENT")
 
 # Three workers for each core, because the tests mostly wait. WORKERS=0 runs them in one process.
