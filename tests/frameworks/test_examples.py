@@ -26,13 +26,16 @@ pytestmark = [
 ]
 
 
-def run(example: str, arguments: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    python = python_of(example)
-    if not python.exists():
+def installed(example: str) -> None:
+    """Skips the test if the framework of its example is not installed."""
+    if not python_of(example).exists():
         pytest.skip("make frameworks installs the frameworks")
+
+
+def run(example: str, arguments: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
-        [python, ROOT / "examples" / f"{example}.py", *arguments],
+        [python_of(example), ROOT / "examples" / f"{example}.py", *arguments],
         env={**os.environ, "PATH": path, "NO_PROXY": "127.0.0.1", **variables},
         capture_output=True,
         text=True,
@@ -47,6 +50,7 @@ def test_every_example_has_its_requirements() -> None:
 
 @pytest.mark.parametrize("example", [name for name in EXAMPLES if name != "plain_mcp"])
 async def test_an_agent_of_the_framework_asks_a_letta_agent_once(example: str, letta: Letta) -> None:
+    installed(example)
     agent_id, name = await letta.new_agent()
     letta.model.enqueue(Say("On Friday."))
     supervisor = ScriptedModel()
@@ -72,6 +76,7 @@ async def test_an_agent_of_the_framework_asks_a_letta_agent_once(example: str, l
 
 
 async def test_the_plain_client_asks_a_letta_agent_once(letta: Letta) -> None:
+    installed("plain_mcp")
     _, name = await letta.new_agent()
     letta.model.enqueue(Say("On Friday."))
 

@@ -149,14 +149,15 @@ async def test_without_a_model_the_ways_to_one_are_named(tmp_path: Path, monkeyp
         assert "OPENAI_API_KEY" in text
 
 
-async def test_an_address_where_nothing_answers_is_said_to_be_one() -> None:
+async def test_an_address_where_nothing_answers_is_named_by_its_setting_alone() -> None:
     with loopback_socket() as unused:
         url = f"ws://127.0.0.1:{unused.getsockname()[1]}/ws"
         async with attached(url) as caller:
             refusal = await caller.refused("list_agents")
 
     assert "App Server cannot be reached" in refusal
-    assert url in refusal
+    assert "LETTA_MCP_APP_SERVER_URL" in refusal
+    assert url not in refusal
 
 
 async def test_another_server_is_said_to_be_no_app_server() -> None:

@@ -181,6 +181,7 @@ async def test_silence_is_no_end_of_a_turn_whose_reply_comes_later(
     assert (reply.data["status"], reply.data["reply"]) == ("completed", "At last.")
 
 
+@pytest.mark.slow(reason="Letta Code tries a model that does not answer several times")
 async def test_a_model_that_is_down_is_a_failed_turn_and_one_that_is_back_answers(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
