@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
+from typing import Any
 from xml.etree import ElementTree
 
+import httpx
 import pytest
 from mcp_types import CacheableResult
 
 from letta_conversations_mcp.settings import Settings
 from tests.rig.letta_server import Letta
-from tests.rig.servers import Caller, Way
+from tests.rig.servers import Caller, Way, http_server
 
 pytestmark = pytest.mark.all_ways
 
@@ -57,3 +60,29 @@ async def test_what_is_the_same_for_everybody_may_be_kept(letta: Letta) -> None:
             await client.list_prompts(),
         ):
             assert hint(result) == (3_600_000, "public")
+
+
+NEWER_FIELDS = {"ttlMs", "cacheScope", "resultType"}
+COMPLETE_AN_AGENT = {
+    "ref": {"type": "ref/prompt", "name": "agent_activity"},
+    "argument": {"name": "agent", "value": "a"},
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "field"),
+    [("resources/list", {}, "resources"), ("completion/complete", COMPLETE_AN_AGENT, "completion")],
+)
+async def test_clients_of_the_older_protocol_get_no_fields_of_the_newer_one(
+    letta: Letta, method: str, params: dict[str, Any], field: str
+) -> None:
+    """On the wire: a client of the SDK leaves out what it does not know."""
+    headers = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2025-11-25"}
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    settings = Settings(base_url=letta.base_url, stateless=True)
+    async with http_server(settings) as url, httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        answer = (await http.post(f"{url}/mcp", json=body, headers=headers)).text
+
+    result = json.loads(answer.partition("data: ")[2])["result"]
+    assert field in result
+    assert NEWER_FIELDS.isdisjoint(result)

@@ -4,6 +4,7 @@ for a person to choose from. Read-only, and within the budget of an answer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from mcp_types import (
     Resource,
     ResourceTemplateReference,
 )
+from pydantic import BaseModel
 from pydantic_core import to_json
 
 from letta_conversations_mcp.conversations.history import HistoryPage, read_history
@@ -203,7 +205,8 @@ async def ask_letta(ctx: ServerRequestContext[Services, Any], call_next: CallNex
     """Answers `resources/list` and completions from the backend.
 
     A middleware, because the SDK's list holds fixed resources only and does not page, and its completion handlers get
-    no context. The SDK's own handler runs first: it checks the request and the state of the connection.
+    no context. The SDK's own handler runs first: it checks the request and the state of the connection, and its result
+    has the fields of the client's version of the protocol, which stay.
     """
     result = await call_next(ctx)
     if ctx.request_id is None:
@@ -211,7 +214,15 @@ async def ask_letta(ctx: ServerRequestContext[Services, Any], call_next: CallNex
     params = ctx.params or {}
     with raising_mcp_errors():
         if ctx.method == "resources/list":
-            return await _recent(ctx.lifespan_context, params.get("cursor"))
+            page = await _recent(ctx.lifespan_context, params.get("cursor"))
+            return _with_fields_of(result, page, {"resources", "next_cursor"})
         if ctx.method == "completion/complete":
-            return CompleteResult(completion=await complete_argument(ctx.lifespan_context, params))
+            completion = CompleteResult(completion=await complete_argument(ctx.lifespan_context, params))
+            return _with_fields_of(result, completion, {"completion"})
     return result
+
+
+def _with_fields_of(result: HandlerResult, other: BaseModel, fields: set[str]) -> HandlerResult:
+    """A result of the SDK, already in the form that goes to the client, with these fields of ours in it."""
+    ours = other.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
+    return {**result, **ours} if isinstance(result, Mapping) else ours
