@@ -114,6 +114,7 @@ async def test_a_server_without_redis_and_agents_is_usable_with_a_warning(
     assert ran.status == 0
     assert (found["background"]["status"], found["agents"]["status"]) == ("warn", "warn")
     assert "LETTA_REDIS_HOST" in found["background"]["to_do"]
+    assert found["agents"]["to_do"] == "Create one with: lcm create-agent NAME"
     assert found["project"]["status"] == "warn"
     assert found["key"]["found"] == "none is set, and none is needed"
 

@@ -19,6 +19,7 @@ import anyio
 from letta_conversations_mcp import __version__
 from letta_conversations_mcp.backends.letta_api.network_variables import check_network, network_variables
 from letta_conversations_mcp.cli.client_config import client_configuration
+from letta_conversations_mcp.cli.failure import SHORT
 from letta_conversations_mcp.cli.running import run_with_backend
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import NAME_CHARS, ConversationError, NotConfigured, quote, without_password
@@ -216,7 +217,7 @@ def _project(settings: BackendSettings, health: Health) -> Check:
 async def _agents(backend: Backend) -> Check:
     page = await backend.list_agents(limit=MANY)
     if not page.items:
-        return Check("agents", "warn", "none is visible", "Make one in Letta, or with the tool create_agent.")
+        return Check("agents", "warn", "none is visible", f"Create one with: {SHORT} create-agent NAME")
     names = [repr(quote(each.name, NAME_CHARS)) for each in page.items]
     return Check("agents", "ok", _some(names, more=page.more))
 
