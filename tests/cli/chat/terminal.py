@@ -99,6 +99,14 @@ class Terminal:
                 return {self._screen.buffer[line][start + each].fg for each in range(len(words))}
         raise AssertionError(f"{words!r} is not on the screen:\n{self.text}")
 
+    @property
+    def echoes(self) -> bool:
+        """True if the terminal shows what is typed, as a shell needs it."""
+        return bool(termios.tcgetattr(self._side)[3] & termios.ECHO)
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
     def press(self, keys: str) -> None:
         os.write(self._side, keys.encode())
 
@@ -151,7 +159,7 @@ def _spawn(
 async def chat(
     base_url: str, *arguments: str, columns: int = 80, rows: int = 40, env: Mapping[str, str] | None = None
 ) -> AsyncGenerator[Terminal]:
-    """The command in a terminal of this size, killed at the end if it still runs."""
+    """The command in a terminal of this size, ended with the test if it still runs."""
     process, ours = _spawn(
         [sys.executable, "-m", "letta_conversations_mcp", "chat", "--letta-base-url", base_url, *arguments],
         (rows, columns),
@@ -163,7 +171,6 @@ async def chat(
         yield terminal
     finally:
         if terminal.status is None:
-            asyncio.get_running_loop().remove_reader(ours)
-            process.kill()
-            process.wait()
+            process.terminate()
+            await terminal.ended()
         os.close(ours)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 
 import anyio
@@ -55,6 +56,19 @@ async def test_with_colours(letta: Letta) -> None:
         terminal.enter("hello")
         await terminal.until("echo: hello")
         assert COLOUR.search(terminal.raw)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(letta: Letta, number: signal.Signals) -> None:
+    _, agent = await letta.new_agent()
+
+    async with chat(letta.base_url, "--agent", agent) as terminal:
+        await terminal.until("begins a conversation")
+        assert not terminal.echoes
+        terminal.signal(number)
+        assert await terminal.ended() == 128 + number
+        assert terminal.echoes
+        assert "Traceback" not in terminal.raw
 
 
 async def test_texts_of_others_do_not_control_the_terminal(letta: Letta, model: ScriptedModel) -> None:

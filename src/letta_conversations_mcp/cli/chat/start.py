@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -21,7 +22,8 @@ from letta_conversations_mcp.tools.results.agents import AgentList
 
 
 def chat(settings: BackendSettings, conversation: str, agent: str) -> int:
-    """Talk until the person leaves. Returns the exit status: 0, or 1 if something failed in a pipe.
+    """Talk until the person leaves. Returns the exit status: 0, 1 if something failed in a pipe, or as a shell reports
+    the signal that ended the chat. The terminal is left as it was.
 
     Raises NotConfigured.
     """
@@ -34,6 +36,16 @@ async def _chat(settings: BackendSettings, conversation: str, agent: str) -> int
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     status = 0
     async with connect(settings) as connection, anyio.create_task_group() as tasks:
+
+        async def end_with_signal() -> None:
+            nonlocal status
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+                async for number in signals:
+                    status = 128 + number
+                    tasks.cancel_scope.cancel()
+
+        if sys.platform != "win32":
+            tasks.start_soon(end_with_signal)
 
         async def start(session: Session) -> None:
             await _begin(session, conversation, agent)
