@@ -22,6 +22,7 @@ from mcp_types import TextContent
 
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.turns.waiting import BEFORE_HAND_OVER
 from tests.faults.places import MARKER
 from tests.rig.servers import Way, http_server, in_own_task, stdio_server
 
@@ -125,14 +126,23 @@ class Line:
         await self._client.aclose()
         await self._server.aclose()
 
-    async def call(self, tool: str, arguments: Mapping[str, Any], *reports: anyio.Event) -> Answered:
-        """Call a tool; the server's first report of progress sets the first of `reports`, and so on. Raises Hung."""
+    async def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        under_way: anyio.Event | None = None,
+        has_news: anyio.Event | None = None,
+    ) -> Answered:
+        """Call a tool. The first report of progress sets `under_way`, a later one sets `has_news` if the server
+        knows what became of the message. Raises Hung."""
         started = anyio.current_time()
-        unset = iter(reports)
+        under_way, has_news = under_way or anyio.Event(), has_news or anyio.Event()
 
         async def note(progress: float, total: float | None, message: str | None) -> None:
-            if report := next(unset, None):
-                report.set()
+            if not under_way.is_set():
+                under_way.set()
+            elif not (message or "").startswith(BEFORE_HAND_OVER):
+                has_news.set()
 
         try:
             with anyio.fail_after(CALL_SECONDS):
@@ -180,7 +190,7 @@ class Obedient:
         self.under_way = anyio.Event()
         """Set when a call that was not given up is under way."""
         self.has_news = anyio.Event()
-        """Set when there is more to tell of one."""
+        """Set when its server also knows what became of the message."""
         self.reply: str | None = None
         self.gave_up = ""
         """Why it knew no further."""

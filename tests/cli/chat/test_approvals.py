@@ -69,7 +69,7 @@ async def test_what_was_decided_elsewhere_is_not_decided_again(letta: Letta, mod
     async with chat(letta.base_url, conversation) as terminal:
         await terminal.until("has no message yet")
         terminal.enter("I like tea")
-        await terminal.until("Likes tea.")
+        await terminal.until_status("/approve or /deny")
         call = (await waiting(letta, agent_id, conversation))["tool_call_id"]
         approval = {"type": "approval", "approvals": [{"type": "approval", "approve": True, "tool_call_id": call}]}
         await letta.begin(conversation, approval)
