@@ -17,7 +17,16 @@ import anyio
 from letta_conversations_mcp.conversations.history import DEFAULT_KINDS
 from letta_conversations_mcp.conversations.transcript import body
 from letta_conversations_mcp.core.backend import Backend, NoSearch
-from letta_conversations_mcp.core.errors import NAME_CHARS, InvalidArgument, NotFound, TimedOut, quote
+from letta_conversations_mcp.core.errors import (
+    NAME_CHARS,
+    ConversationError,
+    InvalidArgument,
+    NotFound,
+    Refused,
+    ServerFault,
+    TimedOut,
+    quote,
+)
 from letta_conversations_mcp.core.model import (
     CONVERSATION_ID,
     DEFAULT_CONVERSATION,
@@ -59,13 +68,15 @@ T = TypeVar("T")
 @dataclass
 class SearchResult:
     """What was found. `scanned` is the number of messages scanned in `conversations`, None if the server searched; of
-    those in `cut_short` only the newest were scanned. `left_out` if there are conversations without a message of their
-    own. `cursor` continues with what was not scanned."""
+    those in `cut_short` only the newest were scanned. `unreadable` has the conversations whose messages could not be
+    read, with the error. `left_out` if there are conversations without a message of their own. `cursor` continues with
+    what was not scanned."""
 
     found: list[FoundMessage] = field(default_factory=list[FoundMessage])
     scanned: int | None = None
     conversations: int = 0
     cut_short: list[str] = field(default_factory=list[str])
+    unreadable: dict[str, ConversationError] = field(default_factory=dict[str, ConversationError])
     left_out: bool = False
     cursor: str = ""
 
@@ -154,6 +165,9 @@ class _Scan:
             except NotFound:
                 # Deleted while the others were scanned.
                 pass
+            except (Refused, ServerFault) as error:
+                # One whose messages are broken must not hide what the others say.
+                self._result.unreadable[ref.conversation_id] = error
             self._result.cursor = ref.conversation_id
         self._result.cursor = ""
 

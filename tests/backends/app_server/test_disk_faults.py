@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
@@ -67,7 +68,37 @@ def truncate(path: Path) -> None:
     path.write_bytes(data[: len(data) // 2])
 
 
-async def test_broken_files_of_one_conversation_leave_the_others_usable(
+def delete_line(path: Path, number: int) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[: number - 1] + lines[number:]))
+
+
+async def test_a_broken_line_is_named_hides_no_other_conversation_and_can_be_deleted(
+    settings: Settings, tmp_path: Path, model: ScriptedModel
+) -> None:
+    model.enqueue(Say("one"), Say("two"), Say("three"))
+    async with serving(settings) as caller:
+        broken, sound = await talk(caller, tmp_path), await talk(caller, tmp_path)
+        place, path = {"conversation_id": broken.conversation_id}, broken.folder / "messages.jsonl"
+        truncate(path)
+        refusal = await caller.refused("list_messages", **place)
+        found = await caller.ok("search_messages", query="hello")
+        [number] = re.findall(r"Line (\d+) of the file", refusal)
+        delete_line(path, int(number))
+        repaired = await caller.ok("send_message", **place, message="better?")
+        listed = await caller.ok("list_messages", **place)
+
+    advice = f"Line {number} of the file {path} is broken"
+    assert advice in refusal
+    assert [row["conversation_id"] for row in found.data["messages"]] == [sound.conversation_id]
+    assert f"1 could not be read, and were left out: {broken.conversation_id}. Letta refused" in found.data["note"]
+    assert advice in found.data["note"]
+    assert repaired.data["reply"] == "three"
+    assert [each["text"] for each in listed.data["messages"]][-2:] == ["better?", "three"]
+
+
+@pytest.mark.slow(reason="Letta Code tries to read the file again and again, for 7 seconds")
+async def test_a_message_to_a_conversation_with_a_broken_file_fails_and_others_are_answered(
     settings: Settings, tmp_path: Path, model: ScriptedModel
 ) -> None:
     model.enqueue(Say("one"), Say("two"))
@@ -76,19 +107,27 @@ async def test_broken_files_of_one_conversation_leave_the_others_usable(
     truncate(broken.folder / "messages.jsonl")
 
     async with serving(settings) as caller:
-        refusal = await caller.refused("list_messages", conversation_id=broken.conversation_id)
         failed = await caller.ok("send_message", conversation_id=broken.conversation_id, message="still there?")
         model.enqueue(Say("three"))
         following = await caller.ok("send_message", conversation_id=sound.conversation_id, message="and you?")
+
+    assert failed.data["status"] == "failed"
+    assert "a person has to repair the file" in failed.data["note"]
+    assert following.data["reply"] == "three"
+
+
+async def test_a_conversation_whose_record_is_broken_is_no_longer_there(
+    settings: Settings, tmp_path: Path, model: ScriptedModel
+) -> None:
+    model.enqueue(Say("one"), Say("two"))
+    async with serving(settings) as caller:
+        broken, sound = await talk(caller, tmp_path), await talk(caller, tmp_path)
     truncate(broken.folder / "conversation.json")
+
     async with serving(settings) as caller:
         unknown = await caller.refused("list_messages", conversation_id=broken.conversation_id)
         listed = await caller.ok("list_conversations")
 
-    assert "A file that it keeps on this machine is broken" in refusal
-    assert failed.data["status"] == "failed"
-    assert "a person has to restore the file" in failed.data["note"]
-    assert following.data["reply"] == "three"
     # Letta Code leaves out a conversation whose record it cannot read.
     assert "no conversation" in unknown
     assert [row["id"] for row in listed.data["conversations"]] == [sound.conversation_id]

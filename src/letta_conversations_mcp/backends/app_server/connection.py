@@ -17,12 +17,14 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import cast
 
 import anyio
+import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from pydantic_core import from_json, to_json
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-from letta_conversations_mcp.backends.app_server.error_texts import next_step
+from letta_conversations_mcp.backends.app_server.broken_files import broken_line
+from letta_conversations_mcp.backends.app_server.error_texts import delete_line, is_broken_file, next_step
 from letta_conversations_mcp.backends.app_server.process import AppServer
 from letta_conversations_mcp.backends.app_server.subscription_keeper import SubscriptionKeeper
 from letta_conversations_mcp.backends.app_server.turn_lock import lock_folder
@@ -120,8 +122,17 @@ class Connection:
         answer = await self._exchange(command, what, seconds, fields)
         if answer.get("success") is False or answer.get("accepted") is False:
             reason = text_field(answer, "error") or "no reason given"
-            raise Refused(what, quote(reason), next_step(reason))
+            raise Refused(what, quote(reason), await self._next_step(reason, fields))
         return answer
+
+    async def _next_step(self, reason: str, fields: Mapping[str, object]) -> str:
+        conversation_id = text_field(fields, "conversation_id")
+        if self.server.in_use is not None and conversation_id and is_broken_file(reason):
+            within = mapping_field(fields, "query") or mapping_field(fields, "body") or fields
+            ref = ConversationRef(conversation_id=conversation_id, agent_id=text_field(within, "agent_id"))
+            if found := await anyio.to_thread.run_sync(broken_line, self.server.in_use.parent, ref):
+                return delete_line(*found)
+        return next_step(reason)
 
     async def subscribe(self, ref: ConversationRef, mode: str) -> None:
         """Subscribe to a conversation, also from the subscription keeper, and set its permission mode."""

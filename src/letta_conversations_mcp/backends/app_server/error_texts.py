@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from pydantic_core import from_json
 
@@ -21,16 +22,18 @@ STALLED = (
 
 _CONFLICT = re.compile(r"\balready has an active run\b")
 
+_BROKEN_FILE = re.compile(r"\bJSON (?:at position|input)\b|\bin JSON\b")
+
 _NEXT_STEPS = {
     _CONFLICT: STUCK,
     re.compile(r"\b(?:ENOSPC|EDQUOT|EROFS|EACCES)\b"): (
         "It cannot write to its disk: a person has to make room there, or see to the permissions of its folder. "
         "Part of it may be done: look before repeating this."
     ),
-    re.compile(r"\bJSON (?:at position|input)\b|\bin JSON\b"): (
+    _BROKEN_FILE: (
         "A file that it keeps on this machine is broken. If that has just happened, fork may open a branch with the "
-        "messages that the server still has; else a person has to restore the file from a backup, or do without it. "
-        "Other conversations can be used."
+        "messages that the server still has; else a person has to repair the file, restore it from a backup, or do "
+        "without it; list_messages names it. Other conversations can be used."
     ),
     re.compile(r"\brejected by the queue\b|\binput ledger is at capacity\b"): (
         "Nothing was sent. It says this when its disk is full, and while a tool call waits for a decision."
@@ -43,6 +46,21 @@ _HTTP_STATUS = re.compile(r"[45]\d\d\b")
 def next_step(words: str) -> str:
     """What to do about an error; "" if unknown."""
     return next((step for pattern, step in _NEXT_STEPS.items() if pattern.search(words)), "")
+
+
+def is_broken_file(words: str) -> bool:
+    """True if the server could not read one of its files."""
+    return bool(_BROKEN_FILE.search(words))
+
+
+def delete_line(path: Path, number: int) -> str:
+    """How a file of messages is repaired: the other messages are then listed again, and the server need not be started
+    again (seen with 0.34.12)."""
+    return (
+        f"Line {number} of the file {path} is broken, as a full disk leaves it. A person has to delete this line, and "
+        "with it what one message said; then the conversation can be used again. If it has just happened, fork may "
+        "open a branch with all that the server still has. Other conversations can be used."
+    )
 
 
 def is_conflict(words: str) -> bool:

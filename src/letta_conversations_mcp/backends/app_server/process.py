@@ -32,6 +32,7 @@ import anyio
 import anyio.to_thread
 
 from letta_conversations_mcp.backends.app_server import supervisor
+from letta_conversations_mcp.backends.app_server.broken_files import BACKEND, broken_records
 from letta_conversations_mcp.core.errors import QUOTE_CHARS, ConversationError, quote
 from letta_conversations_mcp.core.installation import install_command
 
@@ -50,7 +51,7 @@ TOKEN_BYTES = 32
 TOKEN_CHARS = 43
 """How those are written."""
 
-_FOLDERS = ("home", "backend", "temporary", "work")
+_FOLDERS = ("home", BACKEND, "temporary", "work")
 _NOT_PASSED = ("LETTA_", "GIT_", "XDG_", "PYTHON")
 """Prefixes of variables that would direct the server to other folders or servers, or that hold our secrets."""
 
@@ -187,7 +188,7 @@ class _Start:
             "PATH": path or os.defpath,
             "HOME": str(self.folder / "home"),
             "TMPDIR": str(self.folder / "temporary"),
-            "LETTA_LOCAL_BACKEND_DIR": str(self.folder / "backend"),
+            "LETTA_LOCAL_BACKEND_DIR": str(self.folder / BACKEND),
             "LETTA_CODE_TELEM": "0",
             "LETTA_SKIP_KEYCHAIN_CHECK": "1",
             "DO_NOT_TRACK": "1",
@@ -311,9 +312,9 @@ class _Start:
     def _ended(self) -> ConversationError:
         if shutil.disk_usage(self.folder).free < FULL_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if broken := self._broken_records():
+        if broken := broken_records(self.folder):
             return LocalServerProblem(
-                f"it does not start, because these files are broken: {', '.join(broken)}",
+                f"it does not start, because these files are broken: {', '.join(map(str, broken))}",
                 "A person has to restore them from a backup, or to move them away, and with them what is in them; "
                 "then the same call can be made again.",
             )
@@ -322,18 +323,6 @@ class _Start:
             f"A person has to look at its log, {self.folder / LOG}; {self._program} must be Letta Code "
             f"({install_command('local')}).",
         )
-
-    def _broken_records(self) -> list[str]:
-        """The files without which the server does not start, that it cannot read and does not name: of agents, one
-        that was made on a full disk is empty (seen with 0.34.12)."""
-        backend = self.folder / "backend"
-        broken: list[str] = []
-        for path in (*sorted(backend.glob("agents/*.json")), *backend.glob("providers/auth.json")):
-            try:
-                json.loads(path.read_bytes())
-            except (OSError, ValueError):
-                broken.append(str(path))
-        return broken
 
     def _last_words(self) -> str:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from letta_conversations_mcp.conversations.search import (
     SNIPPET_CHARS,
@@ -104,11 +104,18 @@ def _note(result: SearchResult, wanted: MessageSearch) -> str:
         f"This server has no search of its own{', and none by meaning' if wanted.mode == 'meaning' else ''}: the words "
         f"were looked for in {result.scanned} messages{where}, the newest first; {end}."
     )
+    if unreadable := result.unreadable:
+        first = next(iter(unreadable.values()))
+        sentences.append(f"{len(unreadable)} could not be read, and were left out: {_named(unreadable)}. {first}")
     if result.cut_short:
-        named = ", ".join(result.cut_short[:NAMED]) + (", …" if len(result.cut_short) > NAMED else "")
+        named = _named(result.cut_short)
         sentences.append(f"Only the newest messages of {named}: a search with its conversation_id goes deeper.")
     if result.left_out:
         sentences.append("Conversations that never had a message of their own were left out.")
     if not wanted.conversation_id and not wanted.agent_id:
         sentences.append("Default conversations were left out: they need the agent.")
     return " ".join(sentences)
+
+
+def _named(conversation_ids: Collection[str]) -> str:
+    return ", ".join(list(conversation_ids)[:NAMED]) + (", …" if len(conversation_ids) > NAMED else "")
