@@ -141,13 +141,13 @@ async def test_another_model_answers_when_the_call_says_so(mcp: Caller, letta: L
     assert [call.model for call in letta.model.calls] == ["fake-2", "fake-1"]
 
 
-async def test_an_unknown_model_is_refused_in_words(mcp: Caller, letta: Letta) -> None:
+async def test_an_unknown_model_is_refused_and_no_conversation_is_opened(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
-    conversation_id = await letta.new_conversation(agent_id)
 
-    refusal = await mcp.refused("send_message", conversation_id=conversation_id, message="hi", model="no/such")
+    refusal = await mcp.refused("send_message", agent=agent_id, message="hi", model="no/such")
 
-    assert "no model no/such" in refusal
+    assert refusal.startswith("model: this server has no 'no/such'; it has")
+    assert "conversations" not in (await mcp.ok("list_conversations", agent=agent_id)).data
 
 
 @pytest.mark.all_ways

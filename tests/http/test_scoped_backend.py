@@ -25,6 +25,7 @@ from letta_conversations_mcp.core.model import (
     ConversationQuery,
     ConversationRef,
     Decision,
+    Image,
     MessageQuery,
     MessageSearch,
     NewAgent,
@@ -37,7 +38,7 @@ from letta_conversations_mcp.settings import BackendSettings
 from tests.rig.letta_server import Letta
 
 MESSAGE = OutgoingMessage(text="hello", otid="00000000-0000-4000-8000-000000000000")
-OPEN_TO_ALL = {"check", "list_models", "list_agents", "list_conversations", "create_agent"}
+OPEN_TO_ALL = {"check", "check_message", "list_models", "list_agents", "list_conversations", "create_agent"}
 """The verbs that take nobody's id, or have tests of their own below."""
 
 OF_AN_ID = {
@@ -329,3 +330,18 @@ async def test_every_message_of_a_conversation_is_a_cursor_and_no_other(letta: L
                 await listed(here, before=each)
             with pytest.raises(NotFound):
                 await listed(here, after=each, order="asc")
+
+
+async def test_an_image_in_the_network_of_the_letta_server_is_refused_before_and_when_it_is_sent(letta: Letta) -> None:
+    """Not only by the code that asks first."""
+    mine, _ = await letta.new_agent()
+    place = await letta.new_conversation(mine)
+    inside = OutgoingMessage(text="look", images=(Image(url="https://10.0.0.1/x.png"),))
+    async with scoped(letta, mine) as backend:
+        with pytest.raises(InvalidArgument, match="public"):
+            await backend.check_message(inside)
+        with pytest.raises(InvalidArgument, match="public"):
+            async with backend.send(ConversationRef(conversation_id=place, agent_id=mine), inside):
+                raise AssertionError("it was sent")
+
+    assert await letta.stored_texts(mine, place) == []

@@ -28,6 +28,7 @@ QUICKLY = 0.02
 
 CHANGES_NOTHING = {
     "check",
+    "check_message",
     "create_agent",
     "get_agent",
     "get_context_use",

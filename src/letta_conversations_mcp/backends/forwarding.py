@@ -103,6 +103,9 @@ class ForwardingBackend:
     async def search_messages(self, search: MessageSearch) -> Sequence[FoundMessage]:
         return await self.inner.search_messages(search)
 
+    async def check_message(self, message: OutgoingMessage) -> None:
+        await self.inner.check_message(message)
+
     def send(self, ref: ConversationRef, message: OutgoingMessage) -> TurnStream:
         return self.inner.send(ref, message)
 

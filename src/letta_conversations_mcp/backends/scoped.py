@@ -183,6 +183,10 @@ class ScopedBackend:
             found = [each for row in zip_longest(*lists) for each in row if each is not None]
         return [each for each in found if each.agent_id in self._agents][: search.limit]
 
+    async def check_message(self, message: OutgoingMessage) -> None:
+        await check_public(message.images)
+        await self._backend.check_message(message)
+
     @asynccontextmanager
     async def send(self, ref: ConversationRef, message: OutgoingMessage) -> AsyncGenerator[AsyncIterator[Chunk]]:
         await self._check(ref)

@@ -152,6 +152,11 @@ class Backend(Protocol):
         """The server's own search, best results first. Raises NoSearch if it has none."""
         ...
 
+    async def check_message(self, message: OutgoingMessage) -> None:
+        """Raises InvalidArgument or Refused for a message that no conversation here can take. Called before one is
+        opened for it."""
+        ...
+
     def send(self, ref: ConversationRef, message: OutgoingMessage) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
         """Hand the message over and stream the turn. Never retried by the implementation.
 

@@ -120,6 +120,7 @@ async def send_message(
     )
 
     async def prepare(known: ConversationRef | None) -> tuple[ConversationRef, OutgoingMessage]:
+        await services.backend.check_message(outgoing)
         speaker, hop, most = None, 0, services.settings.max_depth
         if sender.strip():
             speaker = await find_sender(services.backend, sender)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 from mcp_types import TextResourceContents
 
 from letta_conversations_mcp.backends.app_server.process import AppServer
@@ -284,9 +285,22 @@ async def test_describe_and_compact_count_the_same_messages(
     assert (after.data["messages_in_context"], after.data["by_kind"]) == (1, {"summary": 1})
 
 
-async def test_what_one_message_cannot_have_here_is_refused(mcp: Caller, agent: str, model: ScriptedModel) -> None:
-    for extra in ({"model": MODEL}, {"max_steps": 3}):
-        assert "Nothing was sent" in await mcp.refused("send_message", agent=agent, message="x", **extra)
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"model": MODEL}, "Nothing was sent"),
+        ({"max_steps": 3}, "Nothing was sent"),
+        # The server would take it, and the model would never see it.
+        ({"images": ["https://127.0.0.1/dot.png"]}, "give the image itself, as data:image/png"),
+        ({"sender": "agent-local-00000000-0000-4000-8000-000000000000"}, "no agent"),
+    ],
+)
+async def test_a_message_that_is_refused_here_opens_no_conversation(
+    mcp: Caller, agent: str, model: ScriptedModel, extra: dict[str, Any], words: str
+) -> None:
+    assert words in await mcp.refused("send_message", agent=agent, message="x", **extra)
+
+    assert "conversations" not in (await mcp.ok("list_conversations", agent=agent)).data
     assert model.calls == []
 
 
@@ -351,15 +365,6 @@ async def test_a_model_that_takes_no_images_is_told_that_one_was_left_out(
     assert model.calls[0].images == ()
     assert "image omitted" in sent.data["note"]
     assert "note" not in plain.data
-
-
-async def test_an_image_by_its_url_is_refused(mcp: Caller, agent: str, model: ScriptedModel) -> None:
-    """The server would take it, and the model would never see it."""
-    refusal = await mcp.refused("send_message", agent=agent, message="and this?", images=["https://127.0.0.1/dot.png"])
-
-    assert "by its URL" in refusal
-    assert "data:image/png" in refusal
-    assert model.calls == []
 
 
 async def test_an_agent_is_deleted_with_its_conversations(mcp: Caller, agent: str) -> None:

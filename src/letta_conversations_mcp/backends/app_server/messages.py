@@ -61,8 +61,7 @@ class LocalMessages(LocalRuns):
         self._holder: ConversationRef | None = None
         """The conversation `default` that last blocked another agent's."""
 
-    @asynccontextmanager
-    async def send(self, ref: ConversationRef, message: OutgoingMessage) -> AsyncGenerator[AsyncIterator[Chunk]]:
+    async def check_message(self, message: OutgoingMessage) -> None:
         if message.model or message.max_steps is not None:
             raise Refused(
                 "take this message",
@@ -76,6 +75,9 @@ class LocalMessages(LocalRuns):
                 "agents on this machine do not fetch it",
                 "Nothing was sent; give the image itself, as data:image/png;base64,…",
             )
+
+    @asynccontextmanager
+    async def send(self, ref: ConversationRef, message: OutgoingMessage) -> AsyncGenerator[AsyncIterator[Chunk]]:
         connection = await self._subscribed(ref)
         async with turn_lock(connection.lock_folder, ref) as release:
             await self._check_free(connection, ref)

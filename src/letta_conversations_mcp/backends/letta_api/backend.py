@@ -23,6 +23,7 @@ from letta_conversations_mcp.backends.letta_api.letta_json import (
 )
 from letta_conversations_mcp.backends.letta_api.summaries import unclear_runs, with_summaries
 from letta_conversations_mcp.conversations.compaction import TOO_LITTLE, compaction_body
+from letta_conversations_mcp.conversations.update import check_model
 from letta_conversations_mcp.core.backend import NoSearch
 from letta_conversations_mcp.core.errors import NotFound, Refused, without_password
 from letta_conversations_mcp.core.message_json import int_field, read_message, text_field
@@ -41,6 +42,7 @@ from letta_conversations_mcp.core.model import (
     MessageQuery,
     MessageSearch,
     NewAgent,
+    OutgoingMessage,
     Page,
     Run,
 )
@@ -129,6 +131,10 @@ class ApiBackend(ApiConversations, ApiApprovals):
         return [text_field(each, "handle") for each in objects(data)]
 
     # Messages
+
+    async def check_message(self, message: OutgoingMessage) -> None:
+        if message.model:
+            await check_model(self, message.model)
 
     async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:
         """Reads the agent's list, filtered by conversation: the conversation's own list is out of order after a
