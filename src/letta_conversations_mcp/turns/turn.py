@@ -98,7 +98,8 @@ class TrackedTurn:
         self._waiting_for = ASKING if run else LOOKING_UP
         self._outcome: Turn | ConversationError | None = None
         self._queueing: anyio.CancelScope | None = None
-        self._changed = anyio.Event()
+        self._changed: anyio.Event | None = None
+        """There while somebody waits for news: most chunks come while nobody does."""
 
     @property
     def ref(self) -> ConversationRef:
@@ -212,6 +213,7 @@ class TrackedTurn:
 
     async def changed(self) -> None:
         """Wait for the next news of this turn."""
+        self._changed = self._changed or anyio.Event()
         await self._changed.wait()
 
     def result(self) -> Turn:
@@ -235,5 +237,6 @@ class TrackedTurn:
         return self.result().status
 
     def _notify(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None

@@ -60,11 +60,7 @@ class Client:
             max_retries=0,
             timeout=self.timeout(settings.request_timeout),
             default_headers=cast("dict[str, str]", headers),
-            http_client=CountingClient(
-                meter,
-                # A stream holds its connection for as long as a turn takes, and there may be hundreds.
-                limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100),
-            ),
+            http_client=CountingClient(meter),
         )
         self.retrying = self.once.with_options(max_retries=2)
 

@@ -1,20 +1,101 @@
-"""The SDK's HTTP client, which reports the status of each response to the meter. Importing this imports the SDK."""
+"""The SDK's HTTP client: it finds a free connection without looking at all others, and reports the status of each
+response to the meter. Importing this imports the SDK."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any, cast
+from urllib.request import getproxies
 
+import anyio
 import httpx
 import letta_client
 
 from letta_conversations_mcp.turns.instrumentation import Meter
 
+MOST_IDLE = 100
+IDLE_SECONDS = 5.0
+"""How long an unused connection is kept. httpx has the same default."""
+
+ONE_CONNECTION = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=IDLE_SECONDS)
+
+BEHIND_PROXY = httpx.Limits(max_connections=1000, max_keepalive_connections=MOST_IDLE)
+"""A stream holds its connection for as long as a turn takes, and there may be hundreds."""
+
+
+class ConnectionStack(httpx.AsyncBaseTransport):
+    """Connections to Letta, without a proxy. The one that was used last is used next.
+
+    Each is an httpx transport with at most one connection. The pool of httpcore checks every connection before every
+    request: at 64 requests in flight that took as long as everything else that a message needs. The number of
+    connections has no limit of its own: each belongs to a request, and those are limited.
+    """
+
+    def __init__(self, most_idle: int = MOST_IDLE, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._most_idle = most_idle
+        self._idle_seconds = idle_seconds
+        # Made once: reading the certificates takes longer than a request.
+        self._tls = httpx.create_ssl_context()
+        self._idle: deque[tuple[float, httpx.AsyncHTTPTransport]] = deque()
+        self._is_closed = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        transport = self._idle.pop()[1] if self._idle else self._new()
+        try:
+            response = await transport.handle_async_request(request)
+        except BaseException:
+            await transport.aclose()
+            raise
+        response.stream = _Body(cast("httpx.AsyncByteStream", response.stream), self, transport)
+        return response
+
+    def _new(self) -> httpx.AsyncHTTPTransport:
+        return httpx.AsyncHTTPTransport(verify=self._tls, limits=ONE_CONNECTION)
+
+    async def give_back(self, transport: httpx.AsyncHTTPTransport) -> None:
+        """Keep a transport whose response has been closed for the next request."""
+        now = anyio.current_time()
+        self._idle.append((now, transport))
+        while self._idle and (
+            self._is_closed or len(self._idle) > self._most_idle or self._idle[0][0] < now - self._idle_seconds
+        ):
+            await self._idle.popleft()[1].aclose()
+
+    async def aclose(self) -> None:
+        self._is_closed = True
+        while self._idle:
+            await self._idle.popleft()[1].aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    """The body of a response. Closing it gives its connection back."""
+
+    def __init__(
+        self, stream: httpx.AsyncByteStream, stack: ConnectionStack, transport: httpx.AsyncHTTPTransport
+    ) -> None:
+        self._stream = stream
+        self._stack = stack
+        self._transport = transport
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._stream.__aiter__()
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        except BaseException:
+            await self._transport.aclose()
+            raise
+        await self._stack.give_back(self._transport)
+
 
 class CountingClient(letta_client.DefaultAsyncHttpxClient):
     """Counts attempts: a request that is retried counts twice."""
 
-    def __init__(self, meter: Meter, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, meter: Meter) -> None:
+        # With a transport of ours httpx would not look for proxies, so behind one its own pool is used.
+        super().__init__(transport=None if _has_proxy() else ConnectionStack(), limits=BEHIND_PROXY)
         self._meter = meter
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
@@ -25,3 +106,8 @@ class CountingClient(letta_client.DefaultAsyncHttpxClient):
             raise
         self._meter.letta_answered(response.status_code)
         return response
+
+
+def _has_proxy() -> bool:
+    """True if the environment, or the system, names a proxy. httpx asks the same function."""
+    return bool(getproxies().keys() & {"http", "https", "all"})

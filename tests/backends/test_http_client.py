@@ -1,0 +1,158 @@
+"""The connections to Letta: one for each request in flight, reused afterwards, never after a failure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import anyio
+import httpx
+import pytest
+
+from letta_conversations_mcp.backends.letta_api.http_client import ConnectionStack, CountingClient
+from letta_conversations_mcp.turns.instrumentation import NO_METER
+from tests.rig.bounds import HANG_SECONDS
+
+
+class Server:
+    """Answers every request in full, except for paths that say otherwise. Counts connections."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.opened = 0
+        self.open = 0
+        self.changed = asyncio.Event()
+        self.requests: list[str] = []
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened += 1
+        self.open += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                path = head.split()[1].decode()
+                self.requests.append(path)
+                if path.endswith("/breaks"):
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nonly this")
+                    return
+                if path.endswith("/closes"):
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                    return
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+            self.open -= 1
+            self.changed.set()
+
+    async def until_open(self, count: int) -> None:
+        with anyio.fail_after(HANG_SECONDS):
+            while self.open != count:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+@pytest.fixture
+async def server() -> AsyncGenerator[Server]:
+    running = Server()
+    async with await asyncio.start_server(running.answer, "127.0.0.1", 0) as listening:
+        host, port = listening.sockets[0].getsockname()
+        running.url = f"http://{host}:{port}"
+        yield running
+
+
+@asynccontextmanager
+async def client_of(stack: ConnectionStack) -> AsyncGenerator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=stack, timeout=HANG_SECONDS) as client:
+        yield client
+
+
+async def test_one_connection_serves_requests_that_follow_each_other(server: Server) -> None:
+    async with client_of(ConnectionStack()) as client:
+        for _ in range(5):
+            assert (await client.get(server.url)).text == "ok"
+    assert server.opened == 1
+    await server.until_open(0)
+
+
+async def test_requests_in_flight_have_connections_of_their_own_which_later_ones_reuse(server: Server) -> None:
+    async with client_of(ConnectionStack()) as client:
+        for _ in range(2):
+            async with AsyncExitStack() as in_flight:
+                responses = [await in_flight.enter_async_context(client.stream("GET", server.url)) for _ in range(3)]
+                for response in responses:
+                    await response.aread()
+    assert server.opened == 3
+
+
+async def test_no_more_idle_connections_are_kept_than_the_limit(server: Server) -> None:
+    async with client_of(ConnectionStack(most_idle=1)) as client:
+        async with AsyncExitStack() as in_flight:
+            responses = [await in_flight.enter_async_context(client.stream("GET", server.url)) for _ in range(3)]
+            for response in responses:
+                await response.aread()
+        await server.until_open(1)
+
+
+async def test_a_connection_that_was_idle_for_too_long_is_closed_and_not_the_one_just_used(server: Server) -> None:
+    async with client_of(ConnectionStack(idle_seconds=0)) as client:
+        async with client.stream("GET", server.url) as first:
+            await client.get(server.url)
+            await first.aread()
+        await server.until_open(1)
+        assert server.opened == 2
+
+
+@pytest.mark.parametrize("path", ["/breaks", "/closes"])
+async def test_a_connection_that_ended_is_not_used_again(server: Server, path: str) -> None:
+    async with client_of(ConnectionStack()) as client:
+        try:
+            await client.get(f"{server.url}{path}")
+        except httpx.RemoteProtocolError:
+            assert path == "/breaks"
+        await server.until_open(0)
+        assert (await client.get(server.url)).text == "ok"
+    # Once each: a request is never repeated by itself.
+    assert server.requests == [path, "/"]
+
+
+async def test_a_request_that_is_cancelled_leaves_no_connection_behind() -> None:
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()
+        writer.close()
+        gone.set()
+
+    async with await asyncio.start_server(never_answer, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        async with client_of(ConnectionStack()) as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(client.get, f"http://127.0.0.1:{port}")
+            await asked.wait()
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(HANG_SECONDS):
+            await gone.wait()
+
+
+async def test_a_response_that_ends_after_the_client_was_closed_closes_its_connection(server: Server) -> None:
+    stack = ConnectionStack()
+    async with client_of(stack) as client, client.stream("GET", server.url) as response:
+        await stack.aclose()
+        await response.aread()
+    await server.until_open(0)
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+async def test_a_proxy_of_the_environment_is_used(
+    server: Server, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, server.url)
+    async with CountingClient(NO_METER) as client:
+        await client.get("http://letta.test/v1/agents/")
+    assert server.requests == ["http://letta.test/v1/agents/"]
