@@ -68,7 +68,7 @@ class ForwardingBackend:
         return await self.inner.create_agent(new)
 
     async def delete_agent(self, agent_id: str) -> None:
-        await self._inner.delete_agent(agent_id)
+        await self.inner.delete_agent(agent_id)
 
     async def list_models(self) -> Sequence[str]:
         return await self.inner.list_models()

@@ -1,8 +1,7 @@
-"""The backend of a caller with a list of agents: it has every verb, and its pages are whole."""
+"""The backend of a caller with a list of agents: it has every operation, and its pages are whole."""
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -11,35 +10,27 @@ from typing import Any
 import pytest
 
 from letta_conversations_mcp.backends import scoped as scoped_module
-from letta_conversations_mcp.backends.forwarding import ForwardingBackend
 from letta_conversations_mcp.backends.open import open_backend
-from letta_conversations_mcp.backends.pool import open_pool
 from letta_conversations_mcp.backends.scoped import ScopedBackend
 from letta_conversations_mcp.core.backend import Backend, NoSearch
-from letta_conversations_mcp.core.errors import InvalidArgument, NotFound, Overloaded, Refused
+from letta_conversations_mcp.core.errors import InvalidArgument, NotFound, Refused
 from letta_conversations_mcp.core.model import (
-    Approvals,
-    CompactionSettings,
-    Conversation,
-    ConversationChanges,
     ConversationQuery,
     ConversationRef,
-    Decision,
     Image,
     MessageQuery,
     MessageSearch,
     NewAgent,
-    NewConversation,
     Order,
     OrderBy,
     OutgoingMessage,
 )
 from letta_conversations_mcp.settings import BackendSettings
+from tests.backends.operations import call, operations
 from tests.rig.letta_server import Letta
 
-MESSAGE = OutgoingMessage(text="hello", otid="00000000-0000-4000-8000-000000000000")
 OPEN_TO_ALL = {"check", "check_message", "list_models", "list_agents", "list_conversations", "create_agent"}
-"""The verbs that take nobody's id, or have tests of their own below."""
+"""The operations that take nobody's id, or have tests of their own below."""
 
 OF_AN_ID = {
     "get_conversation",
@@ -49,16 +40,12 @@ OF_AN_ID = {
     "update_conversation",
     "delete_conversation",
 }
-"""The verbs that know no default conversation."""
+"""The operations that know no default conversation."""
 
 
-def verbs() -> set[str]:
-    return {name for name, value in vars(Backend).items() if inspect.isfunction(value) and not name.startswith("_")}
-
-
-def test_no_verb_of_the_protocol_is_forgotten() -> None:
-    assert verbs() - set(vars(ScopedBackend)) == set()
-    assert Backend not in ScopedBackend.__mro__, "it would inherit verbs that do nothing"
+def test_no_operation_of_the_protocol_is_forgotten() -> None:
+    assert operations() - set(vars(ScopedBackend)) == set()
+    assert Backend not in ScopedBackend.__mro__, "it would inherit operations that do nothing"
 
 
 @asynccontextmanager
@@ -67,38 +54,8 @@ async def scoped(letta: Letta, *agents: str) -> AsyncGenerator[ScopedBackend]:
         yield ScopedBackend(backend, frozenset(agents))
 
 
-async def attempt(backend: ScopedBackend, verb: str, ref: ConversationRef, run_id: str) -> Any:
-    """Use a verb on somebody else's conversation."""
-    conversation = Conversation(id=ref.conversation_id, agent_id=ref.agent_id)
-    arguments: dict[str, tuple[Any, ...]] = {
-        "get_agent": (ref.agent_id,),
-        "create_conversation": (NewConversation(agent_id=ref.agent_id),),
-        "get_conversation": (ref.conversation_id,),
-        "owner_of": (ref.conversation_id,),
-        "isolated_labels": (conversation,),
-        "list_isolated_blocks": (conversation,),
-        "search_messages": (MessageSearch(query="secret", conversation_id=ref.conversation_id, agent_id=ref.agent_id),),
-        "update_conversation": (ref.conversation_id, ConversationChanges(summary="mine now")),
-        "delete_conversation": (ref.conversation_id,),
-        "list_messages": (ref, MessageQuery()),
-        "compact": (ref, CompactionSettings()),
-        "send": (ref, MESSAGE),
-        "resume": (ref, MESSAGE),
-        "respond": (ref, Approvals(decisions=(Decision(tool_call_id="call_1", approve=True),), otid=MESSAGE.otid)),
-        "get_run": (ref, run_id),
-        "list_run_chunks": (ref, run_id),
-        "run_of_otid": (ref, MESSAGE.otid),
-    }
-    named: dict[str, dict[str, Any]] = {"list_runs": {"limit": 5}, "resume": {"run_id": run_id, "after": 0}}
-    called = getattr(backend, verb)(*arguments.get(verb, (ref,)), **named.get(verb, {}))
-    if hasattr(called, "__aenter__"):
-        async with called:
-            return None
-    return await called
-
-
-@pytest.mark.parametrize("verb", sorted(verbs() - OPEN_TO_ALL))
-async def test_every_verb_finds_nothing_of_somebody_else(letta: Letta, verb: str) -> None:
+@pytest.mark.parametrize("operation", sorted(operations() - OPEN_TO_ALL))
+async def test_every_operation_finds_nothing_of_somebody_else(letta: Letta, operation: str) -> None:
     mine, _ = await letta.new_agent()
     theirs, _ = await letta.new_agent()
     conversation = await letta.new_conversation(theirs, "theirs")
@@ -112,26 +69,26 @@ async def test_every_verb_finds_nothing_of_somebody_else(letta: Letta, verb: str
     ]
     async with scoped(letta, mine) as backend:
         for ref in refs:
-            if verb in ("get_agent", "create_conversation") and ref.agent_id == mine:
+            if operation in ("get_agent", "delete_agent", "create_conversation") and ref.agent_id == mine:
                 continue
-            if ref.conversation_id == "default" and verb in OF_AN_ID:
+            if ref.conversation_id == "default" and operation in OF_AN_ID:
                 continue
             with pytest.raises(NotFound):
-                await attempt(backend, verb, ref, run["id"])
+                await call(backend, operation, ref, run["id"])
 
     [kept] = await letta.request("GET", "/v1/conversations/", params={"agent_id": theirs})
     assert kept["summary"] == "theirs"
     assert await letta.stored_texts(theirs, conversation) == ["a secret"]
 
 
-@pytest.mark.parametrize("verb", ["list_messages", "search_messages", "send", "cancel", "fork", "get_prompt"])
-async def test_a_conversation_of_one_agent_is_none_of_another_of_the_same_caller(letta: Letta, verb: str) -> None:
+@pytest.mark.parametrize("operation", ["list_messages", "search_messages", "send", "cancel", "fork", "get_prompt"])
+async def test_a_conversation_of_one_agent_is_none_of_another_of_the_same_caller(letta: Letta, operation: str) -> None:
     owner, other = [(await letta.new_agent())[0] for _ in range(2)]
     conversation = await letta.new_conversation(owner)
     await letta.send(conversation, "hello")
     async with scoped(letta, owner, other) as backend:
         with pytest.raises(NotFound):
-            await attempt(backend, verb, ConversationRef(conversation_id=conversation, agent_id=other), "")
+            await call(backend, operation, ConversationRef(conversation_id=conversation, agent_id=other), "")
 
     assert await letta.stored_texts(owner, conversation) == ["hello"]
 
@@ -265,42 +222,6 @@ async def test_where_there_is_no_search_that_is_said(letta: Letta) -> None:
     async with scoped(letta, *agents) as backend:
         with pytest.raises(NoSearch):
             await backend.search_messages(MessageSearch(query="x"))
-
-
-async def test_a_backend_is_opened_once_for_a_key_and_only_so_many(letta: Letta) -> None:
-    async with open_pool(BackendSettings(base_url=letta.base_url), most=2) as pool:
-        first = await pool.backend_of_key("one")
-
-        assert await pool.backend_of_key("one") is first
-        assert await pool.backend_of_key("two") is not first
-        with pytest.raises(Overloaded, match="2 Letta keys"):
-            await pool.backend_of_key("three")
-        assert await pool.backend_of_key("one") is first
-
-
-async def test_a_backend_that_nobody_uses_makes_room(letta: Letta) -> None:
-    settings = BackendSettings(base_url=letta.base_url)
-    async with open_pool(settings, most=1, idle_seconds=0) as pool:
-        first = await pool.backend_of_key("one")
-        await first.list_models()
-        second = await pool.backend_of_key("two")
-
-        assert second is not first
-        assert await second.list_models()
-
-
-async def test_a_backend_that_a_subscription_works_through_makes_no_room(letta: Letta) -> None:
-    settings = BackendSettings(base_url=letta.base_url)
-    async with open_pool(settings, most=1, idle_seconds=0) as pool:
-        first = await pool.backend_of_key("one")
-        view = ForwardingBackend(first)
-        pool.keep_open_for("one", view)
-        with pytest.raises(Overloaded):
-            await pool.backend_of_key("two")
-        assert await view.list_models()
-        del view
-
-        assert await pool.backend_of_key("two") is not first
 
 
 async def test_every_message_of_a_conversation_is_a_cursor_and_no_other(letta: Letta) -> None:
