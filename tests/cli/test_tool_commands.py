@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from letta_conversations_mcp.cli.command_lines import command_line, for_person
 from letta_conversations_mcp.cli.main import main
 from letta_conversations_mcp.cli.program import Program
-from letta_conversations_mcp.cli.words import command_line, for_person
 from letta_conversations_mcp.tools.catalogue import TOOLS
 from tests.cli.conftest import Run
 from tests.rig.letta_server import Letta

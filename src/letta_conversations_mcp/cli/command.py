@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+import anyio
 import click
 from pydantic_settings import BaseSettings
 
+from letta_conversations_mcp.backends.open import check_backend, open_backend
 from letta_conversations_mcp.cli.failure import run_to_status, warn
 from letta_conversations_mcp.cli.help import Formatter, HelpContext
 from letta_conversations_mcp.cli.options import LETTA, GroupedOption, SettingOption, read_settings, setting_options
-from letta_conversations_mcp.settings import unknown_variables
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.settings import BackendSettings, unknown_variables
 
 TALK = "Talk"
 CONVERSATIONS = "Conversations"
@@ -100,3 +103,14 @@ class Command(click.Command, Generic[AnySettings]):
         if any(isinstance(each, SettingOption) for each in self.params):
             formatter.write_paragraph()
             formatter.write_text(words)
+
+
+def run_with_backend(settings: BackendSettings, work: Callable[[Backend], Awaitable[int]]) -> int:
+    """The exit status that `work` gives. Raises NotConfigured, and what `work` raises."""
+    check_backend(settings)
+
+    async def main() -> int:
+        async with open_backend(settings) as backend:
+            return await work(backend)
+
+    return anyio.run(main)

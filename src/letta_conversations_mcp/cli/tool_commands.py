@@ -1,5 +1,7 @@
-"""Every tool as a command of its name: `send_message` is `send-message`. Its arguments come from its schema
-(`tool_arguments`), its answer goes to stdout (`calling`)."""
+"""Every tool as a command of the same name: `send_message` is `send-message`.
+
+Its arguments come from its schema (`tool_arguments`), its answer goes to stdout (`tool_calls`).
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,12 @@ from typing import Any, cast
 
 import click
 
-from letta_conversations_mcp.cli.calling import Answer, Tools, run_with_tools
 from letta_conversations_mcp.cli.command import AGENTS, CONVERSATIONS, TALK, Command, Examples
+from letta_conversations_mcp.cli.command_lines import for_person
 from letta_conversations_mcp.cli.failure import warn
 from letta_conversations_mcp.cli.options import GroupedOption
 from letta_conversations_mcp.cli.tool_arguments import commands_of_tools, given, parameters, schema_of
-from letta_conversations_mcp.cli.words import for_person
+from letta_conversations_mcp.cli.tool_calls import Answer, Tools, run_with_tools
 from letta_conversations_mcp.settings import BackendSettings, Settings
 
 

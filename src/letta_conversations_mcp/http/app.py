@@ -26,7 +26,7 @@ from letta_conversations_mcp.http.auth.token_file import BadTokensFile, OneToken
 from letta_conversations_mcp.http.endpoints import Endpoints
 from letta_conversations_mcp.http.host_check import host_and_origin_check, known_host
 from letta_conversations_mcp.http.limits import Limits
-from letta_conversations_mcp.http.unread import CloseUnread
+from letta_conversations_mcp.http.unread_body import CloseUnread
 from letta_conversations_mcp.http.viewer_page import VIEWER_PATH, viewer_route
 from letta_conversations_mcp.observability.metrics import PrometheusMeter
 from letta_conversations_mcp.observability.readiness import Readiness

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from letta_conversations_mcp.cli.chat.approval_card import shown_call
-from tests.cli.chat.terminal import chat
+from tests.cli.chat.virtual_terminal import chat
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Say, ScriptedModel, Use
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.chat.terminal import chat
+from tests.cli.chat.virtual_terminal import chat
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say, ScriptedModel
 

@@ -9,7 +9,7 @@ import sys
 import anyio
 import pytest
 
-from tests.cli.chat.terminal import chat
+from tests.cli.chat.virtual_terminal import chat
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Say, ScriptedModel, Use

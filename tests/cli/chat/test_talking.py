@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli.chat.terminal import ALT_ENTER, CTRL_C, CTRL_D, CTRL_O, TAB, UP, chat
+from tests.cli.chat.virtual_terminal import ALT_ENTER, CTRL_C, CTRL_D, CTRL_O, TAB, UP, chat
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Hold, Refuse, Say, ScriptedModel, Use
 

@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from letta_conversations_mcp.cli.chat.words import one_line
+from letta_conversations_mcp.cli.chat.formatting import one_line
 from letta_conversations_mcp.core.untrusted import escaped
 from letta_conversations_mcp.tools.results.viewer import ViewedCall
 

@@ -1,5 +1,7 @@
-"""The commands of the chat: their names, what they are for, and running one. What they do is in `talking` (the
-conversation one is in) and `choosing` (going to another one)."""
+"""The commands of the chat: their names, what they are for, and running one.
+
+`conversation_commands` has those about the current conversation, `navigation_commands` those that go to another one.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from letta_conversations_mcp.cli.chat import choosing, talking
+from letta_conversations_mcp.cli.chat import conversation_commands as conversation
+from letta_conversations_mcp.cli.chat import navigation_commands as navigation
 from letta_conversations_mcp.cli.chat.connection import ToolFailed
 from letta_conversations_mcp.cli.chat.entries import Facts
 from letta_conversations_mcp.cli.chat.session import Session
@@ -39,26 +42,30 @@ async def _quit(session: Session, argument: str) -> None:
 
 
 COMMANDS: Sequence[Command] = (
-    Command("new", "[NAME]", "start another conversation", choosing.new, needs="agent"),
-    Command("list", "[WORDS]", "this agent's conversations, the latest first", choosing.list_, needs="agent"),
-    Command("switch", "NUMBER|NAME|ID", "go to another conversation", choosing.switch, "conversation"),
-    Command("history", "[COUNT]", "the newest messages (20)", talking.history, needs="conversation"),
-    Command("search", "WORDS", "find messages of this agent", choosing.search, needs="agent"),
-    Command("info", "", "all about this conversation", talking.info, needs="conversation"),
-    Command("show", "[on|off]", "what the latest reasoning and tool calls hide; on: always", talking.show),
-    Command("approve", "[#N …] [REASON]", "let the waiting tool calls run", talking.approve, needs="conversation"),
-    Command("deny", "[REASON]", "do not let them run", talking.deny, needs="conversation"),
-    Command("cancel", "", "stop the running turn, take back waiting messages", talking.cancel),
-    Command("fork", "[NAME]", "branch this conversation and go there", talking.fork, needs="conversation"),
-    Command("compact", "[MODE]", "replace older messages by a summary", talking.compact, "mode", "conversation"),
-    Command("rename", "NAME", "name this conversation", talking.rename, needs="conversation"),
+    Command("new", "[NAME]", "start another conversation", navigation.new, needs="agent"),
+    Command("list", "[WORDS]", "this agent's conversations, the latest first", navigation.list_, needs="agent"),
+    Command("switch", "NUMBER|NAME|ID", "go to another conversation", navigation.switch, "conversation"),
+    Command("history", "[COUNT]", "the newest messages (20)", conversation.history, needs="conversation"),
+    Command("search", "WORDS", "find messages of this agent", navigation.search, needs="agent"),
+    Command("info", "", "all about this conversation", conversation.info, needs="conversation"),
+    Command("show", "[on|off]", "what the latest reasoning and tool calls hide; on: always", conversation.show),
+    Command("approve", "[#N …] [REASON]", "let the waiting tool calls run", conversation.approve, needs="conversation"),
+    Command("deny", "[REASON]", "do not let them run", conversation.deny, needs="conversation"),
+    Command("cancel", "", "stop the running turn, take back waiting messages", conversation.cancel),
+    Command("fork", "[NAME]", "branch this conversation and go there", conversation.fork, needs="conversation"),
+    Command("compact", "[MODE]", "replace older messages by a summary", conversation.compact, "mode", "conversation"),
+    Command("rename", "NAME", "name this conversation", conversation.rename, needs="conversation"),
     Command(
-        "memory", "[refresh]", "is its copy of the agent's memory up to date?", talking.memory, needs="conversation"
+        "memory",
+        "[refresh]",
+        "is its copy of the memory up to date?",
+        conversation.memory,
+        needs="conversation",
     ),
-    Command("export", "[FILE]", "write the whole conversation to a file", talking.export, needs="conversation"),
-    Command("delete", "", "delete this conversation, after asking", talking.delete, needs="conversation"),
-    Command("agents", "[WORDS]", "the agents there are", choosing.agents),
-    Command("agent", "NUMBER|NAME|ID", "talk with another agent", choosing.agent, "agent"),
+    Command("export", "[FILE]", "write the whole conversation to a file", conversation.export, needs="conversation"),
+    Command("delete", "", "delete this conversation, after asking", conversation.delete, needs="conversation"),
+    Command("agents", "[WORDS]", "the agents there are", navigation.agents),
+    Command("agent", "NUMBER|NAME|ID", "talk with another agent", navigation.agent, "agent"),
     Command("help", "", "these commands", _help),
     Command("quit", "", "leave; a running turn goes on", _quit),
 )

@@ -9,11 +9,11 @@ from typing import get_args
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
-from letta_conversations_mcp.cli.chat.choosing import conversations
 from letta_conversations_mcp.cli.chat.commands import COMMANDS, is_command
 from letta_conversations_mcp.cli.chat.connection import ToolFailed
+from letta_conversations_mcp.cli.chat.formatting import clock, one_line, short_id
+from letta_conversations_mcp.cli.chat.navigation_commands import conversations
 from letta_conversations_mcp.cli.chat.session import Session
-from letta_conversations_mcp.cli.chat.words import clock, one_line, short_id
 from letta_conversations_mcp.core.model import CompactionMode
 from letta_conversations_mcp.tools.results.agents import AgentList
 

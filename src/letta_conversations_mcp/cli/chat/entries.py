@@ -16,8 +16,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from letta_conversations_mcp.cli.chat.formatting import one_line
 from letta_conversations_mcp.cli.chat.markdown import AgentMarkdown
-from letta_conversations_mcp.cli.chat.words import one_line
 from letta_conversations_mcp.core.untrusted import escaped
 
 INDENT = 2

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 
 from letta_conversations_mcp.cli.chat.entries import AgentText, Break, Fold, Folds, Heading, Note, Said
-from letta_conversations_mcp.cli.chat.growing import fold_call
-from letta_conversations_mcp.cli.chat.words import clock, one_line
+from letta_conversations_mcp.cli.chat.formatting import clock, one_line
+from letta_conversations_mcp.cli.chat.turn_display import fold_call
 from letta_conversations_mcp.core.model import ToolCall
 from letta_conversations_mcp.tools.results.viewer import ViewedCall, ViewedMessage
 

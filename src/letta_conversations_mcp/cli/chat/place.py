@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from letta_conversations_mcp.cli.chat.words import one_line, short_id
+from letta_conversations_mcp.cli.chat.formatting import one_line, short_id
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION
 
 

@@ -1,7 +1,7 @@
 """The state of a chat: where the person is, what waits for a decision, and what may be sent next.
 
 Owns going to a conversation, reading it, and the queue of what is sent, one after the other. A single turn is in
-`turn`, commands are in `commands`. Changes happen in one task group, whose end leaves running turns to Letta.
+`running_turn`, commands are in `commands`. Changes happen in one task group, whose end leaves running turns to Letta.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from letta_conversations_mcp.cli.chat.connection import Connection, ToolFailed
 from letta_conversations_mcp.cli.chat.entries import Fold, Note, Said
 from letta_conversations_mcp.cli.chat.history import entries_of, folds_of
 from letta_conversations_mcp.cli.chat.place import Place
+from letta_conversations_mcp.cli.chat.running_turn import RunningTurn
 from letta_conversations_mcp.cli.chat.screen import Screen
 from letta_conversations_mcp.cli.chat.status import Status
-from letta_conversations_mcp.cli.chat.turn import RunningTurn
 from letta_conversations_mcp.tools.results.agents import AgentRow
 from letta_conversations_mcp.tools.results.conversations import ConversationRow, Created
 from letta_conversations_mcp.tools.results.description import Described

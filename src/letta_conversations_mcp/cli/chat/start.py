@@ -12,7 +12,8 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from letta_conversations_mcp.backends.open import check_backend
-from letta_conversations_mcp.cli.chat import choosing, commands
+from letta_conversations_mcp.cli.chat import commands
+from letta_conversations_mcp.cli.chat import navigation_commands as navigation
 from letta_conversations_mcp.cli.chat.connection import Connection, ToolFailed, connect
 from letta_conversations_mcp.cli.chat.screen import PlainScreen
 from letta_conversations_mcp.cli.chat.session import Session
@@ -51,7 +52,7 @@ async def _chat(settings: BackendSettings, conversation: str, agent: str) -> int
             await _begin(session, conversation, agent)
 
         if is_terminal:
-            from letta_conversations_mcp.cli.chat.at_terminal import talk
+            from letta_conversations_mcp.cli.chat.terminal_chat import talk
 
             status = await talk(connection, tasks, _place_name(settings), start)
         else:
@@ -70,21 +71,21 @@ def _place_name(settings: BackendSettings) -> str:
 async def _begin(session: Session, conversation: str, agent: str) -> None:
     """Go to what the command line names. Raises ToolFailed."""
     if agent:
-        chosen = await choosing.find_agent(session, agent)
+        chosen = await navigation.find_agent(session, agent)
         if not conversation:
-            await choosing.begin(session, chosen)
+            await navigation.begin(session, chosen)
             return
         await session.go_to_agent(chosen)
     if conversation:
-        await choosing.title(session)
-        await choosing.switch(session, conversation)
+        await navigation.title(session)
+        await navigation.switch(session, conversation)
         return
     found = (await session.connection.call("list_agents", AgentList, limit=2)).agents
     if len(found) == 1:
-        await choosing.begin(session, found[0])
+        await navigation.begin(session, found[0])
     else:
-        await choosing.title(session)
-        await choosing.agents(session, "")
+        await navigation.title(session)
+        await navigation.agents(session, "")
 
 
 async def _talk_in_lines(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
-from letta_conversations_mcp.cli.chat.words import one_line
+from letta_conversations_mcp.cli.chat.formatting import one_line
 
 BAR_CELLS = 8
 EIGHTHS = " ▏▎▍▌▋▊▉█"

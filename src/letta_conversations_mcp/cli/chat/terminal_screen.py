@@ -25,8 +25,8 @@ from prompt_toolkit.styles import Style
 from rich.console import Console, RenderableType
 
 from letta_conversations_mcp.cli.chat.entries import PROMPT
+from letta_conversations_mcp.cli.chat.formatting import one_line
 from letta_conversations_mcp.cli.chat.status import Status
-from letta_conversations_mcp.cli.chat.words import one_line
 
 MOST_INPUT_LINES = 10
 BELOW_LIVE = 4

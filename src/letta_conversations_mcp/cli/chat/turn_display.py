@@ -15,8 +15,8 @@ from typing import cast
 from rich.console import Group, RenderableType
 
 from letta_conversations_mcp.cli.chat.entries import AgentText, Fold, Folds, Heading, Note
+from letta_conversations_mcp.cli.chat.formatting import lasted, one_line
 from letta_conversations_mcp.cli.chat.markdown import split_finished
-from letta_conversations_mcp.cli.chat.words import lasted, one_line
 from letta_conversations_mcp.core.model import ToolCall
 
 TITLE_CHARS = 40

@@ -12,12 +12,12 @@ from typing import cast
 import anyio
 from anyio.abc import TaskGroup
 
-from letta_conversations_mcp.cli.chat import commands, talking
+from letta_conversations_mcp.cli.chat import commands, conversation_commands
 from letta_conversations_mcp.cli.chat.completion import ChatCompleter
 from letta_conversations_mcp.cli.chat.connection import Connection, ToolFailed
 from letta_conversations_mcp.cli.chat.entries import Note
 from letta_conversations_mcp.cli.chat.session import Session
-from letta_conversations_mcp.cli.chat.terminal import TerminalScreen
+from letta_conversations_mcp.cli.chat.terminal_screen import TerminalScreen
 
 
 class _Keys:
@@ -75,7 +75,7 @@ class _Keys:
             self._tasks.start_soon(self.session.note, "Ctrl-C again leaves, and so does Ctrl-D.")
 
     def unfold(self) -> None:
-        self._tasks.start_soon(talking.show, self.session, "")
+        self._tasks.start_soon(conversation_commands.show, self.session, "")
 
 
 async def talk(

@@ -9,13 +9,13 @@ from typing import get_args
 
 import anyio
 
-from letta_conversations_mcp.cli.chat.choosing import begin, find_agent
 from letta_conversations_mcp.cli.chat.connection import ToolFailed
 from letta_conversations_mcp.cli.chat.entries import Break, Facts, Note, Unfolded
+from letta_conversations_mcp.cli.chat.formatting import clock, one_line
 from letta_conversations_mcp.cli.chat.history import entries_of
+from letta_conversations_mcp.cli.chat.navigation_commands import begin, find_agent
 from letta_conversations_mcp.cli.chat.session import Session
 from letta_conversations_mcp.cli.chat.status import tokens
-from letta_conversations_mcp.cli.chat.words import clock, one_line
 from letta_conversations_mcp.cli.export import Exporter, into_file
 from letta_conversations_mcp.cli.failure import CommandFailed
 from letta_conversations_mcp.core.errors import ConversationError

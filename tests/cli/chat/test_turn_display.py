@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from letta_conversations_mcp.cli.chat.entries import AgentText, Folds, Heading, Note
-from letta_conversations_mcp.cli.chat.growing import Seen, TurnDisplay
 from letta_conversations_mcp.cli.chat.markdown import split_finished
 from letta_conversations_mcp.cli.chat.status import Status
+from letta_conversations_mcp.cli.chat.turn_display import Seen, TurnDisplay
 from letta_conversations_mcp.core.model import ToolCall
 
 

@@ -17,8 +17,8 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
 
 from letta_conversations_mcp.backends.open import check_backend
+from letta_conversations_mcp.cli.command_lines import command_line
 from letta_conversations_mcp.cli.failure import FAILED, warn
-from letta_conversations_mcp.cli.words import command_line
 from letta_conversations_mcp.observability.logs import configure_logging
 from letta_conversations_mcp.server.app import ConversationServer, build_server
 from letta_conversations_mcp.settings import Settings
@@ -40,8 +40,8 @@ _STATUSES = {
 _ORDER = (FAILED, NEEDS_APPROVAL, STILL_RUNNING, 0)
 """The exit status of several turns is the first of these that one of them has."""
 
-PLACE = ("conversation_id", "run_id", "message_key")
-"""What names the turn of an answer."""
+TURN_ARGUMENTS = ("conversation_id", "run_id", "message_key")
+"""The fields of an answer that name its turn, as wait_for_reply takes them."""
 
 LONGEST_WAIT = 3600
 """Seconds for one call, as much as a tool allows."""
@@ -119,13 +119,11 @@ class Tools:
             return await self.call(tool, arguments)
         answer = await self.call(tool, {**arguments, "wait_seconds": LONGEST_WAIT})
         while answer.data.get("status") == "running":
-            place = {
-                name: answer.data[name] for name in ("conversation_id", "run_id", "message_key") if name in answer.data
-            }
-            if place["conversation_id"] == "default":
-                place["agent"] = answer.data["agent_id"]
+            named = {name: answer.data[name] for name in TURN_ARGUMENTS if name in answer.data}
+            if named["conversation_id"] == "default":
+                named["agent"] = answer.data["agent_id"]
             kinds = {"kinds": arguments["kinds"]} if "kinds" in arguments else {}
-            later = await self.call("wait_for_reply", {**place, **kinds, "wait_seconds": LONGEST_WAIT})
+            later = await self.call("wait_for_reply", {**named, **kinds, "wait_seconds": LONGEST_WAIT})
             answer = replace(later, tool=tool)
         return answer
 

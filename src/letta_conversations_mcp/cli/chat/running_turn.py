@@ -17,10 +17,10 @@ from rich.console import RenderableType
 
 from letta_conversations_mcp.cli.chat.connection import Connection, ToolFailed
 from letta_conversations_mcp.cli.chat.entries import Folds, Note, Unfolded
-from letta_conversations_mcp.cli.chat.growing import Seen, TurnDisplay
+from letta_conversations_mcp.cli.chat.formatting import lasted, one_line
 from letta_conversations_mcp.cli.chat.place import Place
 from letta_conversations_mcp.cli.chat.screen import Screen
-from letta_conversations_mcp.cli.chat.words import lasted, one_line
+from letta_conversations_mcp.cli.chat.turn_display import Seen, TurnDisplay
 from letta_conversations_mcp.core.model import ToolCall
 from letta_conversations_mcp.tools.results.reply import UNCONFIRMED, Reply
 from letta_conversations_mcp.turns.turn import State, TrackedTurn

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from letta_conversations_mcp.cli.chat.connection import ToolFailed
 from letta_conversations_mcp.cli.chat.entries import Note, Row, Rows, Title
+from letta_conversations_mcp.cli.chat.formatting import clock, one_line, short_id
 from letta_conversations_mcp.cli.chat.history import entries_of
 from letta_conversations_mcp.cli.chat.session import Session
-from letta_conversations_mcp.cli.chat.words import clock, one_line, short_id
 from letta_conversations_mcp.core.model import AGENT_ID, CONVERSATION_ID, DEFAULT_CONVERSATION
 from letta_conversations_mcp.tools.results.agents import AgentList, AgentRow
 from letta_conversations_mcp.tools.results.conversations import ConversationList, ConversationRow
