@@ -198,7 +198,7 @@ async def nginx(folder: Path, *replicas: Service) -> AsyncGenerator[str]:
         port = free.getsockname()[1]
     text = (DEPLOY / "nginx.conf").read_text()
     one, *others = [each.url.removeprefix("http://") for each in replicas]
-    options = " max_fails=1 fail_timeout=5s;\n        server "
+    options = " max_fails=0;\n        server "
     for name, value in {
         "replica-a:8000": one,
         "replica-b:8000": options.join(others),

@@ -120,6 +120,26 @@ async def test_while_it_drains_it_is_not_ready_and_refuses_new_calls_but_is_aliv
     assert "Nothing was done" in call.json()["error"]["message"]
 
 
+async def test_connections_are_closed_with_their_next_answer_while_it_drains() -> None:
+    """Or a proxy, which keeps them, sends the next request on one that is closed in the same moment."""
+    fake, gate = slow_letta()
+    async with (
+        fake.serve() as letta_url,
+        service(Settings(base_url=letta_url)) as running,
+        httpx.AsyncClient(trust_env=False) as http,
+        anyio.create_task_group() as tasks,
+    ):
+        before = await http.get(f"{running.url}/healthz")
+        tasks.start_soon(call_once, running)
+        await asked(fake)
+        await begin_to_drain(running)
+        after = await http.get(f"{running.url}/healthz")
+        gate.set()
+
+        assert before.headers.get("connection") != "close"
+        assert after.headers["connection"] == "close"
+
+
 async def test_a_message_that_waits_for_its_place_is_not_sent_any_more(letta: Letta, model: ScriptedModel) -> None:
     agent_id, _ = await letta.new_agent()
     conversation_id = await letta.new_conversation(agent_id)

@@ -65,6 +65,7 @@ class Endpoints:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        send = self._closing(send)
         own = await self._own(scope)
         if own is not None:
             await own(scope, receive, send)
@@ -73,6 +74,17 @@ class Endpoints:
             await self._pass_on(scope, receive, name_request(scope, send))
         except ClientDisconnect:
             logger.info("a client left before its request had arrived")
+
+    def _closing(self, send: Send) -> Send:
+        """A `send` that closes the connection after the answer once the server shuts down: what a proxy sends next goes
+        to another replica."""
+
+        async def closing(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._drain.begun:
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        return closing
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] != self._mcp_path:
@@ -151,5 +163,4 @@ def _begins_something(message: object) -> bool:
 
 def _refusal() -> JSONResponse:
     error = {"code": INTERNAL_ERROR, "message": str(ShuttingDown())}
-    headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
-    return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error}, 503, headers)
+    return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error}, 503, {"Retry-After": str(RETRY_SECONDS)})

@@ -22,12 +22,14 @@ ANSWER_SECONDS = 1.0
 
 
 LINGER_SECONDS = 0.5
-"""Wait after the last answer: its client may have to request something before it accepts the answer."""
+"""Wait after the last answer while there are connections: a client may have to request something before it accepts the
+answer, and a proxy may be sending a request on a connection that is about to be closed. It would be lost."""
 
 
-async def drain_server(drain: Drain, settle: Callable[[], Awaitable[None]], seconds: float) -> None:
+async def drain_server(
+    drain: Drain, settle: Callable[[], Awaitable[None]], has_connections: Callable[[], bool], seconds: float
+) -> None:
     """Let running calls end, within `seconds`. `settle` returns once Letta has all messages."""
-    answers_something = drain.requests > 0
     drain.begin(seconds)
     with anyio.move_on_after(max(seconds - ANSWER_SECONDS, seconds / 2)), drain.last_moment():
         await settle()
@@ -35,7 +37,7 @@ async def drain_server(drain: Drain, settle: Callable[[], Awaitable[None]], seco
     drain.end()
     with anyio.move_on_after(drain.seconds_left):
         await drain.idle()
-        if answers_something:
+        if has_connections():
             await anyio.sleep(LINGER_SECONDS)
             await drain.idle()
 
@@ -79,6 +81,6 @@ class DrainingServer(uvicorn.Server):
         await self._told.wait()
         logger.info("going down: running calls are answered first")
         try:
-            await drain_server(self._drain, self._settle, self._seconds)
+            await drain_server(self._drain, self._settle, lambda: bool(self.server_state.connections), self._seconds)
         finally:
             self.should_exit = True
