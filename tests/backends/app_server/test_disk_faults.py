@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from letta_conversations_mcp.backends.app_server.process import until_stopped
-from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS, TOKEN
+from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS, ADDRESS_VERSION, TOKEN
 from letta_conversations_mcp.settings import Settings
 from tests.backends.app_server.conftest import MODEL, unique
 from tests.rig.bounds import HANG_SECONDS
@@ -180,7 +180,7 @@ async def test_broken_files_that_a_killed_machine_left_are_made_anew(settings: S
 
     async with serving(settings) as caller:
         await caller.ok("list_agents")
-        assert json.loads((tmp_path / ADDRESS).read_text())["version"] == 1
+        assert json.loads((tmp_path / ADDRESS).read_text())["version"] == ADDRESS_VERSION
 
 
 @pytest.fixture

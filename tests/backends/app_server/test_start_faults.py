@@ -89,7 +89,7 @@ async def test_a_full_disk_is_told(folder: Path, tmp_path: Path, monkeypatch: py
 
 async def test_a_server_of_another_release_is_not_used(folder: Path) -> None:
     async with app_server(options(folder)):
-        (folder / supervisor.ADDRESS).write_text(json.dumps({**address(folder), "version": 2}))
+        (folder / supervisor.ADDRESS).write_text(json.dumps({**address(folder), "version": 99}))
         assert "another release of letta-conversations-mcp runs the one in" in await problem(options(folder))
 
 

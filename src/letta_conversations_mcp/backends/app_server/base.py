@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from letta_conversations_mcp.backends.app_server.connection import Connection, ConnectionBroken, Frame, open_connection
 from letta_conversations_mcp.backends.app_server.process import AppServer
+from letta_conversations_mcp.backends.app_server.supervisor import POLL_SECONDS
 from letta_conversations_mcp.core.errors import ConversationError, TimedOut
 from letta_conversations_mcp.settings import BackendSettings
 
@@ -45,6 +46,9 @@ class LocalBase:
 
     async def _open(self) -> Connection:
         async with self._opening:
+            while self._connection and not self._connection.closed and not self._connection.keep():
+                with anyio.move_on_after(POLL_SECONDS):
+                    await self._connection.ended.wait()
             if self._connection is None or self._connection.closed:
                 self._connection = cast("Connection", await self._tasks.start(self._hold_connection))
             self._connection.server.check_in_place()

@@ -68,6 +68,9 @@ PROGRESS = frozenset({"stream_delta", "turn_finished", "control_request"})
 AGAIN = "It was only a question, which changes nothing: the same call may succeed in a moment."
 UNSURE = "Nothing is sure about it; look before repeating it."
 
+KEEP_SECONDS = 3
+"""How long the server is kept from being ended after a use: longer than any pause within an operation."""
+
 FRAME_BYTES = 64 * 1024 * 1024
 """The largest accepted frame: a page of messages with images."""
 
@@ -102,6 +105,34 @@ class Connection:
         self._unanswered = False
         """True if it is uncertain whether the server received one of the requests."""
         self.ended = anyio.Event()
+        self._uses = 0
+        self._used = anyio.Event()
+        self._used_at = 0.0
+
+    def keep(self) -> bool:
+        """Keep the server from being ended because of its size, until a few seconds after the last use. False if it is
+        being ended now."""
+        with self._in_use():
+            self._used.set()
+        return self.server.activity is None or self.server.activity.hold()
+
+    async def release_when_idle(self) -> None:
+        """Let the server be ended whenever nothing goes on over this connection."""
+        while self.server.activity is not None:
+            await self._used.wait()
+            self._used = anyio.Event()
+            while self._uses or anyio.current_time() < self._used_at + KEEP_SECONDS:  # noqa: ASYNC110
+                await anyio.sleep(KEEP_SECONDS)
+            self.server.activity.release()
+
+    @contextmanager
+    def _in_use(self) -> Generator[None]:
+        self._uses += 1
+        try:
+            yield
+        finally:
+            self._uses -= 1
+            self._used_at = anyio.current_time()
 
     @property
     def closed(self) -> bool:
@@ -139,17 +170,18 @@ class Connection:
         key = (ref.agent_id, ref.conversation_id)
         if key in self._subscribed:
             return
-        async with background_tasks(join=True) as tasks:
-            tasks.start_soon(self._keeper.watch, ref, mode)
-            await self.request(
-                "runtime_start",
-                what="open the conversation",
-                agent_id=ref.agent_id,
-                conversation_id=ref.conversation_id,
-                mode=mode,
-                wait_for_replay=True,
-                client_info={"name": "letta-conversations-mcp"},
-            )
+        with self._in_use():
+            async with background_tasks(join=True) as tasks:
+                tasks.start_soon(self._keeper.watch, ref, mode)
+                await self.request(
+                    "runtime_start",
+                    what="open the conversation",
+                    agent_id=ref.agent_id,
+                    conversation_id=ref.conversation_id,
+                    mode=mode,
+                    wait_for_replay=True,
+                    client_info={"name": "letta-conversations-mcp"},
+                )
         self._subscribed.add(key)
 
     def seconds_without_progress(self, ref: ConversationRef) -> float:
@@ -164,7 +196,8 @@ class Connection:
         listeners = self._listeners.setdefault((ref.agent_id, ref.conversation_id), [])
         listeners.append(send)
         try:
-            yield receive
+            with self._in_use():
+                yield receive
         finally:
             listeners.remove(send)
             send.close()
@@ -175,9 +208,10 @@ class Connection:
         answer = self._waiting[request_id] = _Answer()
         bound = self._request_seconds if seconds is None else seconds
         try:
-            await self._socket.send(to_json({"type": command, "request_id": request_id, **fields}).decode())
-            with anyio.fail_after(bound):
-                await answer.arrived.wait()
+            with self._in_use():
+                await self._socket.send(to_json({"type": command, "request_id": request_id, **fields}).decode())
+                with anyio.fail_after(bound):
+                    await answer.arrived.wait()
         except ConnectionClosed as error:
             raise ConnectionBroken(what) from error
         except TimeoutError as error:
@@ -286,6 +320,8 @@ async def open_connection(
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(read)
+            connection.keep()
+            tasks.start_soon(connection.release_when_idle)
             await _check_protocol(connection)
             is_checked = True
             yield connection

@@ -1,11 +1,13 @@
 """Runs Letta Code's App Server while any process uses it, one per state folder.
 
 `app_server` provides the address of a running server, and starts one if there is none. All processes that use a folder
-share one server, and it ends with the last of them, even if that is killed. Two file locks ensure this, which the
-kernel releases with the process that holds them:
+share one server, and it ends with the last of them, even if that is killed. File locks ensure this, which the kernel
+releases with the process that holds them:
 
 - Every user holds `in-use`, shared. The supervisor, which runs the server, ends it only once it has got the lock
   exclusively: nobody can be handed the address of a server that is about to stop, and who comes meanwhile waits.
+- Everybody with a request or a turn on the server holds `active`, shared, so that a server that has grown too large is
+  ended between them.
 - The process that gets the lock `keeper` starts a supervisor and hands the lock to it: while it is held, a server
   runs, starts or ends.
 
@@ -23,7 +25,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,6 +34,7 @@ import anyio
 import anyio.to_thread
 
 from letta_conversations_mcp.backends.app_server import supervisor
+from letta_conversations_mcp.backends.app_server.activity import ActivityLock
 from letta_conversations_mcp.backends.app_server.broken_files import BACKEND, broken_records
 from letta_conversations_mcp.core.errors import QUOTE_CHARS, ConversationError, quote
 from letta_conversations_mcp.core.installation import install_command
@@ -64,13 +67,17 @@ class LocalOptions:
     the server finds models and their keys (OPENAI_API_KEY, OLLAMA_BASE_URL, …); what would lead it astray is left out.
     The process that starts the server decides about `command` and `environment`: others that join later take the
     server as it is.
-    `start_seconds` bounds all waiting for the server, `stop_seconds` how long it is asked before it is killed.
+    `start_seconds` bounds all waiting for the server, `stop_seconds` how long it is asked before it is killed. A server
+    that has grown by `growth_bytes`, which is looked at every `look_seconds`, is ended when it is idle: Letta Code
+    0.34.12 grows by 0.4 MB with every turn.
     """
 
     state_dir: Path
     command: str | None = None
     start_seconds: float = 60
     stop_seconds: float = 5
+    growth_bytes: int = 350_000_000
+    look_seconds: float = 10
     environment: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
@@ -84,6 +91,8 @@ class AppServer:
     in_use: Path | None = None
     inode: int = 0
     """Which file `in_use` was when it was locked."""
+    activity: ActivityLock | None = field(default=None, repr=False, compare=False)
+    """Held when the server is handed over."""
 
     def check_in_place(self) -> None:
         """Raises LocalServerProblem if the state folder was moved or deleted: the server still writes to its old path,
@@ -121,21 +130,26 @@ async def app_server(options: LocalOptions) -> AsyncGenerator[AppServer]:
             "On Windows, start one with `letta server --listen`, and give its address with --app-server-url.",
         )
     start = _Start(options)
-    in_use: int | None = None
     server: AppServer | None = None
-    try:
+    with ExitStack() as locks:
+
+        def open_lock(name: str) -> int:
+            descriptor = supervisor.open_lock(start.folder / name)
+            locks.callback(supervisor.unlock, descriptor)
+            return descriptor
+
         with anyio.move_on_after(options.start_seconds), start.problems():
             await anyio.to_thread.run_sync(start.prepare)
-            in_use = supervisor.open_lock(start.folder / supervisor.IN_USE)
+            in_use = open_lock(supervisor.IN_USE)
             while not supervisor.lock(in_use, shared=True):  # noqa: ASYNC110 - a lock of the kernel's, not the loop's
                 await anyio.sleep(supervisor.POLL_SECONDS)
-            server = await start.until_running()
+            activity = ActivityLock(open_lock(supervisor.ACTIVE))
+            while not activity.hold():  # noqa: ASYNC110 - the same
+                await anyio.sleep(supervisor.POLL_SECONDS)
+            server = await start.until_running(activity)
         if server is None:
             raise start.too_slow()
         yield server
-    finally:
-        if in_use is not None:
-            supervisor.unlock(in_use)
 
 
 async def until_stopped(folder: Path) -> None:
@@ -196,15 +210,15 @@ class _Start:
             "NO_COLOR": "1",
         }
 
-    async def until_running(self) -> AppServer:
-        """Wait for a server, and start one if there is none. The caller holds `in-use`."""
+    async def until_running(self, activity: ActivityLock) -> AppServer:
+        """Wait for a server, and start one if there is none. The caller holds `in-use` and `active`."""
         started = False
         while True:
             if not started:
                 started = await anyio.to_thread.run_sync(self._start_unless_supervised)
             elif not await anyio.to_thread.run_sync(self._is_supervised):
                 raise self._ended()
-            if (server := await anyio.to_thread.run_sync(self._read_address)) and await _answers(server.url):
+            if (server := await anyio.to_thread.run_sync(self._read_address, activity)) and await _answers(server.url):
                 return server
             await anyio.sleep(supervisor.POLL_SECONDS)
 
@@ -239,7 +253,8 @@ class _Start:
         listen = ["server", "--listen", "ws://127.0.0.1:0"]
         authentication = ["--ws-auth", "capability-token", "--ws-token-file", str(self.folder / supervisor.TOKEN)]
         command = [self._program, "--backend", "local", *listen, *authentication]
-        return [str(self.folder), str(lock), str(self._options.stop_seconds), *command]
+        bounds = (self._options.stop_seconds, self._options.growth_bytes, self._options.look_seconds)
+        return [str(self.folder), str(lock), *map(str, bounds), *command]
 
     def _is_supervised(self) -> bool:
         with self._supervisor_lock() as lock:
@@ -254,7 +269,7 @@ class _Start:
             # Closed and not unlocked: a supervisor that was handed it keeps the lock.
             os.close(descriptor)
 
-    def _read_address(self) -> AppServer | None:
+    def _read_address(self, activity: ActivityLock) -> AppServer | None:
         address = self.folder / supervisor.ADDRESS
         try:
             written = address.read_text()
@@ -276,7 +291,7 @@ class _Start:
                 "A person has to end those who use it, or use another folder.",
             )
         in_use = self.folder / supervisor.IN_USE
-        return AppServer(url=data["url"], token=token, in_use=in_use, inode=in_use.stat().st_ino)
+        return AppServer(url=data["url"], token=token, in_use=in_use, inode=in_use.stat().st_ino, activity=activity)
 
     def _broken(self, path: Path) -> LocalServerProblem:
         return LocalServerProblem(

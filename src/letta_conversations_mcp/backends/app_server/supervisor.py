@@ -2,10 +2,11 @@
 
 A script for the standard library alone, which `process` starts in a session of its own, so that it outlives the
 process that started it and costs few MB. It owns the server, which is its child, and the address file; it ends both,
-and itself, once nobody holds the lock `in-use` any more, whatever became of the users. It holds the lock `keeper`,
-handed to it open, for as long as it lives: the kernel lets both go when it is killed.
+and itself, once nobody holds the lock `in-use` any more, whatever became of the users. It also ends a server that has
+grown too large, at a moment when nobody holds the lock `active`; the next use starts another one. It holds the lock
+`keeper`, handed to it open, for as long as it lives: the kernel lets all of them go when it is killed.
 
-    supervisor.py FOLDER LOCK STOP_SECONDS COMMAND…
+    supervisor.py FOLDER LOCK STOP_SECONDS GROWTH_BYTES LOOK_SECONDS COMMAND…
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from queue import SimpleQueue
 IN_USE = "in-use"
 """Locked, shared, by every user; exclusively by the supervisor while it ends the server."""
 
+ACTIVE = "active"
+"""Locked, shared, by everybody with a request or a turn on the server; exclusively by the supervisor before it ends a
+server that has grown too large."""
+
 SUPERVISOR = "keeper"
 """Locked by the process that starts a supervisor, and then by the supervisor. Keeps the name used by older releases, so
 that old and new processes never run two servers in one folder."""
@@ -34,7 +39,8 @@ that old and new processes never run two servers in one folder."""
 ADDRESS = "address.json"
 """Where the server is. There only while it can be used."""
 
-ADDRESS_VERSION = 1
+ADDRESS_VERSION = 2
+"""Since 2 every user takes the lock `active`."""
 
 SERVER_PID = "server.pid"
 TOKEN = "token"  # noqa: S105 - a file's name
@@ -44,6 +50,9 @@ LOG_BYTES = 1_000_000
 
 PIECE_BYTES = 65_536
 POLL_SECONDS = 0.05
+TRY_SECONDS = 0.5
+"""How often a moment is looked for in which a server that has grown too large is idle."""
+
 DRAIN_SECONDS = 1
 """For the last words of a server that has ended; something that it started may hold its output open."""
 
@@ -69,17 +78,23 @@ def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
     return True
 
 
-def unlock(descriptor: int) -> None:
-    """Unlock explicitly, not only by closing: a child that is being forked has the file open too."""
+def release(descriptor: int) -> None:
+    """Unlock an open file, for which closing it would not do: a child that is being forked has it open too."""
     import fcntl
 
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def unlock(descriptor: int) -> None:
+    """Unlock a file and close it."""
+    release(descriptor)
     os.close(descriptor)
 
 
-def supervise(folder: Path, stop_seconds: float, command: list[str]) -> None:
-    """Run the server until it ends by itself or is no longer used."""
+def supervise(folder: Path, stop_seconds: float, growth_bytes: int, look_seconds: float, command: list[str]) -> None:
+    """Run the server until it ends by itself, is no longer used, or is idle and has grown by `growth_bytes` since it
+    began to listen. Looks at its size every `look_seconds`."""
     events: SimpleQueue[str] = SimpleQueue()
 
     def on_signal(*_: object) -> None:
@@ -87,7 +102,7 @@ def supervise(folder: Path, stop_seconds: float, command: list[str]) -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     _end_abandoned(folder, stop_seconds)
-    in_use = open_lock(folder / IN_USE)
+    in_use, active = open_lock(folder / IN_USE), open_lock(folder / ACTIVE)
     server = _start(command, folder)
     ended = threading.Event()
 
@@ -103,6 +118,17 @@ def supervise(folder: Path, stop_seconds: float, command: list[str]) -> None:
         lock(in_use, wait=True)
         events.put(_UNUSED)
 
+    def wait_until_grown(limit: int) -> None:
+        while (size := _memory(server.pid)) <= limit:
+            if ended.wait(look_seconds):
+                return
+        # Like that on `in-use`, the lock is never let go.
+        while not lock(active):
+            if ended.wait(TRY_SECONDS):
+                return
+        _log(b"The server is idle and uses %d MB. It is ended; the next use starts another.\n" % (size // 10**6))
+        events.put(_UNUSED)
+
     reader = threading.Thread(target=_read_output, args=(server, events.put), daemon=True)
     reader.start()
     threading.Thread(target=wait_for_end, daemon=True).start()
@@ -110,6 +136,8 @@ def supervise(folder: Path, stop_seconds: float, command: list[str]) -> None:
         (folder / SERVER_PID).write_text(str(server.pid))
         threading.Thread(target=wait_until_unused, daemon=True).start()
         while (event := events.get()) not in (_ENDED, _UNUSED):
+            limit = _memory(server.pid) + growth_bytes
+            threading.Thread(target=wait_until_grown, args=(limit,), daemon=True).start()
             _write_address(folder, event, server.pid)
     finally:
         (folder / ADDRESS).unlink(missing_ok=True)
@@ -179,6 +207,23 @@ def _write_address(folder: Path, url: str, server_pid: int) -> None:
     new.replace(folder / ADDRESS)
 
 
+def _memory(pid: int) -> int:
+    """The bytes of memory that a process uses; 0 if that cannot be found out."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:
+        return 1024 * int(_ps("rss=", pid) or 0)
+
+
+def _ps(column: str, pid: int) -> bytes:
+    """What the program ps says of a process, where there is no /proc; empty if it says nothing."""
+    listing = ["/bin/ps", "-ww", "-o", column, "-p", str(pid)]
+    try:
+        return subprocess.run(listing, capture_output=True, timeout=5, check=False).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return b""
+
+
 def _end_abandoned(folder: Path, stop_seconds: float) -> None:
     """End the server of a supervisor that was killed: on Linux the kernel has done so, elsewhere nobody has."""
     try:
@@ -204,11 +249,7 @@ def _is_server(pid: int, folder: Path) -> bool:
     except OSError:
         if Path("/proc/self/cmdline").exists():
             return False
-        listing = ["/bin/ps", "-ww", "-o", "args=", "-p", str(pid)]
-        try:
-            arguments = subprocess.run(listing, capture_output=True, timeout=5, check=False).stdout
-        except (OSError, subprocess.TimeoutExpired):
-            return False
+        arguments = _ps("args=", pid)
     return os.fsencode(folder / TOKEN) in arguments
 
 
@@ -220,9 +261,9 @@ def main() -> None:
     for sign in (signal.SIGINT, signal.SIGHUP):
         signal.signal(sign, signal.SIG_IGN)
     os.umask(0o077)
-    folder, _, stop_seconds, *command = sys.argv[1:]
+    folder, _, stop_seconds, growth_bytes, look_seconds, *command = sys.argv[1:]
     try:
-        supervise(Path(folder), float(stop_seconds), command)
+        supervise(Path(folder), float(stop_seconds), int(growth_bytes), float(look_seconds), command)
     except OSError as error:
         _log(f"The server cannot be run: {error}\n".encode(errors="replace"))
 

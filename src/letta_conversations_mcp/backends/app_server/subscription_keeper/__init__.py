@@ -18,6 +18,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from letta_conversations_mcp.backends.app_server import supervisor
 from letta_conversations_mcp.backends.app_server.subscription_keeper import child
 from letta_conversations_mcp.core.model import ConversationRef
 
@@ -31,7 +32,8 @@ class SubscriptionKeeper:
     """The subscriptions of one connection. Without the child, turns last only as long as this process does."""
 
     def __init__(self, url: str, token: str, in_use: Path | None) -> None:
-        self._place = {"url": url, "token": token, "in_use": str(in_use or "")}
+        active = in_use.with_name(supervisor.ACTIVE) if in_use else ""
+        self._place = {"url": url, "token": token, "in_use": str(in_use or ""), "active": str(active)}
         self._lock = anyio.Lock()
         self._control: socket.socket | None = None
         self._closed = False

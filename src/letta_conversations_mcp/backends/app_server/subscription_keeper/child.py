@@ -4,7 +4,8 @@ A turn whose last subscribed socket closes is stopped, and leaves its conversati
 started again (seen with 0.34.12). So the package starts this script, in a session of its own and with the other end of
 a socket as its stdin, and writes one JSON object a line: where the server is, and then each conversation. Every line is
 answered with an empty one. An empty object says goodbye. After that, or once the socket has ended in any other way, the
-script ends too, but not before the turns have. While it runs it holds the lock `in-use`, so that the server goes on.
+script ends too, but not before the turns have. While it runs it holds the lock `in-use`, so that the server goes on;
+and the lock `active` while a turn runs, waits for a decision, or may have begun.
 
     child.py
 """
@@ -17,6 +18,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import Any, cast
 
 LONGEST_TURN_SECONDS = 3600
@@ -31,6 +33,9 @@ STALLED_SECONDS = 120
 
 QUIET_SECONDS = 0.3
 """How long nothing may come before the script ends: a message in the server's queue begins its turn within that."""
+
+IDLE = ("", "WAITING_ON_INPUT")
+"""The states of a conversation without a turn."""
 
 FENCE = "fence"
 """The id of the request whose answer comes after all that the server has said before."""
@@ -52,6 +57,11 @@ class Child:
         self._answering: dict[str, float] = {}
         """When each conversation's answer that has begun last went on."""
         self._fenced = False
+        self._active: int | None = None
+        self._turns: set[str] = set()
+        """The conversations whose turn has not ended: those that are busy, and those that wait for a decision."""
+        self._left = False
+        """Whether the process has ended without a goodbye, perhaps after it handed a message over."""
 
     def run(self) -> None:
         """Stay subscribed until the process and the turns have ended, or the server has."""
@@ -62,7 +72,9 @@ class Child:
         place = self._line()
         if place is None:
             return
-        _hold(place["in_use"])
+        if place["in_use"]:
+            _lock(os.open(place["in_use"], os.O_RDWR))
+            self._active = os.open(place["active"], os.O_RDWR)
         headers = {"Authorization": f"Bearer {place['token']}"} if place["token"] else {}
         try:
             with connect(
@@ -91,6 +103,8 @@ class Child:
             self._watched = True
             self._ask(_key(order), {"type": "runtime_start", **order, "wait_for_replay": True})
         if order is None and self._watched:
+            self._left = True
+            self._hold_active()
             time.sleep(LINGER_SECONDS)
         timer = threading.Timer(LONGEST_TURN_SECONDS, os._exit, (0,))
         timer.daemon = True
@@ -109,6 +123,8 @@ class Child:
             status = loop.get("status", "")
             # A process that has ended cannot be asked to decide about a tool.
             (self._busy.discard if status.startswith("WAITING_ON_") else self._busy.add)(key)
+            (self._turns.discard if status in IDLE else self._turns.add)(key)
+            self._hold_active()
             answering = status == "PROCESSING_API_RESPONSE" and loop.get("active_run_ids")
             if answering and not loop.get("executing_tool_call_ids"):
                 self._answering[key] = time.monotonic()
@@ -120,6 +136,10 @@ class Child:
             self._answer()
         elif frame.get("request_id") == FENCE:
             self._fenced = True
+
+    def _hold_active(self) -> None:
+        if self._active is not None:
+            _lock(self._active, shared=self._left or bool(self._turns))
 
     def _line(self) -> Json | None:
         try:
@@ -139,12 +159,12 @@ def _key(runtime: Json) -> str:
     return json.dumps([runtime.get("agent_id"), runtime.get("conversation_id")])
 
 
-def _hold(path: str) -> None:
-    """Lock the file, shared, until this process ends."""
-    if path:
-        import fcntl
+def _lock(descriptor: int, *, shared: bool = True) -> None:
+    """Lock an open file, shared, or unlock it. Does nothing if the server is being ended."""
+    import fcntl
 
-        fcntl.flock(os.open(path, os.O_RDWR), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    with suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB if shared else fcntl.LOCK_UN)
 
 
 def main() -> None:
