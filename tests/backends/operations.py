@@ -43,7 +43,6 @@ async def call(backend: Backend, operation: str, ref: ConversationRef, run_id: s
         "create_conversation": (NewConversation(agent_id=ref.agent_id),),
         "get_conversation": (ref.conversation_id,),
         "owner_of": (ref.conversation_id,),
-        "isolated_labels": (conversation,),
         "list_isolated_blocks": (conversation,),
         "search_messages": (MessageSearch(query="secret", conversation_id=ref.conversation_id, agent_id=ref.agent_id),),
         "update_conversation": (ref.conversation_id, ConversationChanges(summary="mine now")),

@@ -35,7 +35,6 @@ OPEN_TO_ALL = {"check", "check_message", "list_models", "list_agents", "list_con
 OF_AN_ID = {
     "get_conversation",
     "owner_of",
-    "isolated_labels",
     "list_isolated_blocks",
     "update_conversation",
     "delete_conversation",

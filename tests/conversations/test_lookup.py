@@ -9,7 +9,7 @@ import pytest
 
 from letta_conversations_mcp.conversations.lookup import (
     CANDIDATES,
-    check_agent_id,
+    check_agent_cursor,
     check_conversation_id,
     check_message_id,
     check_run_id,
@@ -140,10 +140,10 @@ def test_what_is_no_run_id_is_refused(run_id: str) -> None:
         check_run_id(run_id)
 
 
-@pytest.mark.parametrize("agent_id", ["", "..", "Anna", UUID, f"agent-{UUID}/x", f"agent-{UUID}\x00", "agent-.."])
+@pytest.mark.parametrize("agent_id", ["..", "Anna", UUID, f"agent-{UUID}/x", f"agent-{UUID}\x00", "agent-.."])
 def test_what_is_no_agent_id_is_refused_as_a_cursor(agent_id: str) -> None:
     with pytest.raises(InvalidArgument, match=r"^after: "):
-        check_agent_id(agent_id)
+        check_agent_cursor(agent_id)
 
 
 @pytest.mark.parametrize("given", ["", "  ", f"message-{UUID}", "ui-msg-1"])
@@ -156,12 +156,12 @@ def test_a_run_may_be_left_out(given: str) -> None:
     assert check_run_id(f" {given} ") == given.strip()
 
 
-@pytest.mark.parametrize("given", [AGENT, f"agent-local-{UUID}"])
+@pytest.mark.parametrize("given", ["", AGENT, f"agent-local-{UUID}"])
 def test_an_agent_id_is_a_cursor(given: str) -> None:
-    assert check_agent_id(f" {given} ") == given
+    assert check_agent_cursor(f" {given} ") == given
 
 
-@pytest.mark.parametrize("check", [check_conversation_id, check_agent_id, check_run_id])
+@pytest.mark.parametrize("check", [check_conversation_id, check_agent_cursor, check_run_id])
 def test_a_refusal_never_repeats_a_large_argument(check: object) -> None:
     assert callable(check)
     with pytest.raises(InvalidArgument) as caught:

@@ -35,7 +35,6 @@ CHANGES_NOTHING = {
     "get_conversation",
     "get_prompt",
     "get_run",
-    "isolated_labels",
     "list_agents",
     "list_approvals",
     "list_conversations",

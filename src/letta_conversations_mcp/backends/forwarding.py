@@ -82,9 +82,6 @@ class ForwardingBackend:
     async def owner_of(self, conversation_id: str) -> str:
         return await self.inner.owner_of(conversation_id)
 
-    async def isolated_labels(self, conversation: Conversation) -> Sequence[str]:
-        return await self.inner.isolated_labels(conversation)
-
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
         return await self.inner.list_conversations(query)
 

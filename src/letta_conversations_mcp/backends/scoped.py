@@ -124,10 +124,6 @@ class ScopedBackend:
             raise NotFound.conversation(conversation_id)
         return owner
 
-    async def isolated_labels(self, conversation: Conversation) -> Sequence[str]:
-        await self.owner_of(conversation.id)
-        return await self._backend.isolated_labels(conversation)
-
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
         """Without an agent: a page per agent, merged, because a list of all conversations may have none of these
         agents' on a thousand pages. A cursor is a position in the order, so it may be another agent's conversation."""

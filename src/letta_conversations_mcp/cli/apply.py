@@ -159,6 +159,6 @@ async def _lacking(backend: Backend, conversation: Conversation, declared: Decla
     """Which of the declared blocks the conversation shares with the others, in words: a server may ignore them."""
     if not declared.isolated_blocks:
         return ""
-    own = await backend.isolated_labels(conversation)
+    own = [each.label for each in await backend.list_isolated_blocks(conversation)]
     lacking = [label for label in declared.isolated_blocks if label not in own]
     return f"it has no copy of its own of the memory block {', '.join(map(repr, lacking))}" if lacking else ""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from letta_conversations_mcp.cli.failure import PROGRAM
+from letta_conversations_mcp.cli.options import settings_name
 from letta_conversations_mcp.core.errors import without_password
-from letta_conversations_mcp.settings import BackendSettings
-
-PROGRAM = "letta-conversations-mcp"
+from letta_conversations_mcp.settings import BackendSettings, variable_of
 
 MODEL_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 MODEL_ADDRESSES = ("OLLAMA_BASE_URL", "LMSTUDIO_BASE_URL", "LLAMA_CPP_BASE_URL")
@@ -39,8 +39,7 @@ def _variables(settings: BackendSettings) -> dict[str, str]:
     variables: dict[str, str] = {}
     for name, field in BackendSettings.model_fields.items():
         value = getattr(settings, name)
-        alias = field.validation_alias
-        variable = alias.upper() if isinstance(alias, str) else f"LETTA_MCP_{name.upper()}"
+        variable = variable_of(settings_name(name, field))
         is_set = value.get_secret_value() if isinstance(value, SecretStr) else value != field.default
         if is_set:
             variables[variable] = _shown(variable, value)

@@ -82,43 +82,29 @@ def check_conversation_id(conversation_id: str) -> str:
     return wanted
 
 
+def _checked(argument: str, given: str, pattern: re.Pattern[str], advice: str) -> str:
+    """The id, trimmed; "" for none. Raises InvalidArgument."""
+    wanted = given.strip()
+    if wanted and not pattern.fullmatch(wanted):
+        raise InvalidArgument(argument, f"{quote(wanted, NAME_CHARS)!r} is {advice}")
+    return wanted
+
+
 def check_conversation_cursor(after: str) -> str:
-    """The cursor of a list of conversations, trimmed; "" for none. Raises InvalidArgument."""
-    wanted = after.strip()
-    if wanted and not CONVERSATION_ID.fullmatch(wanted):
-        raise InvalidArgument(
-            "after",
-            f"{quote(wanted, NAME_CHARS)!r} is no cursor; use the id of the last conversation "
-            "on the page before (conv-…).",
-        )
-    return wanted
+    advice = "no cursor; use the id of the last conversation on the page before (conv-…)."
+    return _checked("after", after, CONVERSATION_ID, advice)
 
 
-def check_agent_id(agent_id: str) -> str:
-    wanted = agent_id.strip()
-    if not AGENT_ID.fullmatch(wanted):
-        raise InvalidArgument(
-            "after", f"{quote(wanted, NAME_CHARS)!r} is no agent id; use the id of the last agent on the page before."
-        )
-    return wanted
+def check_agent_cursor(after: str) -> str:
+    return _checked("after", after, AGENT_ID, "no agent id; use the id of the last agent on the page before.")
 
 
 def check_message_id(argument: str, message_id: str) -> str:
-    wanted = message_id.strip()
-    if wanted and not MESSAGE_ID.fullmatch(wanted):
-        raise InvalidArgument(
-            argument, f"{quote(wanted, NAME_CHARS)!r} is no cursor; use one from list_messages (message-…)."
-        )
-    return wanted
+    return _checked(argument, message_id, MESSAGE_ID, "no cursor; use one from list_messages (message-…).")
 
 
 def check_run_id(run_id: str) -> str:
-    wanted = run_id.strip()
-    if wanted and not RUN_ID.fullmatch(wanted):
-        raise InvalidArgument(
-            "run_id", f"{quote(wanted, NAME_CHARS)!r} is no run id; leave it out, or use one from send_message."
-        )
-    return wanted
+    return _checked("run_id", run_id, RUN_ID, "no run id; leave it out, or use one from send_message.")
 
 
 async def locate(backend: Backend, conversation_id: str, agent: str = "") -> ConversationRef:

@@ -80,6 +80,12 @@ def shorten(texts: Sequence[str], budget: int) -> list[str]:
     return [cut(text, share) for text in texts]
 
 
+def fit(bodies: Sequence[str], budget: int, *, beside: int = MESSAGE_CHARS) -> list[str]:
+    """The bodies of messages, cut to fit into an answer of `budget` characters; `beside` is what each message needs
+    beside its body."""
+    return shorten(bodies, budget - RESERVED_CHARS - beside * len(bodies))
+
+
 def minute(at: str) -> str:
     """A time in the form that all answers use: ISO 8601 in UTC, to the minute, such as `2026-11-21T06:12Z`. Any other
     text is returned as it is."""

@@ -123,10 +123,6 @@ class Backend(Protocol):
         conversation that is not in the cache."""
         ...
 
-    async def isolated_labels(self, conversation: Conversation) -> Sequence[str]:
-        """The labels of the memory blocks that are the conversation's own copies."""
-        ...
-
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]: ...
 
     async def update_conversation(self, conversation_id: str, changes: ConversationChanges) -> Conversation:

@@ -27,12 +27,10 @@ from pydantic_core import to_json
 from letta_conversations_mcp.conversations.history import HistoryPage, read_history
 from letta_conversations_mcp.conversations.lookup import check_conversation_id, check_message_id, locate
 from letta_conversations_mcp.conversations.transcript import (
-    MESSAGE_CHARS,
-    RESERVED_CHARS,
     body,
     cut,
+    fit,
     minute,
-    shorten,
     to_markdown,
 )
 from letta_conversations_mcp.core.errors import InvalidArgument
@@ -118,13 +116,13 @@ def _add_templates(server: MCPServer[Services]) -> None:
 
 async def _describe(services: Services, conversation_id: str) -> str:
     conversation = await services.backend.get_conversation(check_conversation_id(conversation_id))
-    told = conversation.model_dump(exclude_defaults=True)
+    facts = conversation.model_dump(exclude_defaults=True)
     if conversation.isolated_block_ids:
-        told["isolated_blocks"] = await services.backend.isolated_labels(conversation)
+        facts["isolated_blocks"] = [each.label for each in await services.backend.list_isolated_blocks(conversation)]
     context = conversation.in_context or ()
     if len(context) > MOST_IDS:
-        told |= {"in_context": context[-MOST_IDS:], "in_context_left_out": len(context) - MOST_IDS}
-    return to_json(told).decode()
+        facts |= {"in_context": context[-MOST_IDS:], "in_context_left_out": len(context) - MOST_IDS}
+    return to_json(facts).decode()
 
 
 async def _page(services: Services, conversation_id: str, before: str, limit: str) -> HistoryPage:
@@ -136,8 +134,7 @@ async def _page(services: Services, conversation_id: str, before: str, limit: st
 
 
 def _fitting(services: Services, page: HistoryPage) -> list[str]:
-    bodies = [body(each) for each in page.messages]
-    return shorten(bodies, services.settings.max_output_chars - RESERVED_CHARS - MESSAGE_CHARS * len(bodies))
+    return fit([body(each) for each in page.messages], services.settings.max_output_chars)
 
 
 async def _markdown(services: Services, conversation_id: str, before: str, limit: str) -> str:

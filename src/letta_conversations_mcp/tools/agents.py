@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from letta_conversations_mcp.conversations.lookup import check_agent_id, count_all_conversations, find_agent
+from letta_conversations_mcp.conversations.lookup import check_agent_cursor, count_all_conversations, find_agent
 from letta_conversations_mcp.conversations.transcript import cut
 from letta_conversations_mcp.conversations.update import check_model
 from letta_conversations_mcp.core.errors import NAME_CHARS, InvalidArgument, NotConfirmed, Refused
@@ -39,7 +39,7 @@ async def list_agents(
     """Find Letta agents, newest first. Use it when the user names an agent that you do not know, or asks which there
     are."""
     services = services_of(ctx)
-    cursor = check_agent_id(after) if after.strip() else ""
+    cursor = check_agent_cursor(after)
     search, tag = search.strip(), tag.strip()
     page = await services.backend.list_agents(search=search, tag=tag, after=cursor, limit=limit)
     rows = tuple(map(AgentRow.of, page.items))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 import anyio
@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from letta_conversations_mcp.conversations.approvals import decide
 from letta_conversations_mcp.conversations.lookup import locate
-from letta_conversations_mcp.conversations.names import agent_name
 from letta_conversations_mcp.core.errors import InvalidArgument, NothingPending
 from letta_conversations_mcp.core.model import Approvals, ConversationRef, ToolCall, Turn
 from letta_conversations_mcp.tools.base import (
@@ -35,7 +34,7 @@ from letta_conversations_mcp.tools.base import (
     WaitArgument,
     services_of,
 )
-from letta_conversations_mcp.tools.calls import identity_of
+from letta_conversations_mcp.tools.calls import identity_of, reply_of
 from letta_conversations_mcp.tools.progress import reporter
 from letta_conversations_mcp.tools.results.reply import Reply, ReplyKind
 from letta_conversations_mcp.turns.scheduler import Send
@@ -94,17 +93,13 @@ async def respond_to_approval(
     end. Approve only what your user agreed to."""
     services = services_of(ctx)
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
-    if asked := question_of(ctx):
-        turn = await resume(ctx, asked, seconds)
-        name = await agent_name(services.backend, asked.ref.agent_id)
-        return Reply.of(turn, asked.ref, kinds, services.settings.max_output_chars, agent_name=name)
+    if answered := await answer_of_person(ctx, kinds, seconds):
+        return answered
     if approve and services.settings.approvals == "elicit":
         if tool_call_ids or reason:
             raise InvalidArgument("tool_call_ids" if tool_call_ids else "reason", "only the person can say this here.")
         ref = await locate(services.backend, conversation_id, agent)
-        turn = await _let_the_person_decide(ctx, ref, seconds)
-        name = await agent_name(services.backend, ref.agent_id)
-        return Reply.of(turn, ref, kinds, services.settings.max_output_chars, agent_name=name)
+        return await reply_of(services, await _let_the_person_decide(ctx, ref, seconds), ref, kinds)
     identity = identity_of(
         ctx, "respond_to_approval", conversation_id, message_key, agent, approve, tool_call_ids, reason
     )
@@ -116,9 +111,7 @@ async def respond_to_approval(
         return ref, decided.model_copy(update={"otid": identity.otid(ref)})
 
     turn, sent = await services.scheduler.send_and_wait(Send(prepare, identity), seconds, reporter(ctx))
-    turn = await settle(ctx, sent.ref, turn, seconds)
-    name = await agent_name(services.backend, sent.ref.agent_id)
-    return Reply.of(turn, sent.ref, kinds, services.settings.max_output_chars, agent_name=name)
+    return await reply_of(services, await settle(ctx, sent.ref, turn, seconds), sent.ref, kinds)
 
 
 async def _let_the_person_decide(ctx: ToolContext, ref: ConversationRef, seconds: float) -> Turn:
@@ -142,7 +135,7 @@ async def settle(ctx: ToolContext, ref: ConversationRef, turn: Turn, seconds: fl
     as it stands.
 
     Raises:
-        PersonAsked: the client answers with another call, which `question_of` and `resume` handle.
+        PersonAsked: the client answers with another call, see `answer_of_person`.
     """
     while turn.status == "needs_approval" and services_of(ctx).settings.approvals == "elicit":
         if not _can_ask(ctx):
@@ -161,21 +154,23 @@ async def settle(ctx: ToolContext, ref: ConversationRef, turn: Turn, seconds: fl
     return turn
 
 
-def question_of(ctx: ToolContext) -> Question | None:
-    """What the person was asked in the round before, when this call brings the answer.
+async def answer_of_person(ctx: ToolContext, kinds: Collection[ReplyKind], seconds: float) -> Reply | None:
+    """If this call brings the answer to the question of the round before: hand the decision over and return the rest of
+    the turn. None for any other call.
 
     Raises:
         InvalidArgument: an answer without the question. Taken for a new call it would send its message again.
     """
     if ctx.request_state is not None:
-        return Question.model_validate_json(ctx.request_state)
+        question = Question.model_validate_json(ctx.request_state)
+        return await reply_of(services_of(ctx), await _resume(ctx, question, seconds), question.ref, kinds)
     if ctx.input_responses:
         raise InvalidArgument("requestState", "it is missing beside inputResponses, so what they answer is not known.")
     return None
 
 
-async def resume(ctx: ToolContext, question: Question, seconds: float) -> Turn:
-    """Hand over the person's decision and return the rest of the turn; without a decision, the turn as it stands."""
+async def _resume(ctx: ToolContext, question: Question, seconds: float) -> Turn:
+    """The rest of the turn after the person's decision; without a decision, the turn as it stands."""
     answer = (ctx.input_responses or {}).get(QUESTION)
     if answer is None or (isinstance(answer, ElicitResult) and answer.action == "cancel"):
         return await _latest(ctx, question.ref, seconds)

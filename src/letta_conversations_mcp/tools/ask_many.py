@@ -28,7 +28,7 @@ from letta_conversations_mcp.tools.base import (
 )
 from letta_conversations_mcp.tools.calls import Destination, identity_of
 from letta_conversations_mcp.tools.messages import key_of
-from letta_conversations_mcp.tools.progress import HEARTBEAT_SECONDS, reporter
+from letta_conversations_mcp.tools.progress import HEARTBEAT_SECONDS, no_report, reporter
 from letta_conversations_mcp.tools.results.ask_many import Replies, ReplyRow, Target, collect, row_of
 from letta_conversations_mcp.turns.scheduler import Send
 
@@ -131,7 +131,7 @@ async def _ask(services: Services, target: Target, message: str, deadline: float
         return ref, OutgoingMessage(text=message)
 
     try:
-        turn, sent = await services.scheduler.send_and_wait(Send(prepare, identity), seconds, _without_report)
+        turn, sent = await services.scheduler.send_and_wait(Send(prepare, identity), seconds, no_report)
     except ConversationError as error:
         return row_of(target, ref, error=str(error))
     except Exception:
@@ -141,10 +141,6 @@ async def _ask(services: Services, target: Target, message: str, deadline: float
         return row_of(target, ref, error=f"This failed inside the MCP server; look with {where} before asking again.")
     name = await destination.name_of_agent(sent.ref)
     return row_of(target, sent.ref, turn, agent_name=name, message_key=key_of(sent, identity.key))
-
-
-async def _without_report(words: str) -> None:
-    """The call reports for all of them together."""
 
 
 ASK_MANY_TOOLS = (ToolSpec(ask_many, title="Ask several Letta agents", destructive=True, open_world=True),)

@@ -1,17 +1,20 @@
-"""Calls that send something: the identity of the call, and the conversation it goes to.
+"""Calls about a turn: the identity of a call that sends something, the conversation it goes to, and the answer.
 
 Owns the identity of a call (taken before anything is derived from it) and the opening of a conversation for a message.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from letta_conversations_mcp.conversations import fork, keys
 from letta_conversations_mcp.conversations.lookup import find_agent, locate
 from letta_conversations_mcp.conversations.names import agent_name
 from letta_conversations_mcp.conversations.update import check_text
 from letta_conversations_mcp.core.errors import InvalidArgument
-from letta_conversations_mcp.core.model import ConversationRef, NewConversation
+from letta_conversations_mcp.core.model import ConversationRef, NewConversation, Turn
 from letta_conversations_mcp.tools.base import Services, ToolContext, services_of
+from letta_conversations_mcp.tools.results.reply import Reply, ReplyKind
 from letta_conversations_mcp.turns.idempotency import CallIdentity, fingerprint
 
 REQUEST_ID = "x-request-id"
@@ -46,6 +49,30 @@ def _origin(ctx: ToolContext) -> str:
     client = getattr(ctx.request_context.request, "client", None)
     address = headers.get("x-forwarded-for", "") or getattr(client, "host", "")
     return fingerprint(address, headers.get("user-agent", ""))
+
+
+async def reply_of(
+    services: Services,
+    turn: Turn,
+    ref: ConversationRef,
+    kinds: Collection[ReplyKind],
+    *,
+    agent: str = "",
+    branch_of: str = "",
+    message_key: str = "",
+    notes: Sequence[str] = (),
+) -> Reply:
+    """The answer to a call about a turn, within the budget of an answer. `agent` is the agent's name if it is known."""
+    return Reply.of(
+        turn,
+        ref,
+        kinds,
+        services.settings.max_output_chars,
+        agent_name=agent or await agent_name(services.backend, ref.agent_id),
+        branch_of=branch_of,
+        message_key=message_key,
+        notes=notes,
+    )
 
 
 class Destination:

@@ -15,7 +15,7 @@ from letta_conversations_mcp.conversations.lookup import (
     find_agent,
     locate,
 )
-from letta_conversations_mcp.conversations.names import agent_name, agent_names, summaries
+from letta_conversations_mcp.conversations.names import agent_names, summaries
 from letta_conversations_mcp.conversations.search import (
     check_kinds,
     check_search_cursor,
@@ -37,7 +37,7 @@ from letta_conversations_mcp.core.model import (
     SearchMode,
     Turn,
 )
-from letta_conversations_mcp.tools.approvals import question_of, resume, settle
+from letta_conversations_mcp.tools.approvals import answer_of_person, settle
 from letta_conversations_mcp.tools.base import (
     MOST_KEY_CHARS,
     ConversationArgument,
@@ -52,7 +52,7 @@ from letta_conversations_mcp.tools.base import (
     services_of,
     time_limit,
 )
-from letta_conversations_mcp.tools.calls import Destination, identity_of
+from letta_conversations_mcp.tools.calls import Destination, identity_of, reply_of
 from letta_conversations_mcp.tools.progress import heartbeat, reporter
 from letta_conversations_mcp.tools.results.cancellation import Cancellation
 from letta_conversations_mcp.tools.results.messages import MessageList
@@ -92,11 +92,9 @@ async def send_message(
     conversations share. Status running: call wait_for_reply, do NOT send it again."""
     services = services_of(ctx)
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
-    if asked := question_of(ctx):
-        # The message was sent in the round before; this one brings the person's answer about a tool call.
-        turn = await resume(ctx, asked, seconds)
-        name = await agent_name(services.backend, asked.ref.agent_id)
-        return Reply.of(turn, asked.ref, kinds, services.settings.max_output_chars, agent_name=name)
+    # The message was sent in the round before, if this one brings the person's answer about a tool call.
+    if answered := await answer_of_person(ctx, kinds, seconds):
+        return answered
     if not message.strip() and not images:
         raise InvalidArgument("message", "a text or an image is needed.")
     identity = identity_of(
@@ -142,12 +140,12 @@ async def send_message(
     notes = [services.backend.image_note] if images and services.backend.image_note else []
     if outgoing.model and await has_model_settings(services.backend, sent.ref):
         notes.append(f"For this message {outgoing.model} was used, without the conversation's model_settings.")
-    return Reply.of(
+    return await reply_of(
+        services,
         turn,
         sent.ref,
         kinds,
-        services.settings.max_output_chars,
-        agent_name=await destination.name_of_agent(sent.ref),
+        agent=destination.agent_name,
         branch_of=branch_of,
         message_key=key_of(sent, message_key),
         notes=notes,
@@ -177,21 +175,18 @@ async def wait_for_reply(
     wanted, key = check_run_id(run_id), message_key.strip()
     if wanted and key:
         raise InvalidArgument("message_key", "give it or run_id, not both.")
-    budget = services.settings.max_output_chars
     async with time_limit("find the turn", max(seconds, LOOK_UP_SECONDS)):
         ref = await locate(services.backend, conversation_id, agent)
         if key:
             found = await services.scheduler.find_message(ref, identity_of(ctx, "", "", key))
             if found is None:
-                name = await agent_name(services.backend, ref.agent_id)
-                return Reply.of(Turn(status="not_confirmed"), ref, kinds, budget, agent_name=name, message_key=key)
+                return await reply_of(services, Turn(status="not_confirmed"), ref, kinds, message_key=key)
         else:
             found = await services.scheduler.find(ref, wanted)
     turn = await services.scheduler.wait(found, seconds, reporter(ctx))
     if isinstance(found.message, OutgoingMessage):
         turn = turn.model_copy(update={"message": found.message.text})
-    name = await agent_name(services.backend, ref.agent_id)
-    return Reply.of(turn, ref, kinds, budget, agent_name=name, message_key=key)
+    return await reply_of(services, turn, ref, kinds, message_key=key)
 
 
 LOOK_UP_SECONDS = 10.0

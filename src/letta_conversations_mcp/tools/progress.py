@@ -28,6 +28,10 @@ def reporter(ctx: ToolContext) -> Report:
     return report
 
 
+async def no_report(words: str) -> None:
+    """For a wait whose progress is reported otherwise."""
+
+
 @asynccontextmanager
 async def heartbeat(ctx: ToolContext, doing: str) -> AsyncGenerator[None]:
     """Report at once and then every ten seconds while the body runs."""

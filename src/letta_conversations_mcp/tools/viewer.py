@@ -14,11 +14,9 @@ from pydantic import Field
 from letta_conversations_mcp.conversations.history import DEFAULT_KINDS, read_history
 from letta_conversations_mcp.conversations.lookup import check_message_id, find_agent, locate
 from letta_conversations_mcp.conversations.transcript import (
-    MESSAGE_CHARS,
-    RESERVED_CHARS,
     body,
     cut,
-    shorten,
+    fit,
     to_markdown,
 )
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, MessageKind, MessageQuery
@@ -61,8 +59,8 @@ async def show_conversation(
     transcript, note = "", "The user sees it now and can write there; list_messages reads it to you."
     if not has_viewer:
         page = await read_history(services.backend, ref, MessageQuery(limit=NEWEST))
-        room = services.settings.max_output_chars - RESERVED_CHARS - MESSAGE_CHARS * len(page.messages)
-        transcript = to_markdown(page.messages, shorten([body(each) for each in page.messages], room))
+        texts = fit([body(each) for each in page.messages], services.settings.max_output_chars)
+        transcript = to_markdown(page.messages, texts)
         note = "This client shows no viewer. The newest messages follow; list_messages has the others."
     return Shown(
         conversation_id=ref.conversation_id,

@@ -68,10 +68,6 @@ class LocalConversations(LocalAgents):
         """Not cached: the server reuses the ids of a deleted agent's conversations (measured)."""
         return (await self.get_conversation(conversation_id)).agent_id
 
-    async def isolated_labels(self, conversation: Conversation) -> Sequence[str]:
-        """None: the server has no isolated blocks."""
-        return ()
-
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
         """A cursor is a position in the order: its conversation may be another agent's, or hidden by now."""
         every = {each.id: each for each in await self._all_conversations(query) if self._is_wanted(each, query)}

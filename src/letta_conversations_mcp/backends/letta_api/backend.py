@@ -14,6 +14,7 @@ from letta_conversations_mcp.backends.letta_api.cancel import cancel_runs
 from letta_conversations_mcp.backends.letta_api.conversations import ApiConversations
 from letta_conversations_mcp.backends.letta_api.letta_json import (
     Json,
+    agent_of_default,
     objects,
     read_agent,
     read_context_use,
@@ -221,9 +222,7 @@ class ApiBackend(ApiConversations, ApiApprovals):
     async def compact(self, ref: ConversationRef, settings: CompactionSettings) -> Compaction:
         client = await self._open()
         wanted = compaction_body(settings)
-        body: Json = {"compaction_settings": wanted} if wanted else {}
-        if ref.conversation_id == DEFAULT_CONVERSATION:
-            body["agent_id"] = ref.agent_id
+        body: Json = agent_of_default(ref) | ({"compaction_settings": wanted} if wanted else {})
         with (
             _mode_advised(settings),
             client.asking.to(

@@ -10,6 +10,7 @@ import anyio.to_thread
 from letta_conversations_mcp.backends.letta_api.base import AFTER_READING, ApiBase
 from letta_conversations_mcp.backends.letta_api.letta_json import (
     Json,
+    agent_of_default,
     changes_body,
     conversation_body,
     objects,
@@ -19,7 +20,6 @@ from letta_conversations_mcp.backends.letta_api.model_settings import check_mode
 from letta_conversations_mcp.core.errors import NO_TAGS, ConversationError, InvalidArgument, NotFound, Refused
 from letta_conversations_mcp.core.message_json import text_field
 from letta_conversations_mcp.core.model import (
-    DEFAULT_CONVERSATION,
     Block,
     Conversation,
     ConversationChanges,
@@ -82,15 +82,6 @@ class ApiConversations(ApiBase):
         self._known.move_to_end(conversation_id)
         return self._known[conversation_id].agent_id
 
-    async def isolated_labels(self, conversation: Conversation) -> Sequence[str]:
-        client = await self._open()
-        labels: list[str] = []
-        for block_id in conversation.isolated_block_ids:
-            with client.asking.to("look at the conversation's own memory blocks", after=AFTER_READING):
-                data = await client.json(client.retrying.blocks.with_raw_response.retrieve(block_id))
-            labels.append(text_field(client.object(data), "label"))
-        return labels
-
     async def list_conversations(self, query: ConversationQuery) -> Page[Conversation]:
         """Raises Refused for a tag: the API has no tags, and a server would list everything."""
         if query.tag:
@@ -147,7 +138,7 @@ class ApiConversations(ApiBase):
     async def fork(self, ref: ConversationRef, *, at_message: str = "", hidden: bool = False) -> Conversation:
         client = await self._open()
         wanted: Json = {
-            "agent_id": ref.agent_id if ref.conversation_id == DEFAULT_CONVERSATION else "",
+            **agent_of_default(ref),
             "message_id": at_message,
             "hidden": "true" if hidden else "",
         }
@@ -170,7 +161,6 @@ class ApiConversations(ApiBase):
 
     async def recompile(self, ref: ConversationRef, *, dry_run: bool = False) -> str:
         client = await self._open()
-        body: Json = {"agent_id": ref.agent_id} if ref.conversation_id == DEFAULT_CONVERSATION else {}
         query: Json = {"dry_run": "true"} if dry_run else {}
         with client.asking.to(
             "recompile the conversation",
@@ -179,7 +169,7 @@ class ApiConversations(ApiBase):
         ):
             prompt = await client.json(
                 client.once.conversations.with_raw_response.recompile(
-                    ref.conversation_id, extra_query=query, extra_body=body
+                    ref.conversation_id, extra_query=query, extra_body=agent_of_default(ref)
                 )
             )
         return prompt if isinstance(prompt, str) else ""

@@ -24,6 +24,7 @@ from letta_conversations_mcp.core.model import (
     ContextUse,
     Conversation,
     ConversationChanges,
+    ConversationRef,
     FoundMessage,
     MessageSearch,
     NewConversation,
@@ -39,11 +40,8 @@ SEARCH_MODES: dict[SearchMode, str] = {"words": "fts", "meaning": "vector", "bot
 
 def objects(data: object) -> list[Json]:
     """The objects in a JSON list; a page object's are under `items`."""
-    if isinstance(data, Mapping):
-        data = cast("Mapping[str, object]", data).get("items")
-    if not isinstance(data, list):
-        return []
-    return [cast("Json", item) for item in cast("list[object]", data) if isinstance(item, dict)]
+    items = cast("Mapping[str, object]", data).get("items") if isinstance(data, Mapping) else data
+    return [cast("Json", item) for item in mappings(items)]
 
 
 def read_agent(data: Mapping[str, object], *, with_blocks: bool = False) -> Agent:
@@ -130,6 +128,11 @@ def read_found(data: Mapping[str, object]) -> FoundMessage:
         agent_id=text_field(data, "agent_id"),
         message=read_message(fields),
     )
+
+
+def agent_of_default(ref: ConversationRef) -> Json:
+    """The field that a request about a `default` conversation needs beside its path; none for any other."""
+    return {"agent_id": ref.agent_id} if ref.conversation_id == DEFAULT_CONVERSATION else {}
 
 
 def search_body(search: MessageSearch) -> Json:

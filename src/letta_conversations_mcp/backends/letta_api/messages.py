@@ -20,11 +20,11 @@ import anyio
 
 from letta_conversations_mcp.backends.letta_api.base import ApiBase
 from letta_conversations_mcp.backends.letta_api.client import Client
-from letta_conversations_mcp.backends.letta_api.letta_json import Json, message_body
+from letta_conversations_mcp.backends.letta_api.letta_json import Json, agent_of_default, message_body
 from letta_conversations_mcp.core.backend import NotResumable, StreamLost
 from letta_conversations_mcp.core.errors import NotFound, Refused
 from letta_conversations_mcp.core.message_json import text_field
-from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Chunk, ConversationRef, Outgoing, OutgoingMessage
+from letta_conversations_mcp.core.model import Chunk, ConversationRef, Outgoing, OutgoingMessage
 
 if TYPE_CHECKING:
     from letta_client._response import AsyncAPIResponse
@@ -109,6 +109,7 @@ class ApiMessages(ApiBase):
         self, client: Client, ref: ConversationRef, message: Outgoing, *, background: bool
     ) -> AsyncGenerator[AsyncIterator[Chunk]]:
         body: Json = {
+            **agent_of_default(ref),
             "messages": [message_body(message)],
             "streaming": True,
             "stream_tokens": background and isinstance(message, OutgoingMessage),
@@ -116,8 +117,6 @@ class ApiMessages(ApiBase):
         }
         if background:
             body["background"] = True
-        if ref.conversation_id == DEFAULT_CONVERSATION:
-            body["agent_id"] = ref.agent_id
         if isinstance(message, OutgoingMessage):
             if message.model:
                 body["override_model"] = message.model
@@ -133,9 +132,7 @@ class ApiMessages(ApiBase):
     async def _take_up(
         self, client: Client, ref: ConversationRef, which: Json, after: int
     ) -> AsyncGenerator[AsyncIterator[Chunk]]:
-        body: Json = {**which, "starting_after": after, "include_pings": True}
-        if ref.conversation_id == DEFAULT_CONVERSATION:
-            body["agent_id"] = ref.agent_id
+        body: Json = {**agent_of_default(ref), **which, "starting_after": after, "include_pings": True}
         request = client.once.conversations.messages.with_streaming_response.stream(
             ref.conversation_id, extra_body=body, timeout=client.timeout(self._settings.silence_timeout)
         )
@@ -159,9 +156,7 @@ class ApiMessages(ApiBase):
         at a server without Redis. If this is inconclusive, sending the message will show it."""
         from letta_conversations_mcp.backends.letta_api.stream import means_no_streams, post
 
-        body: Json = {"otid": str(uuid.uuid4())}
-        if ref.conversation_id == DEFAULT_CONVERSATION:
-            body["agent_id"] = ref.agent_id
+        body: Json = {**agent_of_default(ref), "otid": str(uuid.uuid4())}
         asked = client.once.conversations.messages.with_raw_response.stream(ref.conversation_id, extra_body=body)
         answer = await post(asked)
         if answer is not None:

@@ -27,9 +27,10 @@ from letta_conversations_mcp.core.model import (
 from letta_conversations_mcp.core.times import parse_time
 from letta_conversations_mcp.tools.ask_many import AT_ONCE
 from letta_conversations_mcp.tools.base import Services
+from letta_conversations_mcp.tools.calls import reply_of
+from letta_conversations_mcp.tools.progress import no_report
 from letta_conversations_mcp.tools.results.ask_many import ReplyRow, Target, collect, row_of
 from letta_conversations_mcp.tools.results.context import Compacted
-from letta_conversations_mcp.tools.results.reply import Reply
 from letta_conversations_mcp.tools.results.result import Result
 from letta_conversations_mcp.turns.turn import TrackedTurn
 
@@ -111,8 +112,7 @@ class OneTurn:
         found = await _turn(services, ref, trace["run_id"])
         if isinstance(found, str):
             return TaskState("working", found)
-        name = await agent_name(services.backend, ref.agent_id)
-        reply = Reply.of(found, ref, trace["kinds"], services.settings.max_output_chars, agent_name=name)
+        reply = await reply_of(services, found, ref, trace["kinds"])
         return TaskState("cancelled" if found.status == "cancelled" else "completed", result=reply)
 
     def stoppable(self, trace: Trace) -> Sequence[Mapping[str, str]]:
@@ -262,12 +262,8 @@ async def _turn(services: Services, ref: ConversationRef, run_id: str) -> Turn |
     run = tracked.run or await services.backend.get_run(ref, run_id)
     if run.active:
         return tracked.doing
-    turn = await services.scheduler.wait(TrackedTurn(ref, run=run), FETCH_SECONDS, _without_report)
+    turn = await services.scheduler.wait(TrackedTurn(ref, run=run), FETCH_SECONDS, no_report)
     return tracked.doing if turn.status == "running" else turn
-
-
-async def _without_report(words: str) -> None:
-    """Clients poll tasks; there are no reports."""
 
 
 def _is_since(at: str, since: datetime) -> bool:

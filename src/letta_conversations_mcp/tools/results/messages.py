@@ -12,11 +12,10 @@ from letta_conversations_mcp.conversations.history import HistoryPage
 from letta_conversations_mcp.conversations.transcript import (
     CUT,
     MESSAGE_CHARS,
-    RESERVED_CHARS,
     body,
     cut,
+    fit,
     minute,
-    shorten,
     to_markdown,
 )
 from letta_conversations_mcp.core.model import (
@@ -27,7 +26,7 @@ from letta_conversations_mcp.core.model import (
 from letta_conversations_mcp.tools.results.result import NAME_CHARS, Result
 
 ID_CHARS = 60
-"""What its id adds to that."""
+"""Characters that its id adds."""
 
 
 class MessageRow(Result):
@@ -61,8 +60,7 @@ class MessageList(Result):
     ) -> MessageList:
         """The page within `budget` characters: every message, long ones cut."""
         bodies = [body(each)[skip_chars:] for each in page.messages]
-        room = budget - RESERVED_CHARS - (MESSAGE_CHARS + ID_CHARS * ids) * len(bodies)
-        shown = shorten(bodies, room)
+        shown = fit(bodies, budget, beside=MESSAGE_CHARS + ID_CHARS * ids)
         return cls(
             conversation_id=ref.conversation_id,
             agent_id=ref.agent_id,
