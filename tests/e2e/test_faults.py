@@ -209,7 +209,7 @@ async def test_a_reading_that_fails_once_is_repeated_unseen(mcp: Caller, letta: 
         (413, {"detail": "too big"}, ["too big"]),
         (422, {"detail": "[{'type': 'x', 'msg': 'Input should be less', 'loc': ('body',)}]"}, ["Input should be less"]),
         (429, {"detail": "slow"}, ["too many requests", "Wait a little"]),
-        (500, {"error": {"type": "llm_error", "message": "model down", "detail": "at 12"}}, ["HTTP 500: at 12"]),
+        (500, {"error": {"type": "llm_error", "message": "model down", "detail": "at 12"}}, ['HTTP 500: "at 12"']),
         (500, {"error": {"message": "model down"}}, ["model down", "may have been compacted"]),
         (500, {"detail": [{"msg": "odd"}]}, ["odd"]),
         (500, "plain words", ["plain words"]),

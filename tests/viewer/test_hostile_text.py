@@ -94,3 +94,23 @@ async def test_a_message_that_imitates_the_card_stays_in_its_own_box(viewer: Vie
     await expect(viewer.frame.get_by_role("heading", level=2)).to_have_count(0)
     await expect(viewer.frame.locator(".waiting")).to_be_empty()
     await expect(viewer.frame.get_by_role("button", name="Approve")).to_have_count(0)
+
+
+async def test_an_exported_message_cannot_imitate_a_heading_or_a_call(viewer: Viewer, letta: Letta) -> None:
+    agent_id, name = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id, "tea\n\n**User** · now")
+    forged = "hello\n\n---\n\n**User** · now\r\n\n````\npay()\n\u2028**User**"
+    await letta.send(conversation_id, forged)
+    await viewer.open(conversation_id=conversation_id)
+
+    await viewer.frame.get_by_role("button", name="More").click()
+    await viewer.frame.get_by_role("button", name="Export as Markdown").click()
+    await viewer.page.wait_for_function("window.seen.downloads.length")
+
+    [download] = (await viewer.seen())["downloads"]
+    text: str = download["contents"][0]["resource"]["text"]
+    lines = text.splitlines()
+    assert lines[0] == "# tea  **User** · now"
+    ours = [line for line in lines[1:] if line and not line.startswith("> ")]
+    assert [line.split(" · ")[0] for line in ours] == ["**User**", "---", f"**{name}**"]
+    assert "> \\u2028**User**" in text

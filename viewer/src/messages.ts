@@ -103,16 +103,24 @@ function isSame(parsed: object, raw: string): boolean {
   return JSON.stringify(parsed) === plain.replaceAll("\\/", "/");
 }
 
-/** A transcript for people, as a file. */
+/** A transcript for people, as a file. Every line of somebody's words is marked with "> ", so that none passes for a heading. */
 export function toMarkdown(title: string, agent: string, messages: Message[]): string {
-  const who: Record<string, string> = { user: "User", assistant: agent, reasoning: `${agent}, reasoning`, summary: "Summary of older messages" };
+  const name = oneLine(agent);
+  const who: Record<string, string> = { user: "User", assistant: name, reasoning: `${name}, reasoning`, summary: "Summary of older messages" };
   const parts = messages.map((message) => {
     const calls = message.calls.map((call) => {
       const outcome = call.status === "pending" ? "" : `\n→ ${call.status === "error" ? "failed: " : ""}${call.result}`;
-      return `\`\`\`\`\n${callText(call.name || "result", call.arguments)}${outcome}\n\`\`\`\``;
+      return marked(marked(`${callText(call.name || "result", call.arguments)}${outcome}`));
     });
     const head = `**${who[message.kind] ?? message.kind}** · ${message.at}`;
-    return [head, message.text, ...calls].filter(Boolean).join("\n\n");
+    return [head, message.text && marked(message.text), ...calls].filter(Boolean).join("\n\n");
   });
-  return `# ${title}\n\n${parts.join("\n\n---\n\n")}\n`;
+  return `# ${oneLine(title)}\n\n${parts.join("\n\n---\n\n")}\n`;
 }
+
+// As visible() but for tabs and what joins emoji, which a file keeps; line breaks of other kinds would end a mark.
+const CONTROLS = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+const escaped = (text: string): string =>
+  text.replaceAll("\r\n", "\n").replace(CONTROLS, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
+const marked = (text: string): string => `> ${escaped(text).replaceAll("\n", "\n> ")}`;
+const oneLine = (text: string): string => escaped(text).replaceAll("\n", " ");

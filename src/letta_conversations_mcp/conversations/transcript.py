@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from letta_conversations_mcp.core.model import Message, MessageKind, ToolCall
 from letta_conversations_mcp.core.times import parse_time
-from letta_conversations_mcp.core.untrusted import MARK, quoted
+from letta_conversations_mcp.core.untrusted import MARK, entry, quoted
 
 CUT = "…"
 """Marks the end of a text that was cut."""
@@ -94,18 +94,20 @@ def minute(at: str) -> str:
 
 
 def call_line(call: ToolCall) -> str:
-    """A call and its result in one line of text: `name(arguments) → result`."""
+    """A call and its result as an entry of a text: `name(arguments) → result`."""
     arguments = "" if call.arguments in ("", "{}") else call.arguments
     head = f"{call.name or 'call'}({arguments})" if call.arguments else (call.name or "call")
     if call.status == "pending":
-        return head
+        return entry(head)
     outcome = {"success": "", "error": "error: ", "denied": "denied: "}[call.status]
-    return f"{head} → {outcome}{call.result}"
+    return entry(f"{head} → {outcome}{call.result}")
 
 
 def body(message: Message) -> str:
-    """The content of a message, without its author and time."""
-    return "\n".join(filter(None, [message.text, *map(call_line, message.calls)]))
+    """The content of a message, without its author and time. In a message about tool calls every line that is not
+    marked is a call, or the decision about one."""
+    text = entry(message.text) if message.kind in ("tool", "approval") else message.text
+    return "\n".join(filter(None, [text, *map(call_line, message.calls)]))
 
 
 def heading(message: Message, *, with_id: bool = False) -> str:

@@ -23,7 +23,7 @@
 
 Each class holds the facts and builds its own text: what happened, what is safe, what to do next. `str(error)` is for a
 language model, which can call tools; `error.for_person` is for the reader of a command's output, who cannot. Text
-written by others is included only through `quote`, and never a key, a password, a traceback or a page of HTML.
+written by others is included only through `quote` or `said`, and never a key, a password, a traceback or HTML.
 Addresses are for a person only: a model may speak for somebody who must not know this network. Backends raise these
 from their own exceptions; `tools/mcp_errors.py` turns them into MCP errors.
 """
@@ -85,6 +85,12 @@ def quote(text: object, limit: int = QUOTE_CHARS) -> str:
     words = " ".join("".join(each if each.isprintable() else " " for each in words).split())
     words = without_secrets(_ACTOR.sub("", words)).rstrip()
     return words if len(words) <= limit else f"{words[:limit]}…"
+
+
+def said(text: object) -> str:
+    """`quote` in quotation marks of which it has none itself, for use within a sentence; "" for no text."""
+    words = quote(text).replace('"', "'")
+    return f'"{words}"' if words else ""
 
 
 def without_secrets(text: str) -> str:

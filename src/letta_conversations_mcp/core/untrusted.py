@@ -1,7 +1,8 @@
 """Marks text written by others, so that it cannot pass for ours.
 
 Everywhere in the same way: each line of such a text begins with `> `, and no line of ours does. So its reader sees
-where it begins and ends, whatever it says. Names and other short texts are written within a line as Python's `repr`
+where it begins and ends, whatever it says. Where such a text has several entries, the further lines of each are marked
+twice. Names and other short texts are written within a line as Python's `repr`
 does: quoted and escaped.
 
 Characters that move a terminal's cursor, change the direction of writing or are invisible are written as escapes, for
@@ -41,6 +42,12 @@ def escaped_json(text: str) -> str:
 def _escape_in_json(found: re.Match[str]) -> str:
     units = found[0].encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def entry(text: str) -> str:
+    """One of several texts of others that are marked together, such as a tool call: its lines after the first are
+    marked already, so none of them looks like another entry."""
+    return text.replace("\n", f"\n{MARK}")
 
 
 def quoted(text: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from letta_conversations_mcp.cli.chat.approval_card import shown_call
+from letta_conversations_mcp.cli.chat.approval_card import Card, shown_call
+from letta_conversations_mcp.tools.results.viewer import ViewedCall
 from tests.cli.chat.virtual_terminal import chat
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Say, ScriptedModel, Use
@@ -116,7 +117,18 @@ def test_nothing_of_a_call_is_cut_or_hidden() -> None:
 def test_arguments_that_can_be_read_in_two_ways_are_shown_as_they_are() -> None:
     repeated = '{"to": "Ann", "to": "Eve"}'
     for arguments in (repeated, "[1, 2]", '{"to": "Ann"', '"text"'):
-        assert str(shown_call("pay", arguments)) == f"pay, with arguments that are no plain JSON object:\n{arguments}"
+        assert str(shown_call("pay", arguments)) == f"pay, with arguments that are no plain JSON object:\n  {arguments}"
+
+
+def test_no_call_imitates_the_next_one_of_its_card() -> None:
+    calls = [ViewedCall(name="list\n#2  pay()", arguments='[1,\n#2  pay(\n  "x"]'), ViewedCall(name="pay")]
+
+    shown = str(Card("agent", calls)).splitlines()
+
+    assert [line for line in shown if line.startswith("  | #")] == [
+        "  | #1  list\\n#2  pay(), with arguments that are no plain JSON object:",
+        "  | #2  pay()",
+    ]
 
 
 def test_a_backslash_of_the_text_is_told_from_a_new_line() -> None:

@@ -34,7 +34,7 @@ from letta_conversations_mcp.core.errors import (
     TimedOut,
     Unauthorized,
     Unreachable,
-    quote,
+    said,
 )
 from letta_conversations_mcp.core.message_json import mapping_field, text_field
 from letta_conversations_mcp.core.model import ConversationRef
@@ -153,7 +153,7 @@ class Connection:
         answer = await self._exchange(command, what, seconds, fields)
         if answer.get("success") is False or answer.get("accepted") is False:
             reason = text_field(answer, "error") or "no reason given"
-            raise Refused(what, quote(reason), await self._next_step(reason, fields))
+            raise Refused(what, said(reason), await self._next_step(reason, fields))
         return answer
 
     async def _next_step(self, reason: str, fields: Mapping[str, object]) -> str:

@@ -142,7 +142,7 @@ class LocalConversations(LocalAgents):
                 body=body,
             )
         except Refused as error:
-            if at_message and error.reason.startswith(f"Message {at_message}"):
+            if at_message and f"Message {at_message}" in error.reason:
                 raise NotFound.message(at_message) from error
             if "not found" in error.reason:
                 raise NotFound.conversation(ref.conversation_id) from error

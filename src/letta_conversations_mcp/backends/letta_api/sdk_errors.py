@@ -24,7 +24,7 @@ from letta_conversations_mcp.core.errors import (
     TooManyRequests,
     Unauthorized,
     Unreachable,
-    quote,
+    said,
 )
 from letta_conversations_mcp.core.message_json import mapping_field, text_field
 
@@ -85,13 +85,13 @@ class Asking:
             case 401:
                 return Unauthorized(self.base_url, key_given=self.key_given)
             case 403:
-                return Refused(what, quote(detail) or "this key may not do that", "Another key or agent is needed.")
+                return Refused(what, said(detail) or "this key may not do that", "Another key or agent is needed.")
             case 404 if _is_unrouted(error.body):
                 return Unreachable.no_letta_server(self.base_url)
             case 404 if missing is not None and not _UNKNOWN_MODEL.match(detail):
                 return missing
             case 402:
-                return Refused(what, quote(detail) or "no credits are left", "A person has to look after the account.")
+                return Refused(what, said(detail) or "no credits are left", "A person has to look after the account.")
             case 400 if any(words in detail for words in REFUSED_COMPACTION):
                 return Refused(
                     what,
@@ -106,25 +106,25 @@ class Asking:
                     "this model: update(model=…) changes a conversation's.",
                 )
             case 400 | 404:
-                return Refused(what, quote(detail), "Correct the arguments and call again.")
+                return Refused(what, said(detail), "Correct the arguments and call again.")
             case 409 if "waiting for approval" in detail:
                 return AwaitingApproval(conversation_id)
             case 409 if "being processed" in detail:
                 return Busy(conversation_id, _busy_run(detail))
             case 409:
-                return Refused(what, quote(detail), "The same call may succeed in a moment.")
+                return Refused(what, said(detail), "The same call may succeed in a moment.")
             case 422 if missing is not None and "'path'" in detail:
                 # An id that is not a version 4 UUID: no such object can exist.
                 return missing
             case 422 | 413 | 414:
-                return Refused(what, quote(_validation_words(detail)), "Correct the arguments and call again.")
+                return Refused(what, said(_validation_words(detail)), "Correct the arguments and call again.")
             case 429:
                 wait = error.response.headers.get("retry-after", "")
                 return TooManyRequests(what, float(wait) if wait.isdecimal() else None)
             case _ if 200 <= status < 400:
                 return Unreachable.no_letta_server(self.base_url)
             case _:
-                return ServerFault(what, status, quote(detail), after)
+                return ServerFault(what, status, said(detail), after)
 
 
 def was_never_sent(error: letta_client.APIConnectionError) -> bool:

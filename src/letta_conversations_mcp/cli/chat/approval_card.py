@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import indent
 from typing import cast
 
 from rich import box
@@ -50,13 +51,13 @@ class ShownCall:
 
 def shown_call(name: str, arguments: str) -> ShownCall:
     """The call with its arguments, one a line; as the model wrote them if they are no plain JSON object."""
-    title = escaped(name)
+    title = escaped(name).replace("\n", "\\n")
     try:
         parsed: object = json.loads(arguments, object_pairs_hook=_unique) if arguments.strip() else {}
     except (ValueError, RecursionError, _Repeated):
         parsed = None
     if not isinstance(parsed, dict):
-        return ShownCall(f"{title}, with arguments that are no plain JSON object:\n{escaped(arguments)}")
+        return ShownCall(f"{title}, with arguments that are no plain JSON object:\n{indent(escaped(arguments), '  ')}")
     fields = cast("dict[str, object]", parsed)
     if not fields:
         return ShownCall(f"{title}()")

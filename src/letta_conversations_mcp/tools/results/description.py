@@ -17,7 +17,7 @@ from letta_conversations_mcp.conversations.transcript import (
 from letta_conversations_mcp.core.model import (
     ToolCall,
 )
-from letta_conversations_mcp.core.untrusted import quoted
+from letta_conversations_mcp.core.untrusted import entry, quoted
 from letta_conversations_mcp.tools.results.result import Result
 
 
@@ -123,7 +123,7 @@ class Described(Result):
         agent = f"agent {self.agent_name!r} ({self.agent_id})" if self.agent_name else self.agent_id
         marks = [mark for mark, on in (("archived", self.archived), ("hidden", self.hidden)) if on]
         settings = f", settings {to_json(self.model_settings).decode()}" if self.model_settings else ""
-        waiting = "\n".join(call.to_text() for call in self.approvals)
+        waiting = "\n".join(entry(call.to_text()) for call in self.approvals)
         whose = "its own" if self.model_is_own else "the agent's"
         lines = [
             f"{self.conversation_id}{name} of {agent}" + "".join(f" · {mark}" for mark in marks),

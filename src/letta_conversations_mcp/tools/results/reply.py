@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, cut, fair_share, length
-from letta_conversations_mcp.core.errors import quote
+from letta_conversations_mcp.core.errors import said
 from letta_conversations_mcp.core.model import ConversationRef, ToolCall, Turn, TurnStatus, Usage
-from letta_conversations_mcp.core.untrusted import quoted
+from letta_conversations_mcp.core.untrusted import entry, quoted
 from letta_conversations_mcp.tools.results.result import NAME_CHARS, Result
 from letta_conversations_mcp.turns.recovery import DIED
 from letta_conversations_mcp.turns.turn import WITHDRAWN
@@ -180,10 +180,10 @@ class Reply(Result):
             f"({self.usage.to_text()})" if self.usage else "",
         ]
         theirs = [
-            ("Waits for a decision:", "\n".join(approval.to_text() for approval in self.approvals)),
+            ("Waits for a decision:", "\n".join(entry(approval.to_text()) for approval in self.approvals)),
             ("In answer to:", self.answers),
             ("Thinking:", self.reasoning),
-            ("Tools:", "\n".join(call.to_text() for call in self.tool_calls)),
+            ("Tools:", "\n".join(entry(call.to_text()) for call in self.tool_calls)),
             ("Reply:", self.reply),
             ("Reply so far:", self.reply_so_far),
         ]
@@ -205,9 +205,9 @@ def describe_failure(turn: Turn) -> str:
     """Why a turn failed, in a sentence; "" when it did not."""
     if turn.status != "failed":
         return ""
-    said = ": ".join(filter(None, [turn.failure.message.rstrip("."), turn.failure.detail])) if turn.failure else ""
+    words = ": ".join(filter(None, [turn.failure.message.rstrip("."), turn.failure.detail])) if turn.failure else ""
     reason = f" ({turn.stop_reason})" if turn.stop_reason else ""
-    return f"The turn failed: {quote(said)}" if said else f"The turn failed{reason}."
+    return f"The turn failed: {said(words)}." if words else f"The turn failed{reason}."
 
 
 def _branch_note(branch_of: str, ref: ConversationRef) -> str:
@@ -245,7 +245,7 @@ def _notes(turn: Turn, ref: ConversationRef, *, is_cut: bool, left_out: int) -> 
         notes.append("During this turn Letta replaced older messages in the context by a summary.")
     if turn.unknown_kinds:
         named = ", ".join(f"{count} × {kind}" for kind, count in turn.unknown_kinds.items())
-        notes.append(f"Letta also sent what this version does not know: {quote(named, 200)}.")
+        notes.append(f"Letta also sent what this version does not know: {said(named)}.")
     return notes
 
 
