@@ -292,8 +292,10 @@ class Obedient:
         finally:
             self.answered.set()
         self.calls.append(answer)
-        if not self.place and (opened := answer.data.get("conversation_id")):
-            self.place = {"conversation_id": opened}
+        conversation_id = answer.data.get("conversation_id")
+        if conversation_id and conversation_id != self.place.get("conversation_id"):
+            # Opened for the message, or a branch of a busy one.
+            self.place = {"conversation_id": conversation_id}
         if len(self.calls) >= 3:
             self.called_often.set()
         return answer

@@ -29,7 +29,12 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "letta-conversations-mcp"
 OPERATION_SECONDS = 2.0
-"""The longest that a call waits for one operation of Redis, on a busy machine."""
+"""The longest that a call waits for one operation of Redis."""
+
+CONNECT_SECONDS = 10.0
+STEPS = 20
+"""In how many steps these seconds are waited. On a busy machine this process stands still for seconds at a time; that
+counts as one step, so that Redis is not taken for silent while its answer lies unread."""
 
 PAUSE_SECONDS = 5.0
 """How long Redis is left alone after it could not be reached."""
@@ -97,9 +102,6 @@ class Replicas:
 
     # The table of calls
 
-    def new_call(self, identity: CallIdentity) -> SharedCall:
-        return SharedCall(id=uuid.uuid4().hex, replica=self.name, request=_request_of(identity), origin=identity.origin)
-
     async def keep(self, identity: CallIdentity, call: SharedCall) -> None:
         """Write what is known of a call, before it is handed over."""
         key, written = self._key(identity), call.model_dump_json()
@@ -127,7 +129,7 @@ class Replicas:
         # First of all: a copy may arrive at the same moment.
         call.is_copy = bool(call.request) and not await self._is_first(call)
         await self.keep(identity, call)
-        started = anyio.current_time()
+        looks = 0
         while True:
             copied = await self._copied(call.request) if call.is_copy else None
             if copied and (copied.at or not await self._is_alive(copied.replica)):
@@ -138,9 +140,10 @@ class Replicas:
                     waiting = True
                 elif await self.forget(identity, other) and other.at:
                     return call, other
-            patience = QUEUED_SECONDS if copied else NOTICE_SECONDS if waiting else 0
-            if anyio.current_time() - started >= patience:
+            # Looks are counted, and not the time: on a busy machine one of them may take as long as all.
+            if looks * LOOK_SECONDS >= (QUEUED_SECONDS if copied else NOTICE_SECONDS if waiting else 0):
                 return call, None
+            looks += 1
             await anyio.sleep(LOOK_SECONDS)
 
     async def _is_first(self, call: SharedCall) -> bool:
@@ -201,7 +204,7 @@ class Replicas:
         from redis.exceptions import RedisError
 
         # Any: the client's own types are unfinished.
-        self._redis = Redis.from_url(self._url, socket_connect_timeout=OPERATION_SECONDS)  # pyright: ignore[reportUnknownMemberType]
+        self._redis = Redis.from_url(self._url, socket_connect_timeout=CONNECT_SECONDS)  # pyright: ignore[reportUnknownMemberType]
         try:
             while True:
                 try:
@@ -248,13 +251,26 @@ class Replicas:
 
         if self._redis is None or time.monotonic() < self._paused_until:
             return None
-        try:
-            with anyio.fail_after(OPERATION_SECONDS):
-                return await operation(self._redis)
-        except (RedisError, OSError, TimeoutError) as error:
+        result: Any = None
+        failure: str | None = TimeoutError.__name__
+
+        async def work() -> None:
+            nonlocal result, failure
+            try:
+                result, failure = await operation(self._redis), None
+            except (RedisError, OSError) as error:
+                failure = type(error).__name__
+            tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work)
+            for _ in range(STEPS):
+                await anyio.sleep(OPERATION_SECONDS / STEPS)
+            tasks.cancel_scope.cancel()
+        if failure:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
-            logger.warning("what replicas share cannot be read or written (%s)", type(error).__name__)
-            return None
+            logger.warning("what replicas share cannot be read or written (%s)", failure)
+        return result
 
 
 def _read(data: bytes) -> SharedCall | None:

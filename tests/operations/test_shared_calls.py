@@ -1,0 +1,106 @@
+"""What replicas share of the calls that were not answered: who gets what a replica left behind, and what a slow machine
+or a silent Redis does to that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+from pydantic import SecretStr
+
+from letta_conversations_mcp.core.model import ConversationRef
+from letta_conversations_mcp.core.task_groups import background_tasks
+from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.turns import replicas as table
+from letta_conversations_mcp.turns.idempotency import CallIdentity
+from letta_conversations_mcp.turns.replicas import Replicas
+from tests.rig.bounds import HANG_SECONDS
+from tests.rig.programs import installed
+from tests.rig.real_letta import redis_running
+from tests.rig.servers import in_own_task
+
+CALL = CallIdentity(target="agent-1", call="a call", origin="here")
+PLACE = ConversationRef(conversation_id="conv-1", agent_id="agent-1")
+
+
+@pytest.fixture(scope="module")
+async def redis_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
+    program = installed("redis-server")
+    async with in_own_task(redis_running(program, tmp_path_factory.mktemp("redis"))) as port:
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@asynccontextmanager
+async def replica(url: str, letta: str) -> AsyncGenerator[Replicas]:
+    """One of the replicas in front of a Letta server; gone afterwards."""
+    own = Replicas(Settings(redis_url=SecretStr(url), base_url=f"http://{letta}.test"))
+    async with background_tasks() as tasks:
+        tasks.start_soon(own.run)
+        await anyio.wait_all_tasks_blocked()
+        yield own
+
+
+async def left_behind(url: str, letta: str) -> str:
+    """A replica hands a message over and is gone before it has answered; gives the otid."""
+    async with replica(url, letta) as doomed:
+        call, _ = await doomed.begin(CALL)
+        call.at, call.ref, call.otid = time.time(), PLACE, f"otid of {letta}"
+        await doomed.keep(CALL, call)
+    return call.otid
+
+
+async def test_only_one_call_gets_what_a_replica_left_behind(redis_url: str) -> None:
+    otid = await left_behind(redis_url, "once")
+    async with replica(redis_url, "once") as first, replica(redis_url, "once") as second:
+        _, left = await first.begin(CALL)
+        _, none = await second.begin(CALL)
+
+    assert left
+    assert left.otid == otid
+    assert none is None
+
+
+async def test_a_process_that_stood_still_reads_the_answer_of_redis_all_the_same(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "OPERATION_SECONDS", 1.0)
+    otid = await left_behind(redis_url, "busy")
+    found: list[str] = []
+
+    async def call_again(own: Replicas) -> None:
+        _, left = await own.begin(CALL)
+        found.append(left.otid if left else "")
+
+    async with replica(redis_url, "busy") as own, anyio.create_task_group() as tasks:
+        tasks.start_soon(call_again, own)
+        await anyio.lowlevel.checkpoint()
+        stand_still(1.5 * table.OPERATION_SECONDS)
+
+    assert found == [otid]
+
+
+def stand_still(seconds: float) -> None:
+    """The machine has no time for this process."""
+    time.sleep(seconds)
+
+
+async def test_a_redis_that_says_nothing_holds_one_call_up_and_then_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "OPERATION_SECONDS", 0.1)
+
+    async def say_nothing(stream: SocketStream) -> None:
+        async with stream:
+            await anyio.sleep_forever()
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    url = f"redis://127.0.0.1:{listener.extra(SocketAttribute.local_port)}/0"  # noqa: S610
+    with anyio.fail_after(HANG_SECONDS):
+        async with listener, background_tasks() as tasks:
+            tasks.start_soon(listener.serve, say_nothing)
+            async with replica(url, "silent") as own:
+                _, left = await own.begin(CALL)
+
+    assert left is None
