@@ -28,7 +28,7 @@ from tests.rig.servers import ALL_WAYS, DEFAULT_WAY, Caller, Way, connect, in_ow
 hypothesis.settings.register_profile("default", deadline=None, max_examples=40)
 hypothesis.settings.register_profile("full", deadline=None, max_examples=150)
 
-WORKERS_PER_CORE = 3
+WORKERS_PER_CORE = 4
 """Tests mostly wait for processes and timers, so more of them than cores run at a time."""
 
 SLOW_SECONDS = 10
@@ -125,7 +125,7 @@ class LimitedTime:
 class SlowTests:
     """Fails a run in which a test without the mark `slow` takes longer than ten seconds.
 
-    The limit grows with the load: with three workers for each core, a test may take three times as long as alone. In CI
+    The limit grows with the load: with four workers for each core, a test may take four times as long as alone. In CI
     the tests are named and the run does not fail.
     """
 

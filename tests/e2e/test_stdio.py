@@ -81,11 +81,14 @@ class Wire:
 
 @asynccontextmanager
 async def started(settings: Settings, *arguments: str) -> AsyncGenerator[Wire]:
-    """The process, killed at the end if it still runs."""
+    """The process, which ends with its input, and is killed if it does not."""
     command = [sys.executable, "-m", "letta_conversations_mcp", *arguments]
     async with await anyio.open_process(command, env=environment(settings), stderr=subprocess.PIPE) as process:
+        wire = Wire(process)
         try:
-            yield Wire(process)
+            yield wire
+            await wire.close_input()
+            await wire.ended_within(HANG_SECONDS)
         finally:
             if process.returncode is None:
                 process.kill()

@@ -52,7 +52,7 @@ async def pour(stream: anyio.abc.SocketStream) -> None:
 
 async def test_a_body_over_the_limit_is_refused() -> None:
     settings = Settings(base_url=NOWHERE, max_body_bytes=100_000)
-    async with http_server(settings) as url, httpx.AsyncClient(trust_env=False) as http:
+    async with http_server(settings) as url, httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
         refusal = await http.post(f"{url}/mcp", content=b"x" * 100_001, headers=HEADERS)
         still_there = await post(url, "tools/list", {})
 
@@ -139,7 +139,10 @@ async def test_a_body_over_the_limit_gets_its_answer_while_it_is_sent() -> None:
 @pytest.mark.parametrize("values", ["[1]", '{"a":1}', '"a"'])
 async def test_a_request_of_very_many_values_is_refused_before_it_is_parsed(values: str) -> None:
     many = f'{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{"x":[{",".join([values] * 20_000)}]}}}}'
-    async with http_server(Settings(base_url=NOWHERE)) as url, httpx.AsyncClient(trust_env=False) as http:
+    async with (
+        http_server(Settings(base_url=NOWHERE)) as url,
+        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http,
+    ):
         refusal = await http.post(f"{url}/mcp", content=many, headers=HEADERS)
 
     assert refusal.status_code == 413

@@ -73,7 +73,7 @@ class Service:
             yield Caller(client)
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
             return await http.get(f"{self.url}{path}", headers=headers)
 
 
@@ -109,7 +109,7 @@ async def service(
 
 
 async def is_listening(url: str) -> bool:
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
         try:
             return (await http.get(f"{url}/healthz")).is_success
         except httpx.TransportError:

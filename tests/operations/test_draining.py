@@ -45,7 +45,7 @@ MODERN = {
 
 
 async def call_once(running: Service) -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
         return await http.post(f"{running.url}/mcp", json=LIST_MODELS, headers=MODERN)
 
 
@@ -126,7 +126,7 @@ async def test_connections_are_closed_with_their_next_answer_while_it_drains() -
     async with (
         fake.serve() as letta_url,
         service(Settings(base_url=letta_url)) as running,
-        httpx.AsyncClient(trust_env=False) as http,
+        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http,
         anyio.create_task_group() as tasks,
     ):
         before = await http.get(f"{running.url}/healthz")
