@@ -166,7 +166,7 @@ evals: $(VENV)/.installed
 	$(BIN)/python -m evals
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mutants .nox .conformance build dist .coverage* .pytest_cache .ruff_cache .hypothesis

@@ -75,7 +75,7 @@ def _check_full(found: int, wanted: int) -> None:
 
 def measure(*, quick: bool) -> Group:
     """Three calls, each beside the SDK's request and the bare server's empty call, all in one process's turn."""
-    rounds, warm_up = (48, 12) if quick else (480, 24)
+    rounds, warm_up = (48, 12) if quick else (200, 24)
     with (
         letta_server() as letta,
         our_server(letta.base_url) as ours,

@@ -11,6 +11,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 
 import anyio
 import anyio.to_thread
@@ -19,6 +20,7 @@ from pydantic import BaseModel
 
 from benchmarks.dialogue import EXCHANGES, SHORT_EXCHANGES, Exchange, repeated
 from tests.rig.fake_letta import FakeLetta
+from tests.rig.fake_store import Conversation
 from tests.rig.model import Answer, Hold, ModelCall, Say, ScriptedModel
 
 PAGE = 100
@@ -28,6 +30,8 @@ CONVERSATIONS = 50
 
 SPOKEN = PAGE
 """Exchanges of a conversation, each of two messages or more: a page is full and does not reach the system prompt."""
+
+BETWEEN_EXCHANGES = timedelta(minutes=4)
 
 
 class Place(BaseModel):
@@ -66,6 +70,8 @@ async def serve() -> None:
     async with fake.serve() as base_url:
         await talk(model, base_url, ids[0], EXCHANGES)
         await talk(model, base_url, ids[1], SHORT_EXCHANGES)
+        for each in ids[:2]:
+            spread(fake.conversations[each])
         fake.requests.clear()
         place = Place(base_url=base_url, agent_id=agent_id, talk=ids[0], small_talk=ids[1], others=ids[2:])
         print(place.model_dump_json(), flush=True)
@@ -81,6 +87,17 @@ async def talk(model: ScriptedModel, base_url: str, conversation_id: str, exchan
             response = await client.post(f"/v1/conversations/{conversation_id}/messages", json=body)
             response.raise_for_status()
     model.check_used()
+
+
+def spread(conversation: Conversation) -> None:
+    """Date a conversation as people have it: some minutes between the exchanges, the last one now."""
+    rows = [link.row for link in conversation.links.values()]
+    exchange = sum(row.role == "user" for row in rows)
+    for row in rows:
+        exchange -= row.role == "user"
+        row.created -= exchange * BETWEEN_EXCHANGES
+        for item in row.items:
+            item["date"] = row.created.isoformat(timespec="seconds")
 
 
 if __name__ == "__main__":

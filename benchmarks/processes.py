@@ -13,13 +13,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-import httpx
 import psutil
 
 from benchmarks.letta_server import Place
@@ -28,6 +27,11 @@ ROOT = Path(__file__).parents[1]
 
 LONGEST_LIFE = 280
 """Seconds after which a process is killed, so that one which hangs cannot hang the run."""
+
+RIVAL = ROOT / "build/rival/node_modules/letta-mcp-linux-x64/bin/letta-server"
+"""Where benchmarks/README.md installs it."""
+
+PORT = "a free port"
 
 START_SECONDS = 30
 END_SECONDS = 5
@@ -103,7 +107,7 @@ class StdioServer:
 @contextmanager
 def our_server(base_url: str) -> Generator[StdioServer]:
     """Our console command, started and not yet asked anything."""
-    with _running("letta_conversations_mcp", {"LETTA_BASE_URL": base_url}) as process:
+    with _running(_python("letta_conversations_mcp"), {"LETTA_BASE_URL": base_url}) as process:
         yield StdioServer(process)
 
 
@@ -111,14 +115,14 @@ def our_server(base_url: str) -> Generator[StdioServer]:
 def local_server(folder: Path, model_url: str) -> Generator[StdioServer]:
     """Our console command for agents on this machine, kept in this folder."""
     variables = {"LETTA_MCP_BACKEND": "local", "LETTA_MCP_LOCAL_DIR": str(folder), "LMSTUDIO_BASE_URL": model_url}
-    with _running("letta_conversations_mcp", variables) as process:
+    with _running(_python("letta_conversations_mcp"), variables) as process:
         yield StdioServer(process)
 
 
 @contextmanager
 def model_server() -> Generator[str]:
     """The scripted language model; gives its URL."""
-    with _running("benchmarks.model_server", {}) as process:
+    with _running(_python("benchmarks.model_server"), {}) as process:
         line = _output(process).readline()
         if not line:
             raise ServerEnded("the scripted model did not start")
@@ -127,46 +131,70 @@ def model_server() -> Generator[str]:
 
 @contextmanager
 def bare_server() -> Generator[StdioServer]:
-    with _running("benchmarks.bare_server", {}) as process:
+    with _running(_python("benchmarks.bare_server"), {}) as process:
         yield StdioServer(process)
 
 
 @dataclass(frozen=True)
 class HttpServer:
-    """Our server over HTTP: its address, and its process."""
+    """A server over HTTP: its address, and its process."""
 
     url: str
     process: psutil.Process
 
 
 @contextmanager
-def our_http_server(base_url: str) -> Generator[HttpServer]:
+def our_http_server(base_url: str, *, room: int = 1000) -> Generator[HttpServer]:
     """`serve --http`, listening, with room for all that the measurements do at once."""
+    limits = {f"LETTA_MCP_{name}": str(room) for name in ("MAX_CALLS", "MAX_PER_CALLER", "MAX_TURNS")}
+    with _listening(
+        [*_python("letta_conversations_mcp"), "serve", "--http"],
+        {"LETTA_BASE_URL": base_url, "LETTA_MCP_PORT": PORT, **limits},
+    ) as server:
+        yield server
+
+
+@contextmanager
+def typed_server(base_url: str) -> Generator[HttpServer]:
+    """The twenty-line server over HTTP."""
+    variables = {"LETTA_BASE_URL": base_url, "PORT": PORT}
+    with _listening(_python("benchmarks.typed_server"), variables) as server:
+        yield server
+
+
+@contextmanager
+def rival_server(base_url: str) -> Generator[HttpServer]:
+    """The Rust server over HTTP."""
+    variables = {"LETTA_BASE_URL": base_url, "LETTA_PASSWORD": "none", "TRANSPORT": "http", "PORT": PORT}
+    with _listening([str(RIVAL)], variables) as server:
+        yield server
+
+
+@contextmanager
+def _listening(command: Sequence[str], variables: Mapping[str, str]) -> Generator[HttpServer]:
+    """A server on a free port, which stands for PORT in `variables`."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    room = {f"LETTA_MCP_{name}": "1000" for name in ("MAX_CALLS", "MAX_PER_CALLER", "MAX_TURNS")}
-    variables = {"LETTA_BASE_URL": base_url, "LETTA_MCP_PORT": str(port), **room}
-    with _running("letta_conversations_mcp", variables, "serve", "--http") as process:
-        url = f"http://127.0.0.1:{port}"
-        _wait_for(url, process)
-        yield HttpServer(url, psutil.Process(process.pid))
+        port = str(listener.getsockname()[1])
+    given = {name: port if value == PORT else value for name, value in variables.items()}
+    with _running(command, given, stderr=subprocess.DEVNULL) as process:
+        _wait_for(int(port), process)
+        yield HttpServer(f"http://127.0.0.1:{port}", psutil.Process(process.pid))
         process.terminate()
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     for _ in range(START_SECONDS * 20):
-        with suppress(httpx.TransportError):
-            httpx.get(f"{url}/healthz").raise_for_status()
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
         if process.poll() is not None:
             break
         time.sleep(0.05)
-    raise ServerEnded("our server does not listen")
+    raise ServerEnded(f"{process.args} does not listen")
 
 
 @contextmanager
 def letta_server() -> Generator[Place]:
-    with _running("benchmarks.letta_server", {}) as process:
+    with _running(_python("benchmarks.letta_server"), {}) as process:
         line = _output(process).readline()
         if not line:
             raise ServerEnded("the fake Letta server did not start")
@@ -174,15 +202,17 @@ def letta_server() -> Generator[Place]:
 
 
 @contextmanager
-def _running(module: str, variables: dict[str, str], *arguments: str) -> Generator[subprocess.Popen[bytes]]:
-    """A Python module in a process of its own, ended by closing its stdin, or else killed."""
-    command: Sequence[str] = (sys.executable, "-m", module, *arguments)
+def _running(
+    command: Sequence[str], variables: Mapping[str, str], *, stderr: int | None = None
+) -> Generator[subprocess.Popen[bytes]]:
+    """A process of its own, ended by closing its stdin, or else killed."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=stderr,
         cwd=ROOT,
-        env=_environment() | variables,
+        env=_environment() | dict(variables),
         # Ctrl-C is for this process alone, which then ends the others in order.
         start_new_session=True,
     )
@@ -194,6 +224,10 @@ def _running(module: str, variables: dict[str, str], *arguments: str) -> Generat
     finally:
         guard.cancel()
         _end(process)
+
+
+def _python(module: str) -> list[str]:
+    return [sys.executable, "-m", module]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

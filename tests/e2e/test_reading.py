@@ -9,6 +9,9 @@ import pytest
 from mcp import MCPError
 from mcp_types import ResourceTemplateReference, TextResourceContents
 
+from letta_conversations_mcp.conversations.history import HistoryPage
+from letta_conversations_mcp.core.model import ConversationRef, Message, MessageQuery
+from letta_conversations_mcp.tools.results.messages import MessageList
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Say, Use
 from tests.rig.servers import Caller
@@ -30,6 +33,16 @@ async def read(mcp: Caller, uri: str) -> str:
     [content] = (await mcp.client.read_resource(uri)).contents
     assert isinstance(content, TextResourceContents)
     return content.text
+
+
+def test_a_time_is_stated_once_for_the_messages_of_a_minute() -> None:
+    times = ["2026-11-28T10:00:01Z", "2026-11-28T10:00:59Z", "2026-11-28T10:01:00Z", "2026-11-28T10:00:30Z"]
+    messages = tuple(Message(id=f"message-{at}", kind="user", type="user_message", at=at, text="m") for at in times)
+    ref = ConversationRef(conversation_id="conv-1", agent_id="agent-1")
+
+    page = MessageList.of(ref, MessageQuery(), HistoryPage(messages), 10_000, skip_chars=0, ids=False)
+
+    assert [row.at for row in page.messages] == ["2026-11-28T10:00Z", "", "2026-11-28T10:01Z", "2026-11-28T10:00Z"]
 
 
 async def test_messages_are_shown_oldest_to_newest(mcp: Caller, letta: Letta) -> None:

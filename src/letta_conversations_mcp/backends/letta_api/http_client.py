@@ -14,7 +14,7 @@ import letta_client
 
 from letta_conversations_mcp.turns.instrumentation import Meter
 
-MOST_IDLE = 100
+MOST_IDLE = 1000
 IDLE_SECONDS = 5.0
 """How long an unused connection is kept. httpx has the same default."""
 

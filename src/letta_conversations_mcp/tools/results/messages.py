@@ -32,7 +32,7 @@ ID_CHARS = 60
 class MessageRow(Result):
     kind: MessageKind
     id: str = ""
-    at: str = ""
+    at: Annotated[str, Field(description="left out: as before it")] = ""
     text: str = ""
 
 
@@ -61,13 +61,14 @@ class MessageList(Result):
         """The page within `budget` characters: every message, long ones cut."""
         bodies = [body(each)[skip_chars:] for each in page.messages]
         shown = fit(bodies, budget, beside=MESSAGE_CHARS + ID_CHARS * ids)
+        times = [minute(each.at) for each in page.messages]
         return cls(
             conversation_id=ref.conversation_id,
             agent_id=ref.agent_id,
             agent_name=cut(agent_name, NAME_CHARS),
             messages=tuple(
-                MessageRow(kind=each.kind, id=each.id if ids else "", at=minute(each.at), text=text)
-                for each, text in zip(page.messages, shown, strict=True)
+                MessageRow(kind=each.kind, id=each.id if ids else "", at="" if at == before else at, text=text)
+                for each, text, at, before in zip(page.messages, shown, times, ["", *times], strict=False)
             ),
             older=page.older,
             newer=page.newer,
