@@ -109,16 +109,25 @@ async def test_a_server_that_is_killed_in_a_turn_leaves_a_conversation_that_work
     assert [each["text"] for each in page.data["messages"]] == ["doomed", "are you there?"]
 
 
-async def test_a_state_folder_that_is_moved_while_it_is_used_is_noticed(caller: Caller, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["", "backend"])
+async def test_a_state_folder_that_is_moved_while_it_is_used_is_noticed(
+    caller: Caller, tmp_path: Path, part: str
+) -> None:
     await caller.ok("list_agents")
-    elsewhere = tmp_path.with_name("elsewhere")
-    tmp_path.rename(elsewhere)
+    moved, elsewhere = tmp_path / part, tmp_path.with_name("elsewhere")
+    moved.rename(elsewhere)
 
-    refusal = await caller.refused("list_agents")
-    elsewhere.rename(tmp_path)
-    await caller.ok("list_agents")
+    refusals = [await caller.refused("list_agents"), await caller.refused("create_agent", name="x", model=MODEL)]
+    nothing_was_made = not moved.exists()
+    moved.mkdir()
+    refusals.append(await caller.refused("list_agents"))
+    moved.rmdir()
+    elsewhere.rename(moved)
+    agents = await caller.ok("list_agents")
 
-    assert f"its folder {tmp_path} was moved or deleted while it was in use. Nothing was done." in refusal
+    assert all(f"its folder {moved} was moved, replaced or deleted while it was in use." in each for each in refusals)
+    assert nothing_was_made
+    assert "no agents yet" in agents.text
 
 
 async def test_two_of_our_servers_share_one_app_server(caller: Caller, model: ScriptedModel, tmp_path: Path) -> None:

@@ -30,12 +30,14 @@ async def problem(wanted: LocalOptions) -> str:
         ("exit 0", "it ended instead of starting (its last words: The server ended with exit code 0.)"),
         ("echo sk-proj-0123456789abcdefghij; exit 1", "[secret]"),
         ("kill -9 $$", "exit code -9"),
+        ("echo NODE_OPTIONS=$NODE_OPTIONS; exit 1", "its last words: NODE_OPTIONS=--max-old-space-size=512"),
     ],
 )
 async def test_a_server_that_ends_at_once_is_told_with_its_last_words(
     folder: Path, tmp_path: Path, script: str, words: str
 ) -> None:
-    text = await problem(options(folder, program(tmp_path / "letta", f"#!/bin/sh\n{script}\n")))
+    stand_in = program(tmp_path / "letta", f"#!/bin/sh\n{script}\n")
+    text = await problem(options(folder, stand_in, NODE_OPTIONS="--max-old-space-size=512"))
     assert text.startswith("The Letta server of this machine cannot be used: it ended instead of starting")
     assert words in text
     assert install_command("local") in text
@@ -85,6 +87,23 @@ async def test_a_full_disk_is_told(folder: Path, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(supervisor, "open_lock", no_room)
     assert "is on a full disk" in await problem(failing)
+
+
+async def test_too_few_files_that_may_be_open_are_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "errno: -24, code: 'EMFILE', syscall: 'open'"
+    text = await problem(options(folder, program(tmp_path / "letta", f'#!/bin/sh\necho "{words}"; exit 1\n')))
+    assert words in text
+    assert "ulimit -n" in text
+
+    def no_more(path: Path) -> int:
+        raise OSError(errno.EMFILE, "Too many open files", path)
+
+    monkeypatch.setattr(supervisor, "open_lock", no_more)
+    assert "cannot be used: Too many open files. Nothing was done. A person has to let it open" in await problem(
+        options(folder)
+    )
 
 
 async def test_a_server_of_another_release_is_not_used(folder: Path) -> None:

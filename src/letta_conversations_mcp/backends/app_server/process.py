@@ -50,6 +50,8 @@ FORK_SECONDS = 20
 FULL_BYTES = 16_384
 """A disk with less room is full: not even the server's own files fit."""
 
+MORE_FILES = "A person has to let it open more files (ulimit -n), and to start this program again."
+
 TOKEN_BYTES = 32
 TOKEN_CHARS = 43
 """How those are written."""
@@ -89,25 +91,26 @@ class AppServer:
     url: str
     token: str = field(repr=False)
     in_use: Path | None = None
-    inode: int = 0
-    """Which file `in_use` was when it was locked."""
+    inodes: Mapping[Path, int] = field(default_factory=dict[Path, int], repr=False)
+    """Which files its lock and its data were when it was handed over."""
     activity: ActivityLock | None = field(default=None, repr=False, compare=False)
     """Held when the server is handed over."""
 
     def check_in_place(self) -> None:
         """Raises LocalServerProblem if the state folder was moved or deleted: the server still writes to its old path,
         and the next process would start another server with other data."""
-        if self.in_use is None:
-            return
-        try:
-            in_place = self.in_use.stat().st_ino == self.inode
-        except OSError:
-            in_place = False
-        if not in_place:
-            raise LocalServerProblem(
-                f"its folder {self.in_use.parent} was moved or deleted while it was in use",
-                "A person has to end the programs that use it, put the folder back, and start them again.",
-            )
+        for path, inode in self.inodes.items():
+            try:
+                in_place = path.stat().st_ino == inode
+            except OSError:
+                in_place = False
+            if not in_place:
+                moved = path if path.name == BACKEND else path.parent
+                raise LocalServerProblem(
+                    f"its folder {moved} was moved, replaced or deleted while it was in use",
+                    "A person has to end the programs that use it, see that the right folder is there, and start them "
+                    "again.",
+                )
 
 
 class LocalServerProblem(ConversationError):
@@ -291,7 +294,8 @@ class _Start:
                 "A person has to end those who use it, or use another folder.",
             )
         in_use = self.folder / supervisor.IN_USE
-        return AppServer(url=data["url"], token=token, in_use=in_use, inode=in_use.stat().st_ino, activity=activity)
+        inodes = {path: path.stat().st_ino for path in (in_use, self.folder / BACKEND)}
+        return AppServer(url=data["url"], token=token, in_use=in_use, inodes=inodes, activity=activity)
 
     def _broken(self, path: Path) -> LocalServerProblem:
         return LocalServerProblem(
@@ -311,6 +315,8 @@ class _Start:
             match error.errno:
                 case errno.ENOSPC | errno.EDQUOT:
                     problem, remedy = "is on a full disk", "A person has to make room."
+                case errno.EMFILE | errno.ENFILE:
+                    raise LocalServerProblem(quote(error.strerror or error), MORE_FILES) from error
                 case errno.EEXIST | errno.ENOTDIR:
                     problem, remedy = "is not a folder, or lies below a file", "A person has to choose another one."
                 case _:
@@ -333,9 +339,12 @@ class _Start:
                 "A person has to restore them from a backup, or to move them away, and with them what is in them; "
                 "then the same call can be made again.",
             )
+        last_words = self._last_words()
         return LocalServerProblem(
-            f"it ended instead of starting{self._last_words()}",
-            f"A person has to look at its log, {self.folder / LOG}; {self._program} must be Letta Code "
+            f"it ended instead of starting{last_words}",
+            MORE_FILES
+            if "EMFILE" in last_words
+            else f"A person has to look at its log, {self.folder / LOG}; {self._program} must be Letta Code "
             f"({install_command('local')}).",
         )
 
