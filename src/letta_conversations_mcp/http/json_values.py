@@ -6,10 +6,6 @@ else is done: so long texts and images are welcome, and many values are not.
 
 from __future__ import annotations
 
-import re
-
-_ESCAPED = re.compile(rb"\\.", re.DOTALL)
-
 
 class ValueCount:
     """Counts the commas, brackets and braces outside strings: there is at most one value to each."""
@@ -23,7 +19,8 @@ class ValueCount:
         """The next piece of the text, cut anywhere."""
         text = self._held_back + piece
         if b"\\" in text:
-            text = _ESCAPED.sub(b"", text)
+            # Without escaped backslashes, a backslash before a quotation mark escapes it.
+            text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
         self._held_back = b"\\" if text.endswith(b"\\") else b""
         parts = text.split(b'"')
         outside = b"".join(parts[1 if self._in_string else 0 :: 2])

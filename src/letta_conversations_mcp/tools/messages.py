@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from letta_conversations_mcp.conversations.history import DEFAULT_KINDS, read_history
-from letta_conversations_mcp.conversations.images import read_image
+from letta_conversations_mcp.conversations.images import read_images
 from letta_conversations_mcp.conversations.lookup import (
     check_message_id,
     check_run_id,
@@ -113,9 +113,8 @@ async def send_message(
         key,
     )
     destination = Destination(services, identity, summary=summary, key=key)
-    outgoing = OutgoingMessage(
-        text=message, images=tuple(map(read_image, images)), model=model.strip(), max_steps=max_steps
-    )
+    read = await read_images(images)
+    outgoing = OutgoingMessage(text=message, images=read, model=model.strip(), max_steps=max_steps)
 
     async def prepare(known: ConversationRef | None) -> tuple[ConversationRef, OutgoingMessage]:
         await services.backend.check_message(outgoing)
