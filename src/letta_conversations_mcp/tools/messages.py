@@ -97,6 +97,8 @@ async def send_message(
         return answered
     if not message.strip() and not images:
         raise InvalidArgument("message", "a text or an image is needed.")
+    # Between two steps that each take a while for large images.
+    read = await read_images(images)
     identity = identity_of(
         ctx,
         "send_message",
@@ -113,7 +115,6 @@ async def send_message(
         key,
     )
     destination = Destination(services, identity, summary=summary, key=key)
-    read = await read_images(images)
     outgoing = OutgoingMessage(text=message, images=read, model=model.strip(), max_steps=max_steps)
 
     async def prepare(known: ConversationRef | None) -> tuple[ConversationRef, OutgoingMessage]:
