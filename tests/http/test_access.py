@@ -15,11 +15,12 @@ from mcp_types import EmptyResult, ResourceTemplateReference, SubscribeRequest, 
 from pydantic import SecretStr
 
 from letta_conversations_mcp.http import CannotServe, build_app
+from letta_conversations_mcp.http.auth import open_requests, token_file
 from letta_conversations_mcp.http.auth.token_file import make_token
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.catalogue import TOOLS
-from tests.http.team import Team, call_tool, client_of, member, modern_call, post
+from tests.http.team import HEADERS, Team, call_tool, client_of, member, modern_call, post
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say
@@ -195,14 +196,30 @@ async def open_stream(url: str, headers: dict[str, str]) -> AsyncGenerator[Async
         yield lines
 
 
-async def test_a_stream_ends_with_its_token_and_no_other_does(team: Team, letta: Letta) -> None:
+@asynccontextmanager
+async def stream_of_session(url: str, headers: dict[str, str]) -> AsyncGenerator[AsyncIterator[str]]:
+    """The lines of the stream that a client of the older protocol opens with GET."""
+    params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a test", "version": "1"}}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
+    async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS, headers={**HEADERS, **headers}) as http:
+        opened = await http.post(f"{url}/mcp", json=call)
+        session_id = opened.headers["mcp-session-id"]
+        http.headers.update({"Mcp-Session-Id": session_id, "MCP-Protocol-Version": "2025-11-25"})
+        await http.post(f"{url}/mcp", json={"jsonrpc": "2.0", "method": "notifications/initialized"})
+        async with http.stream("GET", f"{url}/mcp") as response:
+            assert response.status_code == 200
+            yield response.aiter_lines()
+
+
+async def test_a_stream_ends_with_its_token_and_no_other_does(team: Team, letta: Letta, era: Era) -> None:
     agent_id, _ = await letta.new_agent()
     team.add("ann")
     team.add("bob")
+    stream = open_stream if era == "modern" else stream_of_session
     async with (
         http_server(team.settings(letta.base_url)) as url,
-        open_stream(url, team.bearer("ann")) as of_ann,
-        open_stream(url, team.bearer("bob")) as of_bob,
+        stream(url, team.bearer("ann")) as of_ann,
+        stream(url, team.bearer("bob")) as of_bob,
     ):
         del team.tables["ann"]
         team.write()
@@ -210,6 +227,10 @@ async def test_a_stream_ends_with_its_token_and_no_other_does(team: Team, letta:
             assert not [line async for line in of_ann if line.startswith("data")]
             await call_tool(url, "create_conversation", {"agent": agent_id}, team.bearer("bob"))
             assert "list_changed" in await anext(line async for line in of_bob if line.startswith("data"))
+
+
+def test_the_file_and_open_requests_are_looked_at_every_second() -> None:
+    assert max(token_file.LOOK_SECONDS, open_requests.LOOK_SECONDS) <= 1
 
 
 async def test_only_those_are_told_whose_list_changed(team: Team, letta: Letta) -> None:
