@@ -166,7 +166,7 @@ def test_a_text_that_ends_at_a_comment_is_reported(tmp_path: Path) -> None:
     assert "put it in quotes" in warnings[0]
 
 
-def test_a_misspelt_key_is_reported_and_lettactls_own_are_not(tmp_path: Path) -> None:
+def test_a_key_that_is_ignored_is_reported_and_lettactls_own_are_not(tmp_path: Path) -> None:
     text = """shared_blocks: []
 agents:
   - name: bookkeeper
@@ -177,7 +177,8 @@ agents:
     conversations:
       - summary: letters
         isolated_block: [human]
-        description: for lettactl
+        description: long
+    conversation: []
 """
 
     fleet, warnings = read_fleet(written(tmp_path, text))
@@ -185,5 +186,7 @@ agents:
     assert [len(each.conversations) for each in fleet.agents] == [0, 1]
     assert [each.partition(", ")[2] for each in warnings] == [
         "agents[0].conversation: is 'conversations' meant? It is ignored.",
+        "agents[1].conversation: is 'conversations' meant? It is ignored.",
         "agents[1].conversations[0].isolated_block: is 'isolated_blocks' meant? It is ignored.",
+        "agents[1].conversations[0].description: It is ignored.",
     ]

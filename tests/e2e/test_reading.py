@@ -240,6 +240,19 @@ async def test_a_conversation_itself_is_a_resource(mcp: Caller, letta: Letta) ->
     described = json.loads(await read(mcp, f"letta://conversations/{conversation_id}"))
 
     assert (described["agent_id"], described["summary"]) == (agent_id, "with a name")
+    assert "isolated_blocks" not in described
+
+
+async def test_the_resource_of_a_conversation_has_the_labels_and_ids_of_its_isolated_blocks(
+    mcp: Caller, letta: Letta
+) -> None:
+    agent_id, _ = await letta.new_agent()
+    made = (await mcp.ok("create_conversation", agent=agent_id, isolated_blocks=["human", "persona"])).data
+
+    described = json.loads(await read(mcp, f"letta://conversations/{made['conversation_id']}"))
+
+    assert sorted(described["isolated_blocks"]) == ["human", "persona"]
+    assert described["isolated_block_ids"] == list(made["isolated_block_ids"])
 
 
 @pytest.mark.all_ways

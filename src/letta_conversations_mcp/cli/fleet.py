@@ -82,7 +82,7 @@ def read_fleet(path: str) -> tuple[Fleet, list[str]]:
         raise CommandFailed(f"{name} is no UTF-8 text (byte {error.start}).") from error
     content = _load(name, text)
     fleet = _check(name, content)
-    return fleet, [*_cut_off(name, text), *_misspelt(name, content)]
+    return fleet, [*_cut_off(name, text), *_ignored(name, content)]
 
 
 def _load(name: str, text: str) -> object:
@@ -152,16 +152,17 @@ def _cut_off(name: str, text: str) -> Iterator[str]:
             key = value
 
 
-def _misspelt(name: str, content: object) -> list[str]:
-    """Keys that are nearly ours."""
+def _ignored(name: str, content: object) -> list[str]:
+    """Keys that are nearly ours, and all other keys of a conversation: lettactl has none there either."""
     found: list[str] = []
 
-    def look(place: str, mapping: object, ours: Sequence[str]) -> dict[str, object]:
+    def look(place: str, mapping: object, ours: Sequence[str], *, only_ours: bool = False) -> dict[str, object]:
         fields = cast("dict[str, object]", mapping) if isinstance(mapping, dict) else {}
         for key in fields:
             close = get_close_matches(str(key), ours, 1, SIMILAR)
-            if close and key not in ours and close[0] not in fields:
-                found.append(f"{name}, {place}{quote(key, NAME_CHARS)}: is {close[0]!r} meant? It is ignored.")
+            if key not in ours and (close or only_ours):
+                meant = f"is {close[0]!r} meant? " if close else ""
+                found.append(f"{name}, {place}{quote(key, NAME_CHARS)}: {meant}It is ignored.")
         return fields
 
     def each(value: object) -> list[object]:
@@ -171,7 +172,7 @@ def _misspelt(name: str, content: object) -> list[str]:
         place = f"agents[{number}]."
         conversations = each(look(place, agent, ("name", "conversations")).get("conversations"))
         for index, conversation in enumerate(conversations):
-            look(f"{place}conversations[{index}].", conversation, ("summary", "isolated_blocks"))
+            look(f"{place}conversations[{index}].", conversation, ("summary", "isolated_blocks"), only_ours=True)
     return found[:MOST_PROBLEMS]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from letta_conversations_mcp.cli.main import main
 from letta_conversations_mcp.settings import Settings
-from tests.backends.app_server.conftest import MODEL
+from tests.backends.app_server.conftest import MODEL, unique
 from tests.cli.conftest import Ran
 from tests.rig.model import ScriptedModel
 from tests.rig.servers import Caller, connect, in_own_task
@@ -49,18 +48,34 @@ async def test_the_agents_of_this_machine_are_found_well(
     assert variables["LMSTUDIO_BASE_URL"].startswith("http://127.0.0.1:")
 
 
-async def test_a_fleet_is_applied_once(
+async def test_a_fleet_is_applied_once_after_a_dry_run_that_says_what_cannot_be_done_here(
     mcp: Caller, agent: str, local_settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    made = await mcp.ok("create_agent", name=f"fleet {uuid.uuid4().hex[:6]}", model=MODEL)
+    name = (await mcp.ok("create_agent", name=unique("fleet"), model=MODEL)).data["name"]
+    await mcp.ok("create_conversation", agent=name, summary="before")
     file = tmp_path / "fleet.yaml"
-    file.write_text(f"agents: [{{name: {made.data['name']}, conversations: [{{summary: one}}, {{summary: two}}]}}]")
+    file.write_text(f"""
+agents:
+  - name: {name}
+    conversations:
+      - summary: one
+      - summary: before
+      - summary: private
+        isolated_blocks: [human]
+""")
 
+    dry = await run(local_settings, capsys, "apply", "-f", str(file), "--dry-run")
     first = await run(local_settings, capsys, "apply", "-f", str(file))
     second = await run(local_settings, capsys, "apply", "-f", str(file))
+    listed = (await mcp.ok("list_conversations", agent=name)).data["conversations"]
 
-    assert first.out.endswith("2 created.\n")
-    assert second.out.endswith("2 there already.\n")
+    assert (dry.status, first.status, second.status) == (1, 1, 1)
+    assert "conversations with agents on this machine share all of them. Nothing was created" in dry.out
+    assert f"{name} has 1 conversation(s), and will have 2." in dry.out
+    assert "1 would create, 1 there already, 1 failed." in dry.out
+    assert "1 created, 1 there already, 1 failed." in first.out
+    assert "2 there already, 1 failed." in second.out
+    assert [each["summary"] for each in listed] == ["one", "before"]
 
 
 async def test_a_conversation_is_exported_in_pages_and_gone_on_with(
