@@ -1,4 +1,4 @@
-"""What tools say to a model, as a person at a shell needs it: calls become command lines, arguments become options."""
+"""Rewrites advice for a model into advice for a person at a shell: calls become command lines, arguments options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _PLACEHOLDER = "…"
 
 
 def command_line(tool: str, arguments: Mapping[str, Any]) -> str:
-    """The command that calls a tool with these arguments. A value of `...` stands for one that the reader has."""
+    """The command that calls a tool with these arguments. A value of `...` stands for one that the reader
+    knows."""
     words = [program_name(), tool.replace("_", "-")]
     first = positional(tool)
     words += [_value(name, arguments[name]) for name in first if name in arguments]

@@ -71,7 +71,7 @@ def doctor(settings: BackendSettings, *, as_json: bool) -> int:
     hide = _Secrets(settings).hide
     checks: list[Check] = []
 
-    def tell(check: Check) -> None:
+    def report(check: Check) -> None:
         check = replace(check, found=hide(check.found), to_do=hide(check.to_do))
         checks.append(check)
         if not as_json:
@@ -79,17 +79,17 @@ def doctor(settings: BackendSettings, *, as_json: bool) -> int:
 
     async def look(backend: Backend) -> int:
         async for check in _checks(backend, settings):
-            tell(check)
+            report(check)
         return 0
 
-    tell(_versions())
+    report(_versions())
     for check in _variables(os.environ, settings):
-        tell(check)
+        report(check)
     try:
         run_with_backend(settings, look)
     except NotConfigured as error:
-        tell(Check("server", "fail", "nothing is chosen", error.for_person))
-        # The configuration is then that of the first way out.
+        report(Check("server", "fail", "nothing is chosen", error.for_person))
+        # Then show the configuration for the first remedy.
         settings = settings.model_copy(update={"backend": "api"})
     failed = any(check.status == "fail" for check in checks)
     configuration = client_configuration(settings)
@@ -103,7 +103,7 @@ def doctor(settings: BackendSettings, *, as_json: bool) -> int:
 
 
 async def _checks(backend: Backend, settings: BackendSettings) -> AsyncIterator[Check]:
-    """The checks whose subject is the server; the later ones only where they can make sense."""
+    """The checks of the server; later ones only if the earlier ones allow it."""
     found: list[Health] = []
 
     async def server() -> Check:
@@ -153,7 +153,7 @@ def _versions() -> Check:
 def _variables(environment: Mapping[str, str], settings: BackendSettings) -> Iterator[Check]:
     """Variables that are misspelt, and those that httpx reads."""
     for name, meant in unknown_variables(environment).items():
-        yield Check("variables", "warn", f"{name} is read by nobody", f"Is {meant} meant?" if meant else "Unset it.")
+        yield Check("variables", "warn", f"no option reads {name}", f"Did you mean {meant}?" if meant else "Unset it.")
     if not settings.uses_local and (used := network_variables(environment)):
         said = ", ".join(f"{name}={quote(value, NAME_CHARS)}" for name, value in used.items())
         try:

@@ -70,7 +70,7 @@ class Exporter:
         self._backend = backend
 
     async def _messages(self, start: Resumption) -> AsyncGenerator[list[Message]]:
-        """What is to be written, some at a time. Raises CommandFailed when it does not join on to what is there."""
+        """The messages to write, in batches. Raises CommandFailed if they do not follow those in the file."""
         kinds = KINDS[self.form]
         joined = not start.expected
         first = not start.after
@@ -97,9 +97,9 @@ class Exporter:
             )
 
     async def run(self, file: BinaryIO, start: Resumption, *, replace: bool = False) -> None:
-        """Write all messages from there on. With `replace` what the file has behind that place goes, once it is sure
-        that the messages join on to it."""
-        with _progress(await self._newest_at() if _is_watched(file) else None) as show:
+        """Write all messages after `start`. With `replace`, truncate the file there, but only once it is certain that
+        the messages follow."""
+        with _progress(await self._newest_at() if _shows_progress(file) else None) as show:
             async for messages in self._messages(start):
                 if replace and self.count == 0:
                     file.seek(start.size)
@@ -111,7 +111,7 @@ class Exporter:
                 show(self.count, messages[-1].at)
 
     async def _newest_at(self) -> str:
-        """Where the export will be at its end; "" for a conversation without messages."""
+        """The time of the newest message; "" for a conversation without messages."""
         newest = await self._backend.list_messages(self.ref, MessageQuery(limit=1))
         return newest.items[-1].at if newest.items else ""
 
@@ -137,8 +137,7 @@ async def into_file(exporter: Exporter, path: Path) -> None:
 @contextmanager
 def _writing(path: Path) -> Generator[BinaryIO]:
     try:
-        # For its owner alone, as the conversation is. Neither truncated nor appended to: how much of an export that was
-        # interrupted is good is found out first.
+        # Readable by its owner only. Not truncated: how much of an interrupted export is usable is found out first.
         with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
             yield file
     except OSError as error:
@@ -153,15 +152,15 @@ def _say(words: str) -> None:
     print(words, file=sys.stderr)
 
 
-def _is_watched(file: BinaryIO) -> bool:
-    """Whether somebody looks at stderr, and the messages themselves do not run past there too."""
+def _shows_progress(file: BinaryIO) -> bool:
+    """True if stderr is a terminal, and the messages do not go to a terminal too."""
     return sys.stderr.isatty() and not file.isatty()
 
 
 @contextmanager
 def _progress(end: str | None) -> Generator[Callable[[int, str], None]]:
-    """A bar of the time that the conversation spans, up to `end`: how many messages it has, no server tells. None is
-    shown without an end."""
+    """A bar over the time that the conversation spans, up to `end`, because no server reports the number of messages.
+    No bar without an end."""
     if end is None:
         yield lambda count, at: None
         return

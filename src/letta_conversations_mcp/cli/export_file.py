@@ -50,7 +50,7 @@ def head(form: Format, ref: ConversationRef) -> bytes:
 
 
 def entry(form: Format, message: Message) -> bytes:
-    """A message as it stands in a file."""
+    """A message in the format of the file."""
     if form == "jsonl":
         line = json.dumps(message.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":"))
         return f"{escaped_json(line)}\n".encode()
@@ -85,5 +85,5 @@ def _last_message(lines: Iterable[bytes], form: Format, offset: int) -> Resumpti
 
 
 def _may_begin(line: bytes) -> bool:
-    """Whether an incomplete line can be one of ours."""
+    """True if an incomplete line can be one of ours."""
     return line.startswith(b'{"id":"') or b'{"id":"'.startswith(line)

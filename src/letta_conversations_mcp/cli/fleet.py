@@ -63,8 +63,8 @@ class Fleet(Declaration):
 
 
 def read_fleet(path: str) -> tuple[Fleet, list[str]]:
-    """The fleet that a file declares, and sentences about what in it is probably not meant; `-` is standard input.
-    Raises CommandFailed for a file that is none."""
+    """The fleet that a file declares, and sentences about probable mistakes in it; `-` is standard input.
+    Raises CommandFailed for any other file."""
     name = "standard input" if path == "-" else path
     try:
         if path == "-":
@@ -100,7 +100,7 @@ def _load(name: str, text: str) -> object:
 
 
 def _check_nodes(text: str) -> None:
-    """Count what the file stands for before it is built."""
+    """Count the values, with aliases expanded, before anything is built. Raises YAMLError."""
     nodes = 0
     sizes: dict[str, int] = {}
     open_: list[tuple[str | None, int]] = []
@@ -140,7 +140,7 @@ def _cut_off(name: str, text: str) -> Iterator[str]:
         end = cast("yaml.Mark", event.end_mark)
         rest = lines[end.line][end.column :] if key in ("name", "summary") else ""
         comment = rest.strip()
-        # One with a space after its sign is meant to be a comment.
+        # With a space after the #, it is meant as a comment.
         if rest != comment and comment.startswith("#") and comment[1:2].strip("# \t"):
             yield (
                 f"{name}, line {end.line + 1}: the {key} is {quote(value, NAME_CHARS)!r}; "

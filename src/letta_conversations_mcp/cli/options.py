@@ -47,7 +47,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Log and traces": ("log_level", "log_format", "log_messages", "traces"),
 }
-"""Where `--help` shows an option; one that is named nowhere is shown under OTHER."""
+"""Where `--help` shows an option; OTHER has those that are not listed here."""
 
 _GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 
@@ -114,7 +114,7 @@ def _option(name: str, field: FieldInfo) -> SettingOption:
     }
     kind = _type_of(field)
     if kind is bool:
-        # The way to switch it off is of use only against a variable.
+        # The form that switches it off is useful only against a variable.
         return SettingOption(f"{flag}/--no-{flag[2:]}", name, shows_both=False, **attributes)
     if get_origin(kind) is Literal:
         choices = [str(each) for each in get_args(kind)]

@@ -1,4 +1,4 @@
-"""All commands under one name: which there are, how they are found, and what the program says of itself."""
+"""All commands under one name: which there are, how they are found, and what the program says about itself."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OWN: Sequence[tuple[str, click.Command]] = (
     (SERVER, commands.SERVE),
     (SERVER, commands.TOKEN),
 )
-"""The commands that are no tools, each with its section. They are found without loading the tools."""
+"""The commands that are not tools, each with its section. They are found without loading the tools."""
 
 
 class Program(click.Group):

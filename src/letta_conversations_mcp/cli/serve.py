@@ -35,7 +35,7 @@ def serve(settings: Settings, *, http: bool) -> int:
     """Serve until the end. Raises CommandFailed when it cannot begin."""
     configure_logging(settings)
     for name, meant in unknown_variables(os.environ).items():
-        logger.warning("the variable %s is read by nobody%s", name, f"; is {meant} meant?" if meant else "")
+        logger.warning("no option reads the variable %s%s", name, f"; did you mean {meant}?" if meant else "")
     if settings.redis_url.get_secret_value() and not find_spec("redis"):
         raise CommandFailed(f"--redis-url needs the client of Redis. Install it with: {install_command('redis')}")
     if not http and sys.stdin.isatty():
@@ -62,7 +62,7 @@ def _traces(settings: Settings) -> Generator[None]:
 
 
 def _serve_http(settings: Settings) -> int:
-    # Late, because a server over stdio, which somebody waits for to start, needs neither.
+    # Imported late: a client waits for the start of a stdio server, which needs neither.
     import uvicorn
 
     from letta_conversations_mcp.http import KEEP_ALIVE_SECONDS, STOP_SECONDS, CannotServe, build_app, listen
@@ -81,11 +81,11 @@ def _serve_http(settings: Settings) -> int:
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port."
         ) from error
     host, port = bound.getsockname()[:2]
-    _tell(f"Serving MCP at http://{f'[{host}]' if ':' in host else host}:{port}/mcp", settings)
+    _report(f"Serving MCP at http://{f'[{host}]' if ':' in host else host}:{port}/mcp", settings)
     connections = Connections(most_connections())
     config = uvicorn.Config(
         app,
-        # What makes the connections; uvicorn's own type allows only a class.
+        # Makes the connections; the type in uvicorn allows only a class.
         http=cast("Any", connections),
         ws="none",
         backlog=BACKLOG,
@@ -103,8 +103,8 @@ def _serve_http(settings: Settings) -> int:
     return 0
 
 
-def _tell(words: str, settings: Settings) -> None:
-    """Whatever the level of the log, and in its form: what reads JSON lines shall find nothing else."""
+def _report(words: str, settings: Settings) -> None:
+    """Report it whatever the log level, in the log's format: a reader of JSON lines must find nothing else."""
     if settings.log_format == "json":
         logger.setLevel(logging.INFO)
         logger.info(words)

@@ -44,7 +44,7 @@ METAVARS = {
     "tool_call_ids": "ID",
     "wait_seconds": "SECONDS",
 }
-"""Where it is not the name of the argument."""
+"""Metavars that differ from the name of the argument."""
 
 HELP = {
     "message": "the text; - reads it from standard input",
@@ -55,12 +55,12 @@ HELP = {
     "reason": "what the agent is told about the decision",
     "approve": "let the tool calls run, or refuse them",
 }
-"""Where a person at a terminal needs other words than a model."""
+"""Help texts where a person at a terminal needs other words than a model."""
 
 
 @cache
 def commands_of_tools() -> Mapping[str, ToolSpec]:
-    """The tools that are commands, by name. One that only the viewer's page calls is none."""
+    """The tools that are commands, by name: all but those that only the viewer's page calls."""
     return {spec.name: spec for spec in TOOLS if spec.for_models}
 
 
@@ -197,7 +197,7 @@ class JsonObject(click.ParamType[dict[str, Any]]):
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the call: what was typed, and nothing else."""
+    """The arguments of the call: only what was typed."""
     return {
         name: list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
         for name, value in values.items()

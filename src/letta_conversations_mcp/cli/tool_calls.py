@@ -1,4 +1,4 @@
-"""Calls of our tools by a command: the server runs in this process, progress goes to stderr, the answer to stdout.
+"""Calls our tools for a command: the server runs in this process, progress goes to stderr, the answer to stdout.
 
 A turn is waited for until it ends. Ctrl-C ends the wait and not the turn, and says how to come back to it.
 """
@@ -44,10 +44,10 @@ TURN_ARGUMENTS = ("conversation_id", "run_id", "message_key")
 """The fields of an answer that name its turn, as wait_for_reply takes them."""
 
 LONGEST_WAIT = 3600
-"""Seconds for one call, as much as a tool allows."""
+"""Seconds that one call waits: as many as a tool allows."""
 
 LONGEST_TEXT = 500_000
-"""Characters of an answer unless the settings say: a person scrolls, and has no budget of tokens."""
+"""Longest answer, in characters, unless a setting says otherwise: a person has no token budget."""
 
 
 @dataclass(frozen=True)
@@ -96,20 +96,20 @@ class Tools:
                     answers.append(Answer(tool, error.message, {}, is_error=True))
             answered.set()
 
-        going_on: list[str] = []
+        continuing: list[str] = []
         try:
             async with anyio.create_task_group() as calling:
                 calling.start_soon(call)
                 try:
                     await answered.wait()
                 except anyio.get_cancelled_exc_class():
-                    # The call itself is not cancelled yet: its turns could not be told from those of no call then.
+                    # Before the call itself is cancelled: after that, its turns can no longer be found.
                     with anyio.CancelScope(shield=True):
-                        going_on += await self._what_goes_on(tool)
+                        continuing += await self._what_continues(tool)
                     raise
         finally:
             # After the line of progress is gone.
-            for words in going_on:
+            for words in continuing:
                 warn(words)
         return answers[0]
 
@@ -127,8 +127,8 @@ class Tools:
             answer = replace(later, tool=tool)
         return answer
 
-    async def _what_goes_on(self, tool: str) -> list[str]:
-        """What the person should know when they interrupt a call."""
+    async def _what_continues(self, tool: str) -> list[str]:
+        """What a person who interrupts a call should know."""
         services = self._server.services
         words: list[str] = []
         for turn in await services.scheduler.stop_following() if services else ():
@@ -173,18 +173,18 @@ async def _open_tools(settings: Settings) -> AsyncGenerator[Tools]:
 
 @contextmanager
 def _progress() -> Generator[Callable[[str], None]]:
-    """Shows what a call does: on a terminal as a line that changes, and else as a line for every change."""
+    """Shows the progress of a call: one changing line on a terminal, otherwise a line for every change."""
     if not sys.stderr.isatty():
         last = ""
 
-        def tell(words: str) -> None:
+        def print_change(words: str) -> None:
             nonlocal last
             doing = words.partition("\n")[0].rpartition(",")[0]
             if doing != last:
                 print(f"… {doing}", file=sys.stderr, flush=True)
             last = doing
 
-        yield tell
+        yield print_change
         return
     from rich.console import Console
     from rich.text import Text

@@ -60,7 +60,7 @@ class CannotServe(Exception):
 
 
 def open_verifier(settings: Settings) -> TokenVerifier | None:
-    """Who judges tokens; None when only this machine can call and none is asked for. Raises CannotServe."""
+    """The verifier of tokens; None if no token is needed, because only this machine can call. Raises CannotServe."""
     if settings.is_reachable_by_others and not settings.knows_callers:
         cause = f"--host {settings.host}" if settings.listens_beyond_loopback else "--allowed-hosts or --public-url"
         raise CannotServe(
@@ -136,7 +136,7 @@ def build_app(server: ConversationServer, settings: Settings) -> Starlette:
             Middleware(
                 AuthMiddleware,
                 verifier=verifier,
-                # The page holds nothing; what it asks for needs the token, which it asks its reader for.
+                # The page has no content of its own; its requests need the token, which it asks the reader for.
                 open_paths=(VIEWER_PATH, *open_paths),
                 metadata_url=metadata_url,
                 scope_of=server.scope_of,
@@ -181,10 +181,10 @@ def _endpoints(
 
 
 def _publish_metadata(app: Starlette, settings: Settings) -> tuple[list[str], str]:
-    """Serve what tells a client where to get a token (RFC 9728): the paths, and the URL."""
+    """Serve the metadata that tells a client where to get a token (RFC 9728). Returns its paths and its URL."""
     if not settings.oidc_issuer:
         return [], ""
-    # Validated from text, because a URL of its own would get a slash at its end, and issuers are compared as texts.
+    # Validated from text: a URL object would get a trailing slash, and issuers are compared as texts.
     auth = AuthSettings.model_validate(
         {
             "issuer_url": settings.oidc_issuer,
@@ -205,8 +205,8 @@ def _publish_metadata(app: Starlette, settings: Settings) -> tuple[list[str], st
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A socket that listens already: a taken port is an error at the start, 0 has become a number, and a client that
-    comes as soon as it is told the address waits until it is served."""
+    """A listening socket. So a taken port is an error at the start, port 0 has become a number, and a client that
+    connects before the server is ready waits."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # With the protocol named, or asyncio would leave Nagle's algorithm on, which costs 40 ms for every answer.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

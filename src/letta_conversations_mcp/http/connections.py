@@ -59,7 +59,7 @@ class Connections:
         return _Connection(self, **options)
 
     def admit(self, connection: _Connection) -> None:
-        """Count a new connection. If there are too many now, one that does nothing is closed: this one or an older."""
+        """Count a new connection. If there are too many, close the one that has been idle longest, maybe this one."""
         self._idle[connection] = None
         if len(connection.connections) > self._most:
             longest_idle = next(iter(self._idle))
@@ -106,18 +106,18 @@ class _Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._look()
+        self._update()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._look()
+        self._update()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_waiting()
         self._owner.note(self, idle=False)
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         is_answering = bool(self.cycle) and not self.cycle.response_complete
         self._owner.note(self, idle=not is_answering)
         if is_answering:

@@ -130,7 +130,7 @@ class _Exchange:
 
 
 def _is_stream(scope: Scope) -> bool:
-    """Whether a request stays open to tell of changes: GET in the older protocol, a method of its own in the newer,
+    """True if a request stays open to notify the client: GET in the older protocol, a method of its own in the newer,
     where the SDK refuses a header that says something else than the body."""
     return scope["method"] == "GET" or (
         is_modern(scope) and Headers(scope=scope).get("mcp-method") == "subscriptions/listen"

@@ -31,7 +31,7 @@ class _Session:
 
 
 class Sessions:
-    """Passes requests on to `app`. In `_sessions` the one that was used last is the last."""
+    """Passes requests on to `app`. `_sessions` is ordered by last use."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
@@ -92,10 +92,10 @@ class Sessions:
         async def nothing() -> Message:
             return {"type": "http.request"}
 
-        async def to_nobody(message: Message) -> None:
-            """The answer is of no interest: a session that the SDK has ended itself is not found."""
+        async def discard(message: Message) -> None:
+            """Ignore the answer, even a 404: the SDK may have ended the session already."""
 
-        await self._app(scope, nothing, to_nobody)
+        await self._app(scope, nothing, discard)
 
     def _forget(self, session_id: str) -> None:
         if session := self._sessions.pop(session_id, None):
@@ -103,7 +103,7 @@ class Sessions:
 
     @contextmanager
     def _used(self, session_id: str, session: _Session) -> Generator[None]:
-        """The session is not idle meanwhile, and the last one that was used afterwards."""
+        """Counts a request of the session, and makes it the most recently used one."""
         session.requests += 1
         try:
             yield

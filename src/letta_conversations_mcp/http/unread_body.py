@@ -1,4 +1,4 @@
-"""Answering before the whole request was read, as every refusal does."""
+"""Closes a connection whose request was answered before it was read completely, as every refusal is."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The viewer as a page of `serve --http`, for people whose client shows no apps.
 
-The same file as the MCP App. It is served to anybody who may reach the server, because it holds nothing: what it shows
-it asks for at /mcp, with a token where the server wants one, and only from there.
+The same file as the MCP App. It needs no token, because it has no content of its own: it requests everything from /mcp,
+with a token if the server needs one.
 """
 
 from __future__ import annotations

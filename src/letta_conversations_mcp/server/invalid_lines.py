@@ -87,7 +87,7 @@ def _without_surrogates(data: Any) -> Any:
             return data
 
 
-class Answering:
+class RepairingStream:
     """The SDK's read stream with every unparsed line repaired or answered through `write`. Has the attribute
     `last_context`, which the SDK looks for on a read stream."""
 

@@ -1,4 +1,4 @@
-"""Serving over stdio, and ending: at the end of input by itself, on a signal within a second.
+"""Serves over stdio until the input ends; a signal ends it within a second.
 
 stdout carries nothing but protocol; the SDK sees to it, and points stray prints at stderr.
 """
@@ -15,7 +15,7 @@ from mcp.server.stdio import stdio_server
 
 from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.server.app import build_server
-from letta_conversations_mcp.server.invalid_lines import Answering
+from letta_conversations_mcp.server.invalid_lines import RepairingStream
 from letta_conversations_mcp.server.sdk_private import serve_over
 from letta_conversations_mcp.settings import Settings
 
@@ -27,7 +27,7 @@ async def serve_stdio(settings: Settings) -> int:
         if sys.platform != "win32":
             await tasks.start(_end_on_signal)
         async with stdio_server() as (read, write):
-            await serve_over(server, Answering(read, write), write)
+            await serve_over(server, RepairingStream(read, write), write)
     return 0
 
 

@@ -35,7 +35,7 @@ from letta_conversations_mcp.server.sdk_private import connection_of
 from letta_conversations_mcp.tools.base import Services
 from letta_conversations_mcp.tools.mcp_errors import raising_mcp_errors, to_mcp_error
 
-MOST_OF_ONE = 50
+MOST_PER_CLIENT = 50
 """Subscriptions per connection or stream."""
 
 _SUBSCRIBABLE = re.compile(rf"letta://conversations/({CONVERSATION_ID.pattern})(?:/transcript(?:\.json)?(?:\?.*)?)?")
@@ -43,7 +43,7 @@ _SUBSCRIBABLE = re.compile(rf"letta://conversations/({CONVERSATION_ID.pattern})(
 _OUTBOX = "outbox"
 """The key of a connection's outbox in its state."""
 
-_NEVER_TOLD = ("toolsListChanged", "promptsListChanged")
+_NEVER_SENT = ("toolsListChanged", "promptsListChanged")
 
 Context = ServerRequestContext[Services, Any]
 
@@ -87,8 +87,8 @@ class _Outbox:
 
 
 class CallersBus:
-    """A SubscriptionBus as callers hear it: of a list only if they see its agent. `caller` gives the rights of the
-    current request's caller."""
+    """A SubscriptionBus that filters by caller: a change of a list reaches only callers who can see its agent. `caller`
+    returns the rights of the current request's caller."""
 
     def __init__(self, bus: SubscriptionBus) -> None:
         self._bus = bus
@@ -101,13 +101,13 @@ class CallersBus:
         """Called within the request that subscribes."""
         access = self.caller()
 
-        def hear(event: ServerEvent) -> None:
+        def deliver(event: ServerEvent) -> None:
             if not isinstance(event, AgentListChanged):
                 listener(event)
             elif event.account == access.account and (access.agents is None or event.agent_id in access.agents):
                 listener(LIST_CHANGED)
 
-        return self._bus.subscribe(hear)
+        return self._bus.subscribe(deliver)
 
 
 class Subscriptions:
@@ -119,9 +119,9 @@ class Subscriptions:
     async def __call__(self, ctx: Context, call_next: CallNext) -> HandlerResult:
         match ctx.method:
             case "initialize" | "server/discover":
-                return _announced(await call_next(ctx), subscribe=_can_be_told(ctx))
+                return _announced(await call_next(ctx), subscribe=_can_notify(ctx))
             case "notifications/initialized" if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
-                if _can_be_told(ctx):
+                if _can_notify(ctx):
                     self._outbox(ctx)
                 return await call_next(ctx)
             case "subscriptions/listen":
@@ -131,16 +131,18 @@ class Subscriptions:
 
     async def subscribe(self, ctx: Context, params: SubscribeRequestParams) -> EmptyResult:
         """`resources/subscribe`, of the older protocol."""
-        if not _can_be_told(ctx):
+        if not _can_notify(ctx):
             raise MCPError(
                 code=METHOD_NOT_FOUND,
-                message="This server keeps no sessions, so it cannot tell you of changes: read the resource again now "
-                "and then. Clients of the protocol of 2026-07-28 are told.",
+                message="This server keeps no sessions, so it cannot notify you of changes: read the resource again "
+                "now and then. Clients of the protocol of 2026-07-28 are notified.",
             )
         subscriptions = self._outbox(ctx).subscriptions
         if params.uri not in subscriptions:
-            if len(subscriptions) >= MOST_OF_ONE:
-                raise MCPError(code=INVALID_PARAMS, message=f"At most {MOST_OF_ONE} resources can be subscribed to.")
+            if len(subscriptions) >= MOST_PER_CLIENT:
+                raise MCPError(
+                    code=INVALID_PARAMS, message=f"At most {MOST_PER_CLIENT} resources can be subscribed to."
+                )
             with raising_mcp_errors({"uri": params.uri}):
                 stop = await _watch(ctx, params.uri)
             # The same request may have arrived twice at the same time.
@@ -151,7 +153,7 @@ class Subscriptions:
 
     async def unsubscribe(self, ctx: Context, params: UnsubscribeRequestParams) -> EmptyResult:
         """`resources/unsubscribe`, of the older protocol."""
-        if _can_be_told(ctx) and (stop := self._outbox(ctx).subscriptions.pop(params.uri, None)):
+        if _can_notify(ctx) and (stop := self._outbox(ctx).subscriptions.pop(params.uri, None)):
             stop()
         return EmptyResult()
 
@@ -175,7 +177,7 @@ class Subscriptions:
         uris = asked.get("resourceSubscriptions")
         held: dict[str, Callable[[], None]] = {}
         try:
-            for uri in cast("Sequence[object]", uris)[:MOST_OF_ONE] if isinstance(uris, list) else ():
+            for uri in cast("Sequence[object]", uris)[:MOST_PER_CLIENT] if isinstance(uris, list) else ():
                 if isinstance(uri, str) and uri not in held:
                     try:
                         held[uri] = await _watch(ctx, uri)
@@ -183,7 +185,7 @@ class Subscriptions:
                         continue
                     except ConversationError as error:
                         raise to_mcp_error(error) from error
-            honoured = {name: value for name, value in asked.items() if name not in _NEVER_TOLD}
+            honoured = {name: value for name, value in asked.items() if name not in _NEVER_SENT}
             if isinstance(uris, list):
                 honoured["resourceSubscriptions"] = list(held)
             return await call_next(replace(ctx, params={**(ctx.params or {}), "notifications": honoured}))
@@ -202,7 +204,7 @@ async def _watch(ctx: Context, uri: str) -> Callable[[], None]:
     return await services.poller.watch(found[1], uri, services.backend, services.scheduler.caller)
 
 
-def _can_be_told(ctx: Context) -> bool:
+def _can_notify(ctx: Context) -> bool:
     """True if notifications can reach this client. Over HTTP without sessions a client of the older protocol gets only
     the answers to its requests; one of the newer protocol opens a stream."""
     return (
@@ -219,7 +221,7 @@ def _announced(result: HandlerResult, *, subscribe: bool) -> HandlerResult:
     if isinstance(capabilities, dict):
         if "resources" in capabilities:
             capabilities["resources"]["subscribe"] = subscribe
-        for kind, told in (("resources", subscribe), ("tools", False), ("prompts", False)):
+        for kind, notifies in (("resources", subscribe), ("tools", False), ("prompts", False)):
             if kind in capabilities:
-                capabilities[kind]["listChanged"] = told
+                capabilities[kind]["listChanged"] = notifies
     return result

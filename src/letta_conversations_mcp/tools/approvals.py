@@ -185,7 +185,7 @@ async def _hand_over(ctx: ToolContext, ref: ConversationRef, approvals: Approval
     async def prepare(_: ConversationRef | None) -> tuple[ConversationRef, Approvals]:
         return ref, approvals
 
-    # The same decision, brought once more, has the same otid.
+    # The same decision, sent again, has the same otid.
     identity = identity_of(ctx, "decision", str(ref), "", approvals.otid)
     try:
         turn, _ = await services_of(ctx).scheduler.send_and_wait(Send(prepare, identity), seconds, reporter(ctx))
@@ -204,10 +204,10 @@ def _answers_by_calling_again(ctx: ToolContext) -> bool:
 
 
 def _can_ask(ctx: ToolContext) -> bool:
-    """Whether the client has said that it can show a form."""
+    """True if the client has declared that it can show a form."""
     capabilities = ctx.client_capabilities
     elicitation = capabilities.elicitation if capabilities else None
-    # A bare capability, from before there were kinds of it, means forms.
+    # An empty capability, from before there were modes, means forms.
     if elicitation is None or (elicitation.form is None and elicitation.url is not None):
         return False
     return _answers_by_calling_again(ctx) or ctx.request_context.session.can_send_request

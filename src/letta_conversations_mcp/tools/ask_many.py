@@ -75,7 +75,7 @@ async def ask_many(
 
     async def ask(place: int, target: Target) -> None:
         async with room:
-            # One that is named several times is asked as often, with a key too.
+            # A target named several times is asked as many times, with a key too.
             earlier = targets[:place].count(target)
             name = f"{message_key} {earlier + 1}" if message_key.strip() and earlier else message_key
             new = (summary, key) if target.opens else ("", "")
@@ -84,7 +84,7 @@ async def ask_many(
             rows[place] = await _ask(services, target, message, deadline, destination)
         news.set()
 
-    async def tell() -> None:
+    async def report_progress() -> None:
         nonlocal news
         report = reporter(ctx)
         while True:
@@ -95,12 +95,12 @@ async def ask_many(
             with anyio.move_on_after(HEARTBEAT_SECONDS):
                 await news.wait()
 
-    async with anyio.create_task_group() as telling:
-        telling.start_soon(tell)
+    async with anyio.create_task_group() as reporting:
+        reporting.start_soon(report_progress)
         async with anyio.create_task_group() as asking:
             for place, target in enumerate(targets):
                 asking.start_soon(ask, place, target)
-        telling.cancel_scope.cancel()
+        reporting.cancel_scope.cancel()
     return collect([row for row in rows if row is not None], services.settings.max_output_chars)
 
 

@@ -69,7 +69,7 @@ VIEWER_URI = "ui://letta-conversations/viewer.html"
 
 
 MOST_CHARS = 2_000
-"""Of a text whose argument states no maximum of its own: an id, a name, a cursor, words to search for."""
+"""Longest text for an argument that states no maximum of its own: an id, a name, a cursor, words to search for."""
 
 MOST_KEY_CHARS = 200
 MessageKeyArgument = Annotated[

@@ -42,7 +42,7 @@ def identity_of(ctx: ToolContext, tool: str, target: str, message_key: str, *arg
 
 
 def _origin(ctx: ToolContext) -> str:
-    """Where a call comes from: the address, that in front of a proxy if it says so, and the program."""
+    """Where a call comes from: the client's address, in front of a proxy if that reports it, and its program."""
     headers = ctx.headers
     if headers is None:
         return ""
@@ -99,7 +99,7 @@ class Destination:
         self.made: ConversationRef | None = None
         """The conversation that was made for the message."""
         self.agent_name = ""
-        """Where it was looked up."""
+        """The agent's name, if it was looked up."""
 
     async def find(self, conversation_id: str, agent: str) -> ConversationRef:
         """The conversation that a call names, or a new one for it.

@@ -72,14 +72,14 @@ async def recompile(
     ref = await locate(services.backend, conversation_id, agent)
     done = await memory.recompile(services.backend, ref, dry_run=dry_run)
     room = services.settings.max_output_chars - RESERVED_CHARS
-    told = done.prompt.strip() if done.changes is None else done.changes
-    shown = cut(told, room // 2)
+    text = done.prompt.strip() if done.changes is None else done.changes
+    shown = cut(text, room // 2)
     return Recompiled(
         conversation_id=ref.conversation_id,
         dry_run=dry_run,
         changes="" if done.changes is None else shown,
         prompt=shown if done.changes is None else "",
-        note="Cut to fit." if shown != told else "",
+        note="Cut to fit." if shown != text else "",
     )
 
 

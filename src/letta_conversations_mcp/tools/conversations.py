@@ -187,8 +187,8 @@ async def describe(
     tool calls that wait for approval."""
     services = services_of(ctx)
     ref = await locate(services.backend, conversation_id, agent)
-    told = await describing.describe(services.backend, ref)
-    return Described.of(told, services.settings.max_output_chars)
+    facts = await describing.describe(services.backend, ref)
+    return Described.of(facts, services.settings.max_output_chars)
 
 
 async def update(

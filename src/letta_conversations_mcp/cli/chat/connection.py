@@ -1,6 +1,6 @@
 """The server that the chat talks to: the whole MCP server in this process, reached by a client in memory.
 
-Everything the chat reads, sends or decides is a call of a tool. Errors come in the words for a person. Beside the
+Everything the chat reads, sends or decides is a call of a tool. Errors are phrased for a person. Beside the
 calls, the chat watches the turns that are sent here while they grow.
 """
 
@@ -27,16 +27,16 @@ from letta_conversations_mcp.tools.results.result import Result
 from letta_conversations_mcp.turns.turn import TrackedTurn
 
 MOST_CHARS = 500_000
-"""Of an answer: the screen of a person is no model's context."""
+"""Longest answer, in characters: a person has no token budget."""
 
 SETTLE_SECONDS = 5.0
-"""For Letta to take a message that is being handed over when the person leaves."""
+"""How long Letta may take to accept a message that is being handed over when the person leaves."""
 
 R = TypeVar("R", bound=Result)
 
 
 PASSING = frozenset({"Unreachable", "TimedOut", "ServerFault", "TooManyRequests", "Overloaded"})
-"""The errors after which the same question may be answered later."""
+"""Errors that pass: the same call may succeed later."""
 
 LABEL = "letta-conversations/error"
 
@@ -115,7 +115,7 @@ class Connection:
         return self._server.services.backend
 
     async def settle(self) -> None:
-        """Wait a moment for Letta to take what is being handed over."""
+        """Wait a moment for Letta to accept what is being handed over."""
         if self._server.services is not None:
             with anyio.move_on_after(SETTLE_SECONDS):
                 await self._server.services.scheduler.settle()

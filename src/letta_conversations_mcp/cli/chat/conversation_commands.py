@@ -42,28 +42,28 @@ async def history(session: Session, argument: str) -> None:
 
 
 async def info(session: Session, argument: str) -> None:
-    told = await session.describe()
-    context = tokens(told.context_tokens) if told.context_tokens is not None else "not known before the next reply"
-    if told.context_tokens is not None and told.context_limit:
-        context += f" of {tokens(told.context_limit)} ({round(100 * told.context_tokens / told.context_limit)} %)"
-    in_context = "" if told.messages_in_context is None else f"{told.messages_in_context} in context"
-    total = "" if told.messages is None else f"{'at least ' if told.at_least else ''}{told.messages} in all"
+    facts = await session.describe()
+    context = tokens(facts.context_tokens) if facts.context_tokens is not None else "not known before the next reply"
+    if facts.context_tokens is not None and facts.context_limit:
+        context += f" of {tokens(facts.context_limit)} ({round(100 * facts.context_tokens / facts.context_limit)} %)"
+    in_context = "" if facts.messages_in_context is None else f"{facts.messages_in_context} in context"
+    total = "" if facts.messages is None else f"{'at least ' if facts.at_least else ''}{facts.messages} in all"
     await session.show(
         Facts(
             [
-                ("conversation", told.conversation_id),
-                ("name", told.summary),
-                ("description", told.description),
-                ("agent", f"{told.agent_name} ({told.agent_id})"),
-                ("model", f"{told.model}{' (its own)' if told.model_is_own else ''}"),
+                ("conversation", facts.conversation_id),
+                ("name", facts.summary),
+                ("description", facts.description),
+                ("agent", f"{facts.agent_name} ({facts.agent_id})"),
+                ("model", f"{facts.model}{' (its own)' if facts.model_is_own else ''}"),
                 ("context", context),
                 ("messages", ", ".join(filter(None, [in_context, total]))),
-                ("created", clock(told.created_at)),
-                ("last message", clock(told.last_message_at)),
-                ("own memory", ", ".join(told.isolated_blocks)),
-                ("memory as of", told.memory_as_of),
-                ("state", "archived" if told.archived else "a turn is running" if told.run_id else ""),
-                ("not known", ", ".join(told.unknown)),
+                ("created", clock(facts.created_at)),
+                ("last message", clock(facts.last_message_at)),
+                ("own memory", ", ".join(facts.isolated_blocks)),
+                ("memory as of", facts.memory_as_of),
+                ("state", "archived" if facts.archived else "a turn is running" if facts.run_id else ""),
+                ("not known", ", ".join(facts.unknown)),
             ]
         )
     )
@@ -172,12 +172,12 @@ async def memory(session: Session, argument: str) -> None:
         raise ToolFailed("/memory says what has changed, /memory refresh takes it over.")
     is_dry = not argument
     done = await session.connection.call("recompile", Recompiled, **session.place.address, dry_run=is_dry)
-    told = done.changes or done.prompt
-    if not told:
+    text = done.changes or done.prompt
+    if not text:
         await session.note("This conversation knows the agent's memory as it is now.")
         return
     title = "memory, - as this conversation has it, + as it is now" if done.changes else "memory as it is now"
-    await session.show(Break(title if is_dry else f"refreshed: {title}", told))
+    await session.show(Break(title if is_dry else f"refreshed: {title}", text))
     if done.note:
         await session.note(done.note)
     if is_dry:

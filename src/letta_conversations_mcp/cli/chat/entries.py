@@ -225,17 +225,17 @@ class Rows:
         for row in self.rows:
             mark = Text(("● " if row.marked else "  ") + row.number.rjust(number - 2) + "  ", style="cyan")
             label = Text(row.name, style="bold" if row.marked else "", overflow="ellipsis", no_wrap=True)
-            told = Text(" · ".join(filter(None, row.details)), style="dim", overflow="ellipsis", no_wrap=True)
+            details_text = Text(" · ".join(filter(None, row.details)), style="dim", overflow="ellipsis", no_wrap=True)
             grid = Table.grid(expand=False)
             grid.add_column(width=mark.cell_len)
             grid.add_column(width=name + 2 if side_by_side else None)
             if side_by_side:
                 grid.add_column()
-                grid.add_row(mark, label, told)
+                grid.add_row(mark, label, details_text)
             else:
                 grid.add_row(mark, label)
-                if told:
-                    grid.add_row("", told)
+                if details_text:
+                    grid.add_row("", details_text)
             yield grid
 
 

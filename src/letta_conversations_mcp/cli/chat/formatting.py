@@ -1,4 +1,4 @@
-"""Short texts of others, and times, as they stand within a line of ours."""
+"""Formats names, ids, times and durations for one line."""
 
 from __future__ import annotations
 

@@ -26,16 +26,16 @@ from letta_conversations_mcp.tools.results.reply import UNCONFIRMED, Reply
 from letta_conversations_mcp.turns.turn import State, TrackedTurn
 
 FRAME_SECONDS = 0.05
-"""Between two looks at a reply that grows."""
+"""Pause between two redraws of a reply that grows."""
 
 TICK_SECONDS = 0.25
-"""Between two looks at one that does not: the seconds go on."""
+"""Pause between two redraws of one that does not: its clock runs on."""
 
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0)
-"""Before Letta is asked again when it could not be reached; the last one from then on."""
+"""Pauses before retries while Letta cannot be reached; the last one repeats."""
 
 TRACELESS = 3
-"""How many times Letta is asked for a message that it may not have."""
+"""How many times Letta is asked for a message that it may not have received."""
 
 COMMAND_OF = {"list_messages": "/history", "cancel": "/cancel", "wait_for_reply": "/switch"}
 _CALL = re.compile(rf"({'|'.join(COMMAND_OF)})\([^)]*\)")

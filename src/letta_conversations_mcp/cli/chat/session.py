@@ -118,12 +118,12 @@ class Session:
     async def go_to(self, conversation_id: str, agent: str = "") -> ViewedPage:
         """Choose a conversation. Gives its newest messages. Raises ToolFailed."""
         place = Place(conversation_id=conversation_id, agent_id=agent)
-        told = await self.connection.call("describe", Described, **place.address)
-        place.agent_id, place.agent = told.agent_id, told.agent_name or told.agent_id
+        found = await self.connection.call("describe", Described, **place.address)
+        place.agent_id, place.agent = found.agent_id, found.agent_name or found.agent_id
         page = await self.connection.call("view_messages", ViewedPage, **place.address, limit=RECENT)
         self._leave_turn()
         self.place = place
-        self._take(told)
+        self._take(found)
         place.newest = page.messages[-1].id if page.messages else ""
         self.waiting = page.approvals
         self.folds = [fold for message in page.messages for fold in folds_of(message)][-20:]
@@ -133,10 +133,10 @@ class Session:
         self.screen.refresh()
         return page
 
-    def _take(self, told: Described) -> None:
+    def _take(self, found: Described) -> None:
         place = self.place
-        place.summary, place.model = told.summary, told.model
-        place.used, place.limit = told.context_tokens, told.context_limit
+        place.summary, place.model = found.summary, found.model
+        place.used, place.limit = found.context_tokens, found.context_limit
 
     def _leave_turn(self) -> None:
         """Leave what runs here to itself: what is said from now on does not wait for it."""
@@ -148,10 +148,10 @@ class Session:
 
     async def describe(self) -> Described:
         """Ask for everything about the conversation. Raises ToolFailed."""
-        told = await self.connection.call("describe", Described, **self.place.address)
-        self._take(told)
+        found = await self.connection.call("describe", Described, **self.place.address)
+        self._take(found)
         self.screen.refresh()
-        return told
+        return found
 
     async def show_waiting(self) -> None:
         if self.waiting:

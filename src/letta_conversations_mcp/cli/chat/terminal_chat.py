@@ -103,7 +103,7 @@ async def talk(
 
 
 class _LogNotes(io.TextIOBase):
-    """A stream whose lines are shown above the input, where they tear nothing apart."""
+    """A stream whose lines are shown above the input, so that they do not break the screen."""
 
     def __init__(self, show: Callable[[str], object]) -> None:
         self._show = show
@@ -119,7 +119,7 @@ class _LogNotes(io.TextIOBase):
 def _log_to(session: Session, tasks: TaskGroup) -> None:
     stream = _LogNotes(lambda line: tasks.start_soon(session.note, line))
     for handler in logging.getLogger().handlers:
-        # What a warning is about, the status line says.
+        # The status line already shows what warnings are about.
         handler.setLevel(max(handler.level, logging.ERROR))
         if isinstance(handler, logging.StreamHandler):
             cast("logging.StreamHandler[io.TextIOBase]", handler).setStream(stream)

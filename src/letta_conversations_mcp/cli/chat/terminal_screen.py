@@ -1,5 +1,5 @@
-"""The chat on a terminal: the input at the bottom, below it the status line, above it what grows, and above that what
-was said, in the terminal's own scrollback.
+"""The chat on a terminal. From the bottom up: the status line, the input, the part that grows, and all that was said,
+in the terminal's own scrollback.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from letta_conversations_mcp.cli.chat.status import Status
 
 MOST_INPUT_LINES = 10
 BELOW_LIVE = 4
-"""Lines that what grows leaves to the input and the status line."""
+"""Lines below the growing part that stay free for the input and the status line."""
 
 STYLE = Style.from_dict(
     {

@@ -20,12 +20,12 @@ from letta_conversations_mcp.cli.chat.markdown import split_finished
 from letta_conversations_mcp.core.model import ToolCall
 
 TITLE_CHARS = 40
-"""Of the arguments of a tool call in its title."""
+"""Characters shown of the arguments of a tool call in its title."""
 
 LEAST_SECONDS = 0.05
-"""A duration that is worth a word."""
+"""Shorter durations are not shown."""
 
-OTHERWISE = "Letta tells this reply differently from here on; what follows is what it has stored."
+REWRITTEN = "From here on the stored reply differs from what was shown; the stored one follows."
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ class TurnDisplay:
         self._folds: list[Fold] = []
         """Finished, and not shown yet."""
         self.unfolded: list[Fold] = []
-        """All of the turn, for who wants to see what they hide."""
+        """All of the turn, for /show."""
         self._last = Seen()
         self._thought = 0
-        """Characters of the reasoning that are folded."""
+        """Characters of the reasoning that have been folded."""
         self._thinking: _Timed | None = None
         self._calls: list[_Timed] = []
         self._folded_calls = 0
@@ -112,7 +112,7 @@ class TurnDisplay:
         if not seen.reply.startswith(self._shown):
             self._shown = commonprefix([self._shown, seen.reply])  # noqa: RUF071 - no paths
             if len(seen.reply) > len(self._shown):
-                growth.entries.append(Note(OTHERWISE))
+                growth.entries.append(Note(REWRITTEN))
         last, self._last = self._last, seen
         thinks_on = len(seen.reasoning) > len(last.reasoning)
         new_calls = seen.calls[len(last.calls) :]

@@ -89,7 +89,7 @@ class SigningKeys:
                 with anyio.fail_after(FETCH_SECONDS):
                     self._keys = await self._fetch()
             except (httpx.HTTPError, TimeoutError, ValueError, jwt.PyJWTError) as error:
-                logger.error("the keys of %s cannot be had: %s", self._settings.oidc_issuer, type(error).__name__)
+                logger.error("the keys of %s cannot be fetched: %s", self._settings.oidc_issuer, type(error).__name__)
             else:
                 self._fetched_at = anyio.current_time()
 
@@ -148,12 +148,12 @@ class OidcTokens:
             if header.get("alg") not in ALGORITHMS or str(header.get("typ", "jwt")).lower() not in TOKEN_TYPES:
                 return None
             key = await self._keys.find(header.get("kid"))
-            return self._judge(token, key) if key else None
+            return self._verify(token, key) if key else None
         except jwt.PyJWTError as error:
             logger.info("a token was refused: %s", type(error).__name__)
             return None
 
-    def _judge(self, token: str, key: jwt.PyJWK) -> AccessToken:
+    def _verify(self, token: str, key: jwt.PyJWK) -> AccessToken:
         claims: dict[str, Any] = jwt.decode(
             token,
             # The bare key with the list, because a JWK without `alg` would stand for one algorithm of its kind only.

@@ -43,8 +43,8 @@ class OpenRequests:
     async def serve(
         self, app: ASGIApp, refusal: ASGIApp, scope: Scope, receive: Receive, send: Send, secret: str
     ) -> None:
-        """Answer a request of an accepted token. If that ends meanwhile, so does the response; one that has not begun
-        is `refusal`."""
+        """Answer a request whose token was accepted. If the token becomes invalid meanwhile, the response ends; if it
+        has not begun, `refusal` is sent instead."""
         has_begun = has_ended = False
 
         async def watched(message: Message) -> None:

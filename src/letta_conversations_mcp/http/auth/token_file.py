@@ -150,13 +150,13 @@ class TokensFile:
 
     @property
     def all_have_keys(self) -> bool:
-        """Whether Letta is never asked with the server's own key."""
+        """True if no call uses the server's own key for Letta."""
         return all(each.letta_api_key.get_secret_value() for each in self._entries)
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        self._look()
+        self._reload_if_changed()
         given = hash_of(token)
-        # All are compared, so that the time does not tell where one was found.
+        # Compare all, so that the time does not reveal which one matched.
         found = [each for each in self._entries if hmac.compare_digest(each.sha256, given)]
         if not found:
             return None
@@ -165,7 +165,7 @@ class TokensFile:
             return None
         return CallerToken.of(found[0].access(), expires_at=expires_at)
 
-    def _look(self) -> None:
+    def _reload_if_changed(self) -> None:
         """Read the file again if it has changed."""
         if time.monotonic() - self._looked_at < LOOK_SECONDS:
             return
@@ -186,7 +186,7 @@ class TokensFile:
         )
 
     def _state(self) -> tuple[int, int, int] | None:
-        """What differs when the file does."""
+        """A value that differs if the file does."""
         try:
             found = os.stat(self._path)
         except OSError:

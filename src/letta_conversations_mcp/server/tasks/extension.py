@@ -94,7 +94,7 @@ class Handle:
 
     @property
     def created_at(self) -> str:
-        return _spoken(self.at)
+        return _iso(self.at)
 
 
 class Seal:
@@ -333,7 +333,7 @@ def _task(task_id: str, handle: Handle) -> dict[str, Any]:
         "taskId": task_id,
         "createdAt": handle.created_at,
         # It was just found.
-        "lastUpdatedAt": _spoken(datetime.now(UTC)),
+        "lastUpdatedAt": _iso(datetime.now(UTC)),
         "ttlMs": None,
         "pollIntervalMs": POLL_MS,
     }
@@ -351,5 +351,5 @@ def _completed(result: CallToolResult) -> dict[str, Any]:
     return {"status": "completed", "result": shown}
 
 
-def _spoken(moment: datetime) -> str:
+def _iso(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,5 +1,5 @@
-"""The viewer as an MCP App (`io.modelcontextprotocol/ui`): its page as a resource, and its tool only for those who show
-it. `viewer.html` is built from `viewer/` by `make viewer`.
+"""The viewer as an MCP App (`io.modelcontextprotocol/ui`): its page as a resource, and its tools, which only
+clients that show it get. `viewer.html` is built from `viewer/` by `make viewer`.
 """
 
 from __future__ import annotations

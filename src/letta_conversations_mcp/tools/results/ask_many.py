@@ -22,12 +22,12 @@ from letta_conversations_mcp.tools.results.reply import REPEATED, UNCONFIRMED, d
 from letta_conversations_mcp.tools.results.result import NAME_CHARS, Result
 
 ROW_CHARS = 300
-"""Characters of the answer that a row needs beside its reply."""
+"""Characters that a row needs beside its reply."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Who is asked: an agent, in a new conversation, or the conversation of this id."""
+    """One that is asked. `name` is an agent, which `opens` a new conversation, or the id of a conversation."""
 
     name: str
     opens: bool
@@ -73,7 +73,7 @@ def row_of(
     error: str = "",
     message_key: str = "",
 ) -> ReplyRow:
-    """The row of one of them. `message_key` names a message that has no run yet."""
+    """The row of one target. `message_key` names a message that has no run yet."""
     return ReplyRow(
         to=target.name,
         status=turn.status if turn else "error",
@@ -89,12 +89,12 @@ def row_of(
 
 
 def collect(rows: Sequence[ReplyRow], budget: int) -> Replies:
-    """All of them within `budget` characters."""
+    """All rows within `budget` characters."""
     texts = [text for row in rows for text in (row.reply, row.error)]
     share = fair_share([length(text) for text in texts], budget - ROW_CHARS * (len(rows) + 1))
     shown = [row.model_copy(update={"reply": cut(row.reply, share), "error": cut(row.error, share)}) for row in rows]
     answered = sum(row.status in ("completed", "empty") for row in rows)
-    open_ones = [row for row in rows if row.status in ("running", "not_confirmed", "unknown", "needs_approval")]
+    unfinished = [row for row in rows if row.status in ("running", "not_confirmed", "unknown", "needs_approval")]
     is_cut = any(length(text) > share for text in texts)
     return Replies(
         answered=answered,
@@ -103,6 +103,6 @@ def collect(rows: Sequence[ReplyRow], budget: int) -> Replies:
         note="Cut to fit; list_messages(conversation_id=…, limit=5) shows a reply in full." if is_cut else "",
         next="Not finished: call wait_for_reply with the conversation_id and the run_id or message_key of each; do not "
         "send the message to those again."
-        if open_ones
+        if unfinished
         else "",
     )

@@ -62,7 +62,7 @@ class Cancellation(Result):
 
 
 def _kept(chunks: Sequence[Chunk], stopped: Sequence[str]) -> str:
-    """What of the stopped turn is in the history."""
+    """Which part of the stopped turn is in the history, in a sentence."""
     if not stopped:
         return ""
     messages = [read_message(chunk) for chunk in chunks if chunk.get("message_type") != "usage_statistics"]

@@ -1,4 +1,4 @@
-"""What the tools answer that open, list, change, fork and delete conversations."""
+"""What the tools that create, list, update, fork and delete conversations answer."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ class ConversationList(Result):
         without one, the rows name their agents, by `names`. `counted` is how many the list has, and whether it has
         more; it is not needed for a page that is the whole list."""
         items, by_message = page.items, query.order_by == "last_message_at"
-        # What has no time of its own is the end of such a list, and as a cursor would begin it again (seen on 0.16.8).
+        # Conversations without a message come last here; one as a cursor would start the list again (seen on 0.16.8).
         shown = tuple(each for each in items if each.last_message_at) if by_message else items
         left_out = len(shown) < len(items)
         note = _note(query, items, left_out=left_out)
         if not shown:
-            return cls(note=note, next="" if left_out else _nothing(query))
+            return cls(note=note, next="" if left_out else _next_if_empty(query))
         rows = [
             ConversationRow.of(each, with_agent=owner is None, agent_name=names.get(each.agent_id, ""))
             for each in shown
@@ -120,7 +120,7 @@ def _note(query: ConversationQuery, items: Sequence[Conversation], *, left_out: 
     return " ".join(notes)
 
 
-def _nothing(query: ConversationQuery) -> str:
+def _next_if_empty(query: ConversationQuery) -> str:
     scope = " of this agent" if query.agent_id else ""
     match = " match" if query.search and not query.after else ""
     return (

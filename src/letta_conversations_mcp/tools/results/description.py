@@ -34,15 +34,15 @@ class PendingCall(Result):
         return f"{self.tool}({self.arguments}) · {self.tool_call_id}"
 
 
-def _next_step(told: Description) -> str:
-    here = told.ref.in_call
-    if told.approvals:
+def _next_step(facts: Description) -> str:
+    here = facts.ref.in_call
+    if facts.approvals:
         return f"Ask your user, then call respond_to_approval({here}, approve=true|false)."
-    return f"wait_for_reply({here}) gives its reply." if told.run else f"list_messages({here}) reads it."
+    return f"wait_for_reply({here}) gives its reply." if facts.run else f"list_messages({here}) reads it."
 
 
 NEWEST_IDS = 10
-"""Ids of messages in context that an answer has, for fork; the conversation's resource has more."""
+"""Ids of the newest messages in context that the answer lists, for fork; the conversation's resource lists more."""
 
 
 class Described(Result):
@@ -78,20 +78,20 @@ class Described(Result):
     next: str = ""
 
     @classmethod
-    def of(cls, told: Description, budget: int) -> Described:
+    def of(cls, facts: Description, budget: int) -> Described:
         """The description within `budget` characters."""
         room = budget - RESERVED_CHARS
-        own = told.conversation
-        in_context = told.context_ids
+        own = facts.conversation
+        in_context = facts.context_ids
         settings = own.model_settings if own else {}
         fits = length(to_json(settings).decode()) <= room // 8
         return cls(
-            conversation_id=told.ref.conversation_id,
-            agent_id=told.ref.agent_id,
-            agent_name=told.agent.name if told.agent else "",
+            conversation_id=facts.ref.conversation_id,
+            agent_id=facts.ref.agent_id,
+            agent_name=facts.agent.name if facts.agent else "",
             summary=cut(own.summary, room // 8) if own else "",
             description=cut(own.description, room // 8) if own else "",
-            model=told.model,
+            model=facts.model,
             model_is_own=bool(own and own.model),
             model_settings=settings if fits else {},
             archived=bool(own and own.archived),
@@ -101,21 +101,21 @@ class Described(Result):
             changed_at=minute(own.changed_at) if own else "",
             changed_by=own.changed_by if own else "",
             last_message_at=minute(own.last_message_at) if own else "",
-            context_tokens=told.context.tokens if told.context else None,
-            context_limit=told.context_limit,
+            context_tokens=facts.context.tokens if facts.context else None,
+            context_limit=facts.context_limit,
             messages_in_context=None if in_context is None else len(in_context),
             newest_in_context=(in_context or ())[-NEWEST_IDS:],
-            messages=told.messages,
-            by_kind=told.by_kind,
-            at_least=told.more_messages,
-            isolated_blocks=tuple(block.label for block in told.isolated),
+            messages=facts.messages,
+            by_kind=facts.by_kind,
+            at_least=facts.more_messages,
+            isolated_blocks=tuple(block.label for block in facts.isolated),
             isolated_block_ids=own.isolated_block_ids if own else (),
-            memory_as_of=minute(told.memory_as_of),
-            run_id=told.run.id if told.run else "",
-            approvals=tuple(PendingCall.of(call, room // 4 // len(told.approvals)) for call in told.approvals),
-            unknown=tuple(told.unknown),
+            memory_as_of=minute(facts.memory_as_of),
+            run_id=facts.run.id if facts.run else "",
+            approvals=tuple(PendingCall.of(call, room // 4 // len(facts.approvals)) for call in facts.approvals),
+            unknown=tuple(facts.unknown),
             note="" if fits else "Its model settings are too long for this answer; its resource has them.",
-            next=_next_step(told),
+            next=_next_step(facts),
         )
 
     def to_text(self) -> str:

@@ -18,7 +18,7 @@ from letta_conversations_mcp.turns.turn import WITHDRAWN
 ReplyKind = Literal["reasoning", "tool"]
 
 ANSWERS_CHARS = 120
-"""Of the message that a reply answers: enough to know it again."""
+"""Characters shown of the message that a reply answers: enough to recognise it."""
 
 REPEATED = "This call repeats an earlier one; this is the turn of its message, which was not sent again."
 
@@ -29,11 +29,11 @@ NOTES_CHARS = 500
 """Characters for the notes and the next step of a reply."""
 
 CALL_CHARS = 150
-"""What a tool call costs beside its arguments and result."""
+"""Characters that a tool call needs beside its arguments and result."""
 
 
 def _texts(schema: dict[str, Any]) -> None:
-    """As for the counts below: names in the schemas of three tools would cost more than they tell."""
+    """A short schema: field names in the schemas of three tools would cost more tokens than they are worth."""
     schema.clear()
     schema.update({"type": "object", "additionalProperties": {"type": "string"}})
 
@@ -73,7 +73,7 @@ class ApprovalRow(Result):
 
 
 def _numbers(schema: dict[str, Any]) -> None:
-    """Names of five counts in the schema of three tools would cost every client's context more than they tell it."""
+    """A short schema, for the same reason."""
     schema.clear()
     schema.update({"type": "object", "additionalProperties": {"type": "integer"}})
 
@@ -130,8 +130,8 @@ class Reply(Result):
         message_key: str = "",
         notes: Sequence[str] = (),
     ) -> Reply:
-        """The turn within `budget` characters. Its tool calls are named always, and shown in full when wanted. With
-        `branch_of`, that conversation was busy and this branch of it answered. `notes` are sentences about how the
+        """The turn within `budget` characters. Its tool calls are always named, and shown in full if `kinds` has
+        "tool". With `branch_of`, that conversation was busy and this branch of it answered. `notes` are sentences about how the
         message was sent."""
         most_calls = max((budget - RESERVED_CHARS - NOTES_CHARS) // (2 * CALL_CHARS), 1)
         waiting = {call.id for call in turn.approvals}

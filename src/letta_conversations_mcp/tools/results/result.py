@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict
 from letta_conversations_mcp.core.untrusted import escaped
 
 SUMMARY_CHARS = 200
-"""A conversation's summary in a list or beside other facts; the rest is in its resource."""
+"""Characters shown of a conversation's summary in a list or beside other facts; its resource has the rest."""
 
 
 NAME_CHARS = 80
-"""Of an agent's name beside its id."""
+"""Characters shown of an agent's name beside its id."""
 
 
 class Result(BaseModel):

@@ -25,14 +25,14 @@ from letta_conversations_mcp.core.untrusted import quoted
 from letta_conversations_mcp.tools.results.result import Result
 
 NAME_CHARS = 60
-"""Of a name beside its id."""
+"""Characters shown of a name beside its id."""
 
 ROW_CHARS = 470
-"""What a found message costs beside its snippet, in either form of the answer: its ids and names, most of all."""
+"""Characters that a found message needs beside its snippet, in either form: its ids and names, most of all."""
 
 
 NAMED = 5
-"""Conversations that a note names."""
+"""How many conversations a note names."""
 
 
 class SearchRow(Result):
@@ -94,7 +94,7 @@ class SearchResults(Result):
 
 
 def _note(result: SearchResult, wanted: MessageSearch) -> str:
-    """What was looked through, and what was not."""
+    """What was searched, and what was not."""
     if result.scanned is None:
         return "" if result.found else "Nothing was found."
     where = "" if wanted.conversation_id else f" in {result.conversations} conversations"

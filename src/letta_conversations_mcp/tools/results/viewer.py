@@ -12,10 +12,11 @@ from letta_conversations_mcp.core.model import Message, MessageKind, ToolCall
 from letta_conversations_mcp.tools.results.result import Result
 
 LONGEST_TEXT = 100_000
-"""Characters of one message or tool result that the viewer gets."""
+"""Most characters of a message or tool result that the viewer gets."""
 
 
 Unlisted = Annotated[SkipJsonSchema[str], Field(exclude=True)]
+"""A fact that only the text states."""
 
 
 class Shown(Result):
