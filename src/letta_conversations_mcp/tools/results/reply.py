@@ -131,8 +131,8 @@ class Reply(Result):
         notes: Sequence[str] = (),
     ) -> Reply:
         """The turn within `budget` characters. Its tool calls are always named, and shown in full if `kinds` has
-        "tool". With `branch_of`, that conversation was busy and this branch of it answered. `notes` are sentences about how the
-        message was sent."""
+        "tool". With `branch_of`, that conversation was busy and this branch of it answered. `notes` are sentences about
+        how the message was sent."""
         most_calls = max((budget - RESERVED_CHARS - NOTES_CHARS) // (2 * CALL_CHARS), 1)
         waiting = {call.id for call in turn.approvals}
         calls = [_call_row(call, waiting, in_full="tool" in kinds) for call in turn.tool_calls[:most_calls]]
