@@ -26,8 +26,9 @@ from letta_conversations_mcp.conversations.lookup import (
     find_agent,
 )
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import NAME_CHARS, ConversationError, quote
+from letta_conversations_mcp.core.errors import ConversationError
 from letta_conversations_mcp.core.model import Agent, Conversation, NewConversation
+from letta_conversations_mcp.core.quoting import NAME_CHARS, quote
 from letta_conversations_mcp.settings import BackendSettings
 
 Status = Literal["created", "there already", "would create", "differs", "failed"]

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from letta_conversations_mcp.cli.failure import PROGRAM
 from letta_conversations_mcp.cli.options import settings_name
-from letta_conversations_mcp.core.errors import without_password
+from letta_conversations_mcp.core.quoting import without_password
 from letta_conversations_mcp.settings import BackendSettings, variable_of
 
 MODEL_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")

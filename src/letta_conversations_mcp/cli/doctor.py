@@ -22,8 +22,9 @@ from letta_conversations_mcp.cli.client_config import client_configuration
 from letta_conversations_mcp.cli.command import run_with_backend
 from letta_conversations_mcp.cli.failure import SHORT
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import NAME_CHARS, ConversationError, NotConfigured, quote, without_password
+from letta_conversations_mcp.core.errors import ConversationError, NotConfigured
 from letta_conversations_mcp.core.model import ConversationQuery, Health, ServerKind
+from letta_conversations_mcp.core.quoting import NAME_CHARS, quote, without_password
 from letta_conversations_mcp.settings import BackendSettings, unknown_variables
 
 CHECK_SECONDS = 15

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from letta_conversations_mcp.cli.failure import CommandFailed
-from letta_conversations_mcp.core.errors import NAME_CHARS, quote
+from letta_conversations_mcp.core.quoting import NAME_CHARS, quote
 
 LARGEST_BYTES = 5 * 1024 * 1024
 """A thousand agents with their prompts need less; reading this much takes a few seconds."""

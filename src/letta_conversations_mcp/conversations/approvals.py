@@ -8,8 +8,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Sequence
 
-from letta_conversations_mcp.core.errors import InvalidArgument, NothingPending, quote
+from letta_conversations_mcp.core.errors import InvalidArgument, NothingPending
 from letta_conversations_mcp.core.model import Approvals, Chunk, Decision, Message, ToolCall
+from letta_conversations_mcp.core.quoting import quote
 
 NOT_NAMED = "It was not among the calls that were approved."
 """The reason given for denying a call because others were approved."""

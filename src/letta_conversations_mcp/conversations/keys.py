@@ -22,8 +22,9 @@ import anyio
 
 from letta_conversations_mcp.conversations.lookup import conversations_with_summary
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import NAME_CHARS, ConversationError, InvalidArgument, quote
+from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
 from letta_conversations_mcp.core.model import Conversation, ConversationChanges, ConversationQuery, NewConversation
+from letta_conversations_mcp.core.quoting import NAME_CHARS, quote
 
 PAGE = 100
 """Conversations per request."""

@@ -12,7 +12,7 @@ from datetime import datetime
 from difflib import SequenceMatcher, get_close_matches
 
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import NAME_CHARS, Ambiguous, InvalidArgument, NotFound, Refused, quote
+from letta_conversations_mcp.core.errors import Ambiguous, InvalidArgument, NotFound, Refused
 from letta_conversations_mcp.core.model import (
     AGENT_ID,
     CONVERSATION_ID,
@@ -24,6 +24,7 @@ from letta_conversations_mcp.core.model import (
     ConversationQuery,
     ConversationRef,
 )
+from letta_conversations_mcp.core.quoting import NAME_CHARS, quote
 from letta_conversations_mcp.core.times import parse_time
 
 CANDIDATES = 8

@@ -18,14 +18,12 @@ from letta_conversations_mcp.conversations.history import DEFAULT_KINDS
 from letta_conversations_mcp.conversations.transcript import body
 from letta_conversations_mcp.core.backend import Backend, NoSearch
 from letta_conversations_mcp.core.errors import (
-    NAME_CHARS,
     ConversationError,
     InvalidArgument,
     NotFound,
     Refused,
     ServerFault,
     TimedOut,
-    quote,
 )
 from letta_conversations_mcp.core.model import (
     CONVERSATION_ID,
@@ -39,6 +37,7 @@ from letta_conversations_mcp.core.model import (
     MessageQuery,
     MessageSearch,
 )
+from letta_conversations_mcp.core.quoting import NAME_CHARS, quote
 from letta_conversations_mcp.core.times import parse_time
 
 PAGE = 100

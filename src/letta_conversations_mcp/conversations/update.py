@@ -9,8 +9,9 @@ from typing import cast
 
 from letta_conversations_mcp.conversations.keys import KEY_TAG, check_tags, key_of, mark, without_mark
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import NAME_CHARS, NO_TAGS, ConversationError, InvalidArgument, Refused, quote
+from letta_conversations_mcp.core.errors import NO_TAGS, ConversationError, InvalidArgument, Refused
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Conversation, ConversationChanges, ConversationRef
+from letta_conversations_mcp.core.quoting import NAME_CHARS, quote
 
 MODELS_NAMED = 5
 """How many models an error suggests: the most similar, or else the first."""

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
-from letta_conversations_mcp.core.errors import without_secrets
+from letta_conversations_mcp.core.quoting import without_secrets
 from letta_conversations_mcp.core.untrusted import escaped
 from letta_conversations_mcp.observability.context import current_subject
 from letta_conversations_mcp.settings import BackendSettings

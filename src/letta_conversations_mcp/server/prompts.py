@@ -21,8 +21,9 @@ from mcp_types import (
 from letta_conversations_mcp.conversations.history import read_history
 from letta_conversations_mcp.conversations.lookup import find_agent, locate
 from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, body, fit, shorten, to_markdown
-from letta_conversations_mcp.core.errors import InvalidArgument, quote
+from letta_conversations_mcp.core.errors import InvalidArgument
 from letta_conversations_mcp.core.model import ConversationQuery, ConversationRef, MessageQuery
+from letta_conversations_mcp.core.quoting import quote
 from letta_conversations_mcp.core.untrusted import quoted
 from letta_conversations_mcp.tools.base import Services
 from letta_conversations_mcp.tools.mcp_errors import raising_mcp_errors

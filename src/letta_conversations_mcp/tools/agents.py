@@ -9,8 +9,9 @@ from pydantic import Field
 from letta_conversations_mcp.conversations.lookup import check_agent_cursor, count_all_conversations, find_agent
 from letta_conversations_mcp.conversations.transcript import cut
 from letta_conversations_mcp.conversations.update import check_model
-from letta_conversations_mcp.core.errors import NAME_CHARS, InvalidArgument, NotConfirmed, Refused
+from letta_conversations_mcp.core.errors import InvalidArgument, NotConfirmed, Refused
 from letta_conversations_mcp.core.model import NewAgent
+from letta_conversations_mcp.core.quoting import NAME_CHARS
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.base import (
     AgentArgument,

@@ -23,7 +23,8 @@ from pydantic import Field, ValidationError
 
 from letta_conversations_mcp.core.access import Access, Scope
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import NAME_CHARS, ConversationError, InvalidArgument, TimedOut, quote
+from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, TimedOut
+from letta_conversations_mcp.core.quoting import NAME_CHARS, quote
 from letta_conversations_mcp.notifications.poller import Poller
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.mcp_errors import to_tool_error

@@ -28,16 +28,10 @@ from letta_conversations_mcp.backends.app_server.error_texts import delete_line,
 from letta_conversations_mcp.backends.app_server.process import AppServer
 from letta_conversations_mcp.backends.app_server.subscription_keeper import SubscriptionKeeper
 from letta_conversations_mcp.backends.app_server.turn_lock import lock_folder
-from letta_conversations_mcp.core.errors import (
-    Refused,
-    ServerFault,
-    TimedOut,
-    Unauthorized,
-    Unreachable,
-    said,
-)
+from letta_conversations_mcp.core.errors import Refused, ServerFault, TimedOut, Unauthorized, Unreachable
 from letta_conversations_mcp.core.message_json import mapping_field, text_field
 from letta_conversations_mcp.core.model import ConversationRef
+from letta_conversations_mcp.core.quoting import said
 from letta_conversations_mcp.core.task_groups import background_tasks
 
 SETTING = "--app-server-url (or LETTA_MCP_APP_SERVER_URL)"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from letta_conversations_mcp.backends.app_server.agents import LocalAgents
 from letta_conversations_mcp.backends.app_server.app_server_json import read_conversation
 from letta_conversations_mcp.conversations.lookup import in_order
-from letta_conversations_mcp.core.errors import NAME_CHARS, InvalidArgument, NotFound, Refused, quote
+from letta_conversations_mcp.core.errors import InvalidArgument, NotFound, Refused
 from letta_conversations_mcp.core.message_json import mapping_field, mappings, text_field
 from letta_conversations_mcp.core.model import (
     Block,
@@ -19,6 +19,7 @@ from letta_conversations_mcp.core.model import (
     NewConversation,
     Page,
 )
+from letta_conversations_mcp.core.quoting import NAME_CHARS, quote
 
 LIST_PAGE = 200
 """Conversations per request: the server sorts and filters little, so all are fetched and sorted here."""

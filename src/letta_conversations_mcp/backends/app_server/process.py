@@ -36,8 +36,9 @@ import anyio.to_thread
 from letta_conversations_mcp.backends.app_server import supervisor
 from letta_conversations_mcp.backends.app_server.activity import ActivityLock
 from letta_conversations_mcp.backends.app_server.broken_files import BACKEND, broken_records
-from letta_conversations_mcp.core.errors import QUOTE_CHARS, ConversationError, quote
+from letta_conversations_mcp.core.errors import ConversationError
 from letta_conversations_mcp.core.installation import install_command
+from letta_conversations_mcp.core.quoting import QUOTE_CHARS, quote
 
 LOG = "server.log"
 

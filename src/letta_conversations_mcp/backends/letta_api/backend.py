@@ -26,7 +26,7 @@ from letta_conversations_mcp.backends.letta_api.summaries import unclear_runs, w
 from letta_conversations_mcp.conversations.compaction import TOO_LITTLE, compaction_body
 from letta_conversations_mcp.conversations.update import check_model
 from letta_conversations_mcp.core.backend import NoSearch
-from letta_conversations_mcp.core.errors import NotFound, Refused, without_password
+from letta_conversations_mcp.core.errors import NotFound, Refused
 from letta_conversations_mcp.core.message_json import int_field, read_message, text_field
 from letta_conversations_mcp.core.model import (
     DEFAULT_CONVERSATION,
@@ -47,6 +47,7 @@ from letta_conversations_mcp.core.model import (
     Page,
     Run,
 )
+from letta_conversations_mcp.core.quoting import without_password
 
 RUN_MESSAGES = 1000
 """How many of a run's newest messages are read. A turn has two per step, and up to 50 steps by Letta's default."""

@@ -15,9 +15,9 @@ import letta_client
 from pydantic_core import from_json
 
 from letta_conversations_mcp.backends.letta_api.client import Client
-from letta_conversations_mcp.core.errors import quote
 from letta_conversations_mcp.core.message_json import text_field
 from letta_conversations_mcp.core.model import Health
+from letta_conversations_mcp.core.quoting import quote
 from letta_conversations_mcp.settings import CLOUD_URL
 
 NOBODY = "conv-00000000-0000-4000-8000-000000000000"

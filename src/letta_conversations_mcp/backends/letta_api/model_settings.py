@@ -7,7 +7,8 @@ from typing import cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from letta_conversations_mcp.core.errors import NAME_CHARS, InvalidArgument, quote
+from letta_conversations_mcp.core.errors import InvalidArgument
+from letta_conversations_mcp.core.quoting import NAME_CHARS, quote
 
 
 def check_model_settings(settings: dict[str, object], provider_of_model: str = "") -> dict[str, object]:

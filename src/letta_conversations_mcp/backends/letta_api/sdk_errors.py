@@ -24,9 +24,9 @@ from letta_conversations_mcp.core.errors import (
     TooManyRequests,
     Unauthorized,
     Unreachable,
-    said,
 )
 from letta_conversations_mcp.core.message_json import mapping_field, text_field
+from letta_conversations_mcp.core.quoting import said
 
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 """Exceptions that httpx raises before a request has left this machine."""

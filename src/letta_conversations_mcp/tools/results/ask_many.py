@@ -11,12 +11,12 @@ from letta_conversations_mcp.conversations.transcript import (
     fair_share,
     length,
 )
-from letta_conversations_mcp.core.errors import quote
 from letta_conversations_mcp.core.model import (
     ConversationRef,
     Turn,
     TurnStatus,
 )
+from letta_conversations_mcp.core.quoting import quote
 from letta_conversations_mcp.core.untrusted import quoted
 from letta_conversations_mcp.tools.results.reply import REPEATED, UNCONFIRMED, describe_failure
 from letta_conversations_mcp.tools.results.result import NAME_CHARS, Result

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, cut, fair_share, length
-from letta_conversations_mcp.core.errors import said
 from letta_conversations_mcp.core.model import ConversationRef, ToolCall, Turn, TurnStatus, Usage
+from letta_conversations_mcp.core.quoting import said
 from letta_conversations_mcp.core.untrusted import entry, quoted
 from letta_conversations_mcp.tools.results.result import NAME_CHARS, Result
 from letta_conversations_mcp.turns.recovery import DIED
