@@ -74,4 +74,4 @@ def test_a_pattern_runs_in_linear_time(name: str) -> None:
 
 
 def test_all_patterns_are_found() -> None:
-    assert {"core.errors._ACTOR.0", "conversations.keys._MARK.0"} <= set(PATTERNS)
+    assert {"core.quoting._ACTOR.0", "conversations.keys._MARK.0"} <= set(PATTERNS)

@@ -280,7 +280,7 @@ async def test_a_variable_that_is_misspelt_is_warned_of(run: Run, monkeypatch: p
 
     found = checks(ran.out)["variables"]
     assert (ran.status, found["status"]) == (0, "warn")
-    assert "LETTA_MCP_WAIT_SECOND " in found["found"]
+    assert found["found"] == "no option reads LETTA_MCP_WAIT_SECOND"
     assert found["to_do"] == "Did you mean LETTA_MCP_WAIT_SECONDS?"
 
 
