@@ -13,7 +13,7 @@ from typing import get_args
 
 from tests.faults.cell import Case, Evil
 from tests.faults.clients import Leaving, ends_server
-from tests.faults.places import APP_SERVER, FAKE_LETTA, FAKE_WITHOUT_REDIS, WITHOUT_REDIS
+from tests.faults.places import APP_SERVER, FAKE_WITHOUT_REDIS, WITHOUT_REDIS
 from tests.faults.plan import At, Break, Fault, Garble, Garbling, How, Plan, Refuse, Reply, Wait
 from tests.rig.servers import ALL_WAYS, Way
 
@@ -185,12 +185,6 @@ KNOWN: tuple[Known, ...] = (
         r"^(?:reset|close|end) everywhere (?:once|instead|after)",
         frozenset({"wrong", "lost", "stuck", "leaked"}),
         "the App Server stops a turn that nobody is subscribed to any more, and its conversation takes no other",
-    ),
-    Known(
-        frozenset({FAKE_LETTA}),
-        r"^client: disconnect, and send again once the server has the request",
-        frozenset({"doubled"}),
-        "in memory, the next server starts before Letta has created the run, so the run may be another client's",
     ),
 )
 

@@ -440,6 +440,29 @@ async def test_a_turn_of_another_process_is_joined_only_on_evidence(
     assert (turn.reply, turn.repeated) == (("done", True) if joins else ("to this one", False))
 
 
+async def test_a_run_that_letta_created_after_this_process_began_is_joined_if_its_message_is_older() -> None:
+    call = {"target": str(HERE), "call": fingerprint("hello")}
+    place = Place()
+    a_second_older = uuid.UUID(int=uuid.UUID(CallIdentity(**call).otid(HERE)).int - (1000 << 80))
+    held_by(place, str(a_second_older), LATER)
+    async with scheduler_at(place) as scheduler:
+        send = sending(HERE, message("hello").model_copy(update={"otid": ""}))
+        turn, _ = await scheduler.send_and_wait(send, 10, silent)
+
+    assert (turn.reply, turn.repeated) == ("done", True)
+
+
+async def test_a_message_that_was_made_after_this_process_began_is_anothers() -> None:
+    call = {"target": str(HERE), "call": fingerprint("hello")}
+    place = Place()
+    async with scheduler_at(place) as scheduler:
+        held_by(place, CallIdentity(**call).otid(HERE), LATER)
+        send = sending(HERE, message("hello").model_copy(update={"otid": ""}))
+        turn, _ = await scheduler.send_and_wait(send, 10, silent)
+
+    assert (turn.reply, turn.repeated) == ("to this one", False)
+
+
 async def test_a_busy_conversation_whose_run_is_not_named_yet_is_asked_for_it() -> None:
     place = Place()
     held_by(place, HELLO.otid(HERE), LATER)

@@ -12,8 +12,8 @@ In all of these the call comes from the same place: an unnamed caller is told fr
 
 Over processes, where no call is remembered, the otid shows what a message is. A request that has an id of its own gives
 its message always the same otid, so a proxy's copy of it is the same message wherever it arrives. Of other messages the
-last 48 bits of the otid hash the caller and the call: an identical call to a process that was started after the turn
-began is the same message. Replicas that share a Redis know more (`replicas`).
+first 48 bits of the otid tell the time, and the last 48 hash the caller and the call: an identical call to a process
+that was started later is the same message. Replicas that share a Redis know more (`replicas`).
 
 No evidence, no merging. What is remembered here is only a hint: everything can be found at Letta without it.
 """
@@ -21,9 +21,11 @@ No evidence, no merging. What is remembered here is only a hint: everything can 
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from hashlib import blake2b
 
 import anyio
@@ -89,9 +91,13 @@ class CallIdentity:
             return str(uuid.UUID(bytes=_hash(*parts, size=16), version=4))
         if not self.call:
             return str(uuid.uuid4())
-        request = _hash("request", self.caller, self.session, self.request, self.call, size=10)
+        if self.request:
+            made = _hash("request", self.caller, self.session, self.request, self.call, size=10)
+        else:
+            # Rounded up, so that no message looks older than a process that was there before it.
+            made = (int(time.time() * 1000) + 1).to_bytes(6, "big") + os.urandom(4)
         call = _hash("call", self.caller, self.origin, self.call, size=6)
-        return str(uuid.UUID(bytes=(request if self.request else os.urandom(10)) + call, version=4))
+        return str(uuid.UUID(bytes=made + call, version=4))
 
     def is_same_call(self, otid: str) -> bool:
         """True if the message of this otid was sent by the same caller, from the same place, with an identical call."""
@@ -99,6 +105,16 @@ class CallIdentity:
 
     def _bare(self) -> str:
         return self.otid(ConversationRef(conversation_id="", agent_id=""))
+
+
+def was_made_before(otid: str, moment: datetime) -> bool:
+    """True if an otid tells that its message was made in the day before a moment. The otid of a request with an id of
+    its own tells no time, and reads as one of that day once in three million."""
+    try:
+        age = moment.timestamp() - (uuid.UUID(otid).int >> 80) / 1000
+    except ValueError:
+        return False
+    return 0 < age < timedelta(days=1).total_seconds()
 
 
 def key_was_used() -> InvalidArgument:

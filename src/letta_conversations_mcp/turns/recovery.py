@@ -30,7 +30,7 @@ from letta_conversations_mcp.core.model import (
 )
 from letta_conversations_mcp.core.times import parse_time
 from letta_conversations_mcp.turns.aggregate import TurnBuilder
-from letta_conversations_mcp.turns.idempotency import CallIdentity, key_was_used
+from letta_conversations_mcp.turns.idempotency import CallIdentity, key_was_used, was_made_before
 from letta_conversations_mcp.turns.timing import Timing
 
 RECENT_RUNS = 20
@@ -321,7 +321,8 @@ async def run_of_same(
     if message.is_in(asked):
         return run
     began = parse_time(run.created_at)
-    is_from_before = began is not None and began < started_at
+    # Letta creates the run a moment after it took the message.
+    is_from_before = (began is not None and began < started_at) or was_made_before(asked.otid, started_at)
     return run if is_from_before and identity.is_same_call(asked.otid) else None
 
 
