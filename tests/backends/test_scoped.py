@@ -80,6 +80,18 @@ async def test_every_operation_finds_nothing_of_somebody_else(letta: Letta, oper
     assert await letta.stored_texts(theirs, conversation) == ["a secret"]
 
 
+# Search has tests of its own; a stream can only be resumed while it lasts.
+@pytest.mark.parametrize("operation", sorted(operations() - OPEN_TO_ALL - {"search_messages", "resume"}))
+async def test_every_operation_reaches_an_own_conversation(letta: Letta, operation: str) -> None:
+    mine, _ = await letta.new_agent()
+    conversation = await letta.new_conversation(mine)
+    await letta.send(conversation, "hello")
+    [run] = await letta.request("GET", "/v1/runs/", params={"conversation_id": conversation})
+    ref = ConversationRef(conversation_id=conversation, agent_id=mine)
+    async with scoped(letta, mine) as backend:
+        await call(backend, operation, ref, run["id"])
+
+
 @pytest.mark.parametrize("operation", ["list_messages", "search_messages", "send", "cancel", "fork", "get_prompt"])
 async def test_a_conversation_of_one_agent_is_none_of_another_of_the_same_caller(letta: Letta, operation: str) -> None:
     owner, other = [(await letta.new_agent())[0] for _ in range(2)]

@@ -180,6 +180,61 @@ async def test_a_running_turn_is_left_behind_when_one_goes_elsewhere(letta: Lett
         await terminal.until("slow answer")
 
 
+async def test_a_command_that_cannot_be_carried_out_says_why(letta: Letta) -> None:
+    agent_id, agent = await letta.new_agent()
+    await letta.new_conversation(agent_id, "plan A")
+    await letta.new_conversation(agent_id, "plan B")
+
+    async with chat(letta.base_url, "--agent", agent) as terminal:
+        await terminal.until("has no message yet")
+        for typed, answer in {
+            "/history 1000": "/history takes a count from 1 to 100.",
+            "/approve": "Nothing waits for a decision here.",
+            "/deny": "Nothing waits for a decision here.",
+            "/compact nonsense": "There are the modes",
+            "/rename": "Say the name: /rename NAME",
+            "/memory x": "/memory says what has changed",
+            "/search": "Say what to look for: /search WORDS",
+            "/list nonsense": "No conversation is called like that.",
+            "/agents nonsense": "No agent is called like that.",
+            "/switch plan": "Several are called 'plan'",
+            "/show": "The latest reply has neither reasoning nor tool calls.",
+            "/cancel": "Nothing is running here, so nothing was stopped.",
+        }.items():
+            seen = terminal.flat.count(answer)
+            terminal.enter(typed)
+            await terminal.until(answer, times=seen + 1)
+        terminal.enter("/switch default")
+        await terminal.until_status("default")
+        terminal.enter("/delete yes")
+        await terminal.until("The default conversation of an agent cannot be deleted.")
+    assert {each["summary"] for each in await listed(letta, agent_id)} == {"plan A", "plan B"}
+
+
+async def test_a_command_without_a_name_lists_what_there_is(letta: Letta) -> None:
+    await letta.new_agent()
+    agent_id, agent = await letta.new_agent()
+    await letta.new_conversation(agent_id, "plan A")
+
+    async with chat(letta.base_url) as terminal:
+        await terminal.until("/agent NUMBER talks with one.")
+        terminal.enter("hello")
+        await terminal.until("Choose an agent first")
+        await terminal.until("you ▸ hello")
+        terminal.press("\x15")  # The message is in the input again: Ctrl-U takes it out.
+        terminal.enter(f"/agent {agent_id}")
+        await terminal.until_status(agent)
+        terminal.enter("/agent")
+        await terminal.until("/agent NUMBER talks with one.", times=2)
+        terminal.enter("/switch")
+        await terminal.until("● 1 plan A")
+        terminal.enter("/show on")
+        await terminal.until("are shown in full from now on")
+        terminal.enter("/show off")
+        await terminal.until("They are folded again.")
+    assert await letta.stored_texts(agent_id, "default") == []
+
+
 @pytest.mark.parametrize(("typed", "answer"), [("/swich", "Did you mean /switch?"), ("/xyz", "/help lists them.")])
 async def test_an_unknown_command_is_no_message(letta: Letta, typed: str, answer: str) -> None:
     agent_id, _ = await letta.new_agent()
