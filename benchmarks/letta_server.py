@@ -1,4 +1,5 @@
-"""The fake Letta server, in a process of its own: `python -m benchmarks.letta_server`.
+"""The fake Letta server, in a process of its own: `python -m benchmarks.letta_server`, with more messages in one
+conversation or more conversations of the agent for the measurements of scale.
 
 It shares no event loop with what is measured. Its model takes no time unless a message asks for it, so nothing hides
 what we cost. It tells its address and its conversations in one line on stdout, and ends when its stdin does: it cannot
@@ -7,6 +8,7 @@ outlive who started it.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import re
 import sys
@@ -20,7 +22,7 @@ from pydantic import BaseModel
 
 from benchmarks.dialogue import EXCHANGES, SHORT_EXCHANGES, Exchange, repeated
 from tests.rig.fake_letta import FakeLetta
-from tests.rig.fake_store import Conversation
+from tests.rig.fake_store import Conversation, Row
 from tests.rig.model import Answer, Hold, ModelCall, Say, ScriptedModel
 
 PAGE = 100
@@ -43,6 +45,8 @@ class Place(BaseModel):
     """A conversation of more than a page, with tool calls and thoughts."""
     small_talk: str
     """A conversation of more than a page, all of it short messages."""
+    long: str
+    """A conversation of as many messages as were asked for."""
     others: list[str]
     """Conversations without a message, to send some to."""
 
@@ -61,7 +65,7 @@ class TimedModel(ScriptedModel):
         return held
 
 
-async def serve() -> None:
+async def serve(messages: int, conversations: int) -> None:
     model = TimedModel()
     fake = FakeLetta(model)
     agent_id = fake.add_agent("Assistant")
@@ -72,8 +76,11 @@ async def serve() -> None:
         await talk(model, base_url, ids[1], SHORT_EXCHANGES)
         for each in ids[:2]:
             spread(fake.conversations[each])
+        fill(fake.conversations[ids[2]], messages)
+        for number in range(conversations - CONVERSATIONS):
+            fake.add_conversation(agent_id, f"archive {number}")
         fake.requests.clear()
-        place = Place(base_url=base_url, agent_id=agent_id, talk=ids[0], small_talk=ids[1], others=ids[2:])
+        place = Place(base_url=base_url, agent_id=agent_id, talk=ids[0], small_talk=ids[1], long=ids[2], others=ids[3:])
         print(place.model_dump_json(), flush=True)
         await anyio.to_thread.run_sync(sys.stdin.read)
 
@@ -100,5 +107,21 @@ def spread(conversation: Conversation) -> None:
             item["date"] = row.created.isoformat(timespec="seconds")
 
 
+def fill(conversation: Conversation, count: int) -> None:
+    """So many short messages, a second apart, as if they had been sent."""
+    rows: list[Row] = []
+    for number in range(count):
+        created = conversation.created + timedelta(microseconds=number + 1)
+        row = Row(conversation.agent.id, conversation.id, "user", created, "", sequence=10_000 + number)
+        row.show("user_message", None, content=f"message {number} of many, about nothing")
+        rows.append(row)
+    conversation.agent.rows.extend(rows)
+    conversation.append(rows)
+
+
 if __name__ == "__main__":
-    anyio.run(serve)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--messages", type=int, default=0)
+    parser.add_argument("--conversations", type=int, default=CONVERSATIONS)
+    options = parser.parse_args()
+    anyio.run(serve, options.messages, options.conversations)

@@ -21,11 +21,11 @@ from typing import IO, Any, cast
 
 import psutil
 
-from benchmarks.letta_server import Place
+from benchmarks.letta_server import CONVERSATIONS, Place
 
 ROOT = Path(__file__).parents[1]
 
-LONGEST_LIFE = 280
+LONGEST_LIFE = 900
 """Seconds after which a process is killed, so that one which hangs cannot hang the run."""
 
 RIVAL = ROOT / "build/rival/node_modules/letta-mcp-linux-x64/bin/letta-server"
@@ -154,6 +154,12 @@ def our_http_server(base_url: str, *, room: int = 1000) -> Generator[HttpServer]
         yield server
 
 
+def export_command(base_url: str, conversation_id: str, file: Path) -> tuple[list[str], dict[str, str]]:
+    """The command that exports a conversation to a file, and its environment."""
+    command = [*_python("letta_conversations_mcp"), "export", conversation_id, "-o", str(file)]
+    return command, _environment() | {"LETTA_BASE_URL": base_url}
+
+
 @contextmanager
 def typed_server(base_url: str) -> Generator[HttpServer]:
     """The twenty-line server over HTTP."""
@@ -193,8 +199,10 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def letta_server() -> Generator[Place]:
-    with _running(_python("benchmarks.letta_server"), {}) as process:
+def letta_server(*, messages: int = 0, conversations: int = CONVERSATIONS) -> Generator[Place]:
+    """The fake Letta server, with so many messages in `Place.long` and so many conversations of its agent."""
+    sizes = ["--messages", str(messages), "--conversations", str(conversations)]
+    with _running([*_python("benchmarks.letta_server"), *sizes], {}) as process:
         line = _output(process).readline()
         if not line:
             raise ServerEnded("the fake Letta server did not start")

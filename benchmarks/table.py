@@ -10,7 +10,7 @@ from typing import Literal
 
 from benchmarks.pairs import ratio_of_pairs
 
-Unit = Literal["ms", "MB", "chars", "count"]
+Unit = Literal["ms", "MB", "kB", "chars", "count", "share"]
 
 WIDTH = 98
 COLUMNS = "{what:<45}{ours:>13}{other:>13}{ratio:>8}{goal:>10}  {met}"
@@ -78,5 +78,9 @@ def _amount(value: float, unit: Unit) -> str:
             return f"{value * 1000:,.{2 if value < 0.1 else 0}f} ms"
         case "MB":
             return f"{value / 1e6:.1f} MB"
+        case "kB":
+            return f"{value / 1e3:.1f} kB"
+        case "share":
+            return f"{value:.0%}"
         case "chars" | "count":
             return f"{value:,.0f}"

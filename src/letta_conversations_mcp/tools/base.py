@@ -17,9 +17,11 @@ from anyio.abc import TaskGroup
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import func_metadata
 from mcp.shared.exceptions import MCPError
 from mcp_types import InputRequiredResult, ToolAnnotations
 from pydantic import Field, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 
 from letta_conversations_mcp.core.access import Access, Scope
 from letta_conversations_mcp.core.backend import Backend
@@ -92,6 +94,17 @@ async def time_limit(what: str, seconds: float) -> AsyncGenerator[None]:
         yield
     if scope.cancelled_caught:
         raise TimedOut(what, seconds, "The same call can be made again.")
+
+
+CONTEXT = "ctx"
+"""The parameter of every tool's function that is not an argument of the tool."""
+
+
+class _JsonSchema(GenerateJsonSchema):
+    """Defaults are JSON as they are: pydantic would make a serializer for each of hundreds."""
+
+    def encode_default(self, dft: Any) -> Any:
+        return dft
 
 
 class PersonAsked(Exception):
@@ -215,8 +228,21 @@ class ToolSpec:
     def build(self, wait_seconds: float) -> ConversationTool:
         """The tool with its schemas, which take some milliseconds to derive. `wait_seconds`: how long a call waits
         unless it says otherwise."""
-        tool = ConversationTool.from_function(
-            self.fn,
+        # Not by `from_function`, which derives the schema of a model that accepts unknown arguments and drops them.
+        metadata = func_metadata(self.fn, skip_names=[CONTEXT])
+        model = metadata.arg_model
+        model.model_config["extra"] = "forbid"
+        model.model_rebuild(force=True)
+        parameters = _compact_schema(model.model_json_schema(by_alias=True, schema_generator=_JsonSchema))
+        if waiting := parameters["properties"].get("wait_seconds"):
+            waiting["default"] = int(wait_seconds) if wait_seconds.is_integer() else wait_seconds
+        return ConversationTool(
+            fn=self.fn,
+            name=self.name,
+            parameters=parameters,
+            fn_metadata=metadata,
+            is_async=True,
+            context_kwarg=CONTEXT,
             title=self.title,
             description=" ".join((self.fn.__doc__ or "").split()),
             annotations=ToolAnnotations(
@@ -228,14 +254,6 @@ class ToolSpec:
             ),
             meta=self._meta(),
         )
-        # An unknown argument must be an error: the SDK would silently drop it.
-        model = tool.fn_metadata.arg_model
-        model.model_config["extra"] = "forbid"
-        model.model_rebuild(force=True)
-        tool.parameters = _compact_schema(model.model_json_schema(by_alias=True))
-        if waiting := tool.parameters["properties"].get("wait_seconds"):
-            waiting["default"] = int(wait_seconds) if wait_seconds.is_integer() else wait_seconds
-        return cast("ConversationTool", tool)
 
     def _meta(self) -> dict[str, Any] | None:
         if not self.shown_in:

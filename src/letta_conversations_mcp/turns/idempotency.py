@@ -170,6 +170,7 @@ class RecentCalls:
     def __init__(self) -> None:
         self._calls: dict[tuple[str, str, str], list[_Call]] = {}
         self._count = 0
+        self._forget_at = MOST_KEPT
         self._silent: set[tuple[str, str]] = set()
         """Sessions that have given up calls without cancelling them."""
 
@@ -253,7 +254,7 @@ class RecentCalls:
 
     def _forget_old(self) -> None:
         """Keep what may still be repeated, and no more than the newest few."""
-        if self._count < MOST_KEPT:
+        if self._count < self._forget_at:
             return
         limit = anyio.current_time() - KEPT_SECONDS
         for name, calls in list(self._calls.items()):
@@ -265,6 +266,8 @@ class RecentCalls:
                 self._calls[name] = kept
             else:
                 del self._calls[name]
+        # Calls that wait are kept, and may be many: not to be looked through again for every call.
+        self._forget_at = max(MOST_KEPT, 2 * self._count)
 
 
 def _name(identity: CallIdentity) -> tuple[str, str, str]:
