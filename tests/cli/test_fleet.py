@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from letta_conversations_mcp.cli.failure import CommandFailed
+from letta_conversations_mcp.cli.exit_status import CommandFailed
 from letta_conversations_mcp.cli.fleet import LARGEST_BYTES, read_fleet
 
 

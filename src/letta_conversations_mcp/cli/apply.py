@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic_core import to_json
 
 from letta_conversations_mcp.cli.command import run_with_backend
-from letta_conversations_mcp.cli.failure import CommandFailed
+from letta_conversations_mcp.cli.exit_status import CommandFailed
 from letta_conversations_mcp.cli.fleet import DeclaredAgent, DeclaredConversation, Fleet, read_fleet
 from letta_conversations_mcp.conversations.keys import without_mark
 from letta_conversations_mcp.conversations.lookup import (

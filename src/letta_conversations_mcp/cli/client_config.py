@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from letta_conversations_mcp.cli.failure import PROGRAM
 from letta_conversations_mcp.cli.options import settings_name
+from letta_conversations_mcp.cli.program_name import PROGRAM
 from letta_conversations_mcp.core.quoting import without_password
 from letta_conversations_mcp.settings import BackendSettings, variable_of
 

@@ -11,7 +11,7 @@ import click
 from pydantic_settings import BaseSettings
 
 from letta_conversations_mcp.backends.open import check_backend, open_backend
-from letta_conversations_mcp.cli.failure import run_to_status, warn
+from letta_conversations_mcp.cli.exit_status import run_to_status, warn
 from letta_conversations_mcp.cli.help import Formatter, HelpContext
 from letta_conversations_mcp.cli.options import LETTA, GroupedOption, SettingOption, read_settings, setting_options
 from letta_conversations_mcp.core.backend import Backend

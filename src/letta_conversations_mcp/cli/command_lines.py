@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, cast
 
-from letta_conversations_mcp.cli.failure import program_name
+from letta_conversations_mcp.cli.program_name import program_name
 from letta_conversations_mcp.cli.tool_arguments import flag, positional, tool_names
 
 _PLACEHOLDER = "…"

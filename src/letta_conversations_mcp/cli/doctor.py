@@ -20,7 +20,7 @@ from letta_conversations_mcp import __version__
 from letta_conversations_mcp.backends.letta_api.network_variables import check_network, network_variables
 from letta_conversations_mcp.cli.client_config import client_configuration
 from letta_conversations_mcp.cli.command import run_with_backend
-from letta_conversations_mcp.cli.failure import SHORT
+from letta_conversations_mcp.cli.program_name import SHORT
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError, NotConfigured
 from letta_conversations_mcp.core.model import ConversationQuery, Health, ServerKind

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from letta_conversations_mcp.cli.command import run_with_backend
+from letta_conversations_mcp.cli.exit_status import CommandFailed
 from letta_conversations_mcp.cli.export_file import KINDS, Format, NotAnExport, Resumption, entry, find_end, head
-from letta_conversations_mcp.cli.failure import CommandFailed
 from letta_conversations_mcp.conversations.history import read_whole
 from letta_conversations_mcp.conversations.lookup import locate
 from letta_conversations_mcp.core.backend import Backend

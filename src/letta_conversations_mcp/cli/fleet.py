@@ -15,7 +15,7 @@ from typing import Annotated, Any, cast
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
-from letta_conversations_mcp.cli.failure import CommandFailed
+from letta_conversations_mcp.cli.exit_status import CommandFailed
 from letta_conversations_mcp.core.quoting import NAME_CHARS, quote
 
 LARGEST_BYTES = 5 * 1024 * 1024

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 
 from letta_conversations_mcp.cli.command import Command, Examples
 from letta_conversations_mcp.cli.command_lines import for_person
-from letta_conversations_mcp.cli.failure import warn
+from letta_conversations_mcp.cli.exit_status import warn
 from letta_conversations_mcp.cli.options import GroupedOption
 from letta_conversations_mcp.cli.tool_arguments import METAVARS, Message, commands_of_tools, given
 from letta_conversations_mcp.cli.tool_calls import Answer, Tools, run_with_tools

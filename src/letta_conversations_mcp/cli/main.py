@@ -7,10 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from letta_conversations_mcp.cli import loading
-from letta_conversations_mcp.cli.failure import run_to_status
-
-COMPLETE_VARIABLE = "_LETTA_CONVERSATIONS_MCP_COMPLETE"
-"""Set by the completion scripts of shells."""
+from letta_conversations_mcp.cli.exit_status import run_to_status
+from letta_conversations_mcp.cli.program_name import COMPLETE_VARIABLE
 
 
 def main(argv: Sequence[str] | None = None) -> int:

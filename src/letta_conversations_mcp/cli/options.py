@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from letta_conversations_mcp.cli.failure import warn
+from letta_conversations_mcp.cli.exit_status import warn
 from letta_conversations_mcp.settings import flag_of, variable_of
 
 LETTA = "Letta"

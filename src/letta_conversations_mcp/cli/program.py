@@ -12,9 +12,9 @@ from click.shell_completion import CompletionItem, get_completion_class
 from letta_conversations_mcp import __version__
 from letta_conversations_mcp.cli import commands
 from letta_conversations_mcp.cli.command import FILES, SECTIONS, SERVER, START
-from letta_conversations_mcp.cli.failure import INTERRUPTED, PROGRAM, SHORT, program_name
+from letta_conversations_mcp.cli.exit_status import INTERRUPTED
 from letta_conversations_mcp.cli.help import HelpContext
-from letta_conversations_mcp.cli.main import COMPLETE_VARIABLE
+from letta_conversations_mcp.cli.program_name import COMPLETE_VARIABLE, PROGRAM, SHORT, program_name
 
 INTRODUCTION = (
     "Talk with Letta agents, at a terminal and from any MCP client. Without a command it serves MCP over stdio, which "

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import anyio
 
-from letta_conversations_mcp.cli.failure import SHORT, CommandFailed
+from letta_conversations_mcp.cli.exit_status import CommandFailed
+from letta_conversations_mcp.cli.program_name import SHORT
 from letta_conversations_mcp.core.installation import install_command
 from letta_conversations_mcp.observability.logs import configure_logging
 from letta_conversations_mcp.server.app import build_server

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from letta_conversations_mcp.cli.failure import CommandFailed
+from letta_conversations_mcp.cli.exit_status import CommandFailed
 from letta_conversations_mcp.core.access import SCOPES
 from letta_conversations_mcp.http.auth.token_file import BadTokensFile, TokenEntry, hash_of, make_token, read_tokens
 

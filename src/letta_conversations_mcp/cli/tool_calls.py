@@ -18,7 +18,7 @@ from mcp_types import CallToolResult, TextContent
 
 from letta_conversations_mcp.backends.open import check_backend
 from letta_conversations_mcp.cli.command_lines import command_line
-from letta_conversations_mcp.cli.failure import FAILED, warn
+from letta_conversations_mcp.cli.exit_status import FAILED, warn
 from letta_conversations_mcp.observability.logs import configure_logging
 from letta_conversations_mcp.server.app import ConversationServer, build_server
 from letta_conversations_mcp.settings import Settings

@@ -16,7 +16,7 @@ import click
 
 from letta_conversations_mcp.cli.command import AGENTS, CONVERSATIONS, TALK, Command, Examples
 from letta_conversations_mcp.cli.command_lines import for_person
-from letta_conversations_mcp.cli.failure import warn
+from letta_conversations_mcp.cli.exit_status import warn
 from letta_conversations_mcp.cli.options import GroupedOption
 from letta_conversations_mcp.cli.tool_arguments import commands_of_tools, given, parameters, schema_of
 from letta_conversations_mcp.cli.tool_calls import Answer, Tools, run_with_tools

@@ -16,8 +16,8 @@ from letta_conversations_mcp.cli.chat.history import entries_of
 from letta_conversations_mcp.cli.chat.navigation_commands import begin, find_agent
 from letta_conversations_mcp.cli.chat.session import Session
 from letta_conversations_mcp.cli.chat.status import tokens
+from letta_conversations_mcp.cli.exit_status import CommandFailed
 from letta_conversations_mcp.cli.export import Exporter, into_file
-from letta_conversations_mcp.cli.failure import CommandFailed
 from letta_conversations_mcp.core.errors import ConversationError
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, CompactionMode, ConversationRef
 from letta_conversations_mcp.tools.results.cancellation import Cancellation

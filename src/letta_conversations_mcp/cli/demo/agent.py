@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from letta_conversations_mcp.cli.failure import CommandFailed
+from letta_conversations_mcp.cli.exit_status import CommandFailed
 
 CALL_SECONDS = 400
 """Longer than the server's own limit for any call, so only a broken server takes this long."""

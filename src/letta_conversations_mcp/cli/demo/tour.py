@@ -27,7 +27,7 @@ from letta_conversations_mcp.backends.app_server.process import until_stopped
 from letta_conversations_mcp.cli.client_config import client_configuration
 from letta_conversations_mcp.cli.demo.agent import Stage, tell
 from letta_conversations_mcp.cli.demo.stand_in_model import NAME, stand_in
-from letta_conversations_mcp.cli.failure import CommandFailed
+from letta_conversations_mcp.cli.exit_status import CommandFailed
 from letta_conversations_mcp.core.quoting import QUOTE_CHARS, quote
 from letta_conversations_mcp.core.task_groups import ungrouped
 from letta_conversations_mcp.settings import BackendSettings

@@ -1,32 +1,23 @@
-"""How a command ends that could not do its work: the error, and what the person reads of any."""
+"""Exit statuses of commands, and how errors become an exit status and a line on stderr."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from letta_conversations_mcp.cli.program_name import PROGRAM
 from letta_conversations_mcp.core.errors import ConversationError, NotConfigured
 from letta_conversations_mcp.settings import variable_of
-
-PROGRAM = "letta-conversations-mcp"
-SHORT = "lcm"
 
 FAILED = 1
 UNUSABLE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 """Exit statuses. The last two are what a shell reports for a process that these signals ended."""
-
-
-def program_name() -> str:
-    """As the program was called."""
-    called = Path(sys.argv[0]).name
-    return called if called in (SHORT, PROGRAM) else PROGRAM
 
 
 class CommandFailed(Exception):
