@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from letta_conversations_mcp.conversations.keys import key_changes, without_mark
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
-from letta_conversations_mcp.core.model import (
-    DEFAULT_CONVERSATION,
-    Conversation,
-    ConversationChanges,
-    ConversationRef,
-)
+from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Conversation, ConversationChanges, ConversationRef
 
 
 @dataclass(frozen=True)

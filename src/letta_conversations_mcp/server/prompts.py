@@ -10,13 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mcp_types import (
-    GetPromptResult,
-    Prompt,
-    PromptArgument,
-    PromptMessage,
-    TextContent,
-)
+from mcp_types import GetPromptResult, Prompt, PromptArgument, PromptMessage, TextContent
 
 from letta_conversations_mcp.conversations.history import read_history
 from letta_conversations_mcp.conversations.lookup import find_agent, locate

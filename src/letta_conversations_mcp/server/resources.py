@@ -26,13 +26,7 @@ from pydantic_core import to_json
 
 from letta_conversations_mcp.conversations.history import HistoryPage, read_history
 from letta_conversations_mcp.conversations.lookup import check_conversation_id, check_message_id, locate
-from letta_conversations_mcp.conversations.transcript import (
-    body,
-    cut,
-    fit,
-    minute,
-    to_markdown,
-)
+from letta_conversations_mcp.conversations.transcript import body, cut, fit, minute, to_markdown
 from letta_conversations_mcp.core.errors import InvalidArgument
 from letta_conversations_mcp.core.model import CONVERSATION_ID, Conversation, ConversationQuery, MessageQuery
 from letta_conversations_mcp.core.untrusted import escaped

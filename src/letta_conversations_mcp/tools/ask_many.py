@@ -12,10 +12,7 @@ from pydantic import Field
 from letta_conversations_mcp.conversations.keys import check_key
 from letta_conversations_mcp.conversations.update import check_text
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
-from letta_conversations_mcp.core.model import (
-    ConversationRef,
-    OutgoingMessage,
-)
+from letta_conversations_mcp.core.model import ConversationRef, OutgoingMessage
 from letta_conversations_mcp.tools.base import (
     MessageKeyArgument,
     NewKeyArgument,

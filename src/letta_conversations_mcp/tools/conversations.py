@@ -49,13 +49,7 @@ from letta_conversations_mcp.tools.base import (
     ToolSpec,
     services_of,
 )
-from letta_conversations_mcp.tools.results.conversations import (
-    ConversationList,
-    Created,
-    Deleted,
-    Forked,
-    Updated,
-)
+from letta_conversations_mcp.tools.results.conversations import ConversationList, Created, Deleted, Forked, Updated
 from letta_conversations_mcp.tools.results.description import Described
 from letta_conversations_mcp.tools.results.result import SUMMARY_CHARS
 

@@ -9,19 +9,9 @@ from pydantic import Field
 
 from letta_conversations_mcp.conversations.history import DEFAULT_KINDS, read_history
 from letta_conversations_mcp.conversations.images import read_images
-from letta_conversations_mcp.conversations.lookup import (
-    check_message_id,
-    check_run_id,
-    find_agent,
-    locate,
-)
+from letta_conversations_mcp.conversations.lookup import check_message_id, check_run_id, find_agent, locate
 from letta_conversations_mcp.conversations.names import agent_names, summaries
-from letta_conversations_mcp.conversations.search import (
-    check_kinds,
-    check_search_cursor,
-    read_bound,
-    search,
-)
+from letta_conversations_mcp.conversations.search import check_kinds, check_search_cursor, read_bound, search
 from letta_conversations_mcp.conversations.sender import find_sender, introduce, next_hop
 from letta_conversations_mcp.conversations.update import has_model_settings
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument

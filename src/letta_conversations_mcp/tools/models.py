@@ -6,11 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from letta_conversations_mcp.tools.base import (
-    ToolContext,
-    ToolSpec,
-    services_of,
-)
+from letta_conversations_mcp.tools.base import ToolContext, ToolSpec, services_of
 from letta_conversations_mcp.tools.results.models import ModelList
 
 MODELS = 100

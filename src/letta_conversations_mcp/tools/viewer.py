@@ -13,12 +13,7 @@ from pydantic import Field
 
 from letta_conversations_mcp.conversations.history import DEFAULT_KINDS, read_history
 from letta_conversations_mcp.conversations.lookup import check_message_id, find_agent, locate
-from letta_conversations_mcp.conversations.transcript import (
-    body,
-    cut,
-    fit,
-    to_markdown,
-)
+from letta_conversations_mcp.conversations.transcript import body, cut, fit, to_markdown
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, MessageKind, MessageQuery
 from letta_conversations_mcp.tools.base import (
     VIEWER_URI,

@@ -19,11 +19,7 @@ from letta_conversations_mcp.conversations.lookup import locate
 from letta_conversations_mcp.conversations.names import agent_name
 from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, cut
 from letta_conversations_mcp.core.errors import ConversationError, NotFound, Refused
-from letta_conversations_mcp.core.model import (
-    ConversationRef,
-    MessageQuery,
-    Turn,
-)
+from letta_conversations_mcp.core.model import ConversationRef, MessageQuery, Turn
 from letta_conversations_mcp.core.times import parse_time
 from letta_conversations_mcp.tools.ask_many import AT_ONCE
 from letta_conversations_mcp.tools.base import Services

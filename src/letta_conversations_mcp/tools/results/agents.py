@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from letta_conversations_mcp.conversations.transcript import (
-    cut,
-)
-from letta_conversations_mcp.core.model import (
-    Agent,
-)
+from letta_conversations_mcp.conversations.transcript import cut
+from letta_conversations_mcp.core.model import Agent
 from letta_conversations_mcp.tools.results.result import Result
 
 DESCRIPTION_CHARS = 200

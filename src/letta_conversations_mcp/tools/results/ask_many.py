@@ -6,16 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from letta_conversations_mcp.conversations.transcript import (
-    cut,
-    fair_share,
-    length,
-)
-from letta_conversations_mcp.core.model import (
-    ConversationRef,
-    Turn,
-    TurnStatus,
-)
+from letta_conversations_mcp.conversations.transcript import cut, fair_share, length
+from letta_conversations_mcp.core.model import ConversationRef, Turn, TurnStatus
 from letta_conversations_mcp.core.quoting import quote
 from letta_conversations_mcp.core.untrusted import quoted
 from letta_conversations_mcp.tools.results.reply import REPEATED, UNCONFIRMED, describe_failure

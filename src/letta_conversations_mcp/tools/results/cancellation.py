@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from letta_conversations_mcp.core.message_json import read_message
-from letta_conversations_mcp.core.model import (
-    Chunk,
-    ConversationRef,
-)
+from letta_conversations_mcp.core.model import Chunk, ConversationRef
 from letta_conversations_mcp.tools.results.result import Result
 
 

@@ -8,15 +8,8 @@ from pydantic import Field
 from pydantic_core import to_json
 
 from letta_conversations_mcp.conversations.describe import Description
-from letta_conversations_mcp.conversations.transcript import (
-    RESERVED_CHARS,
-    cut,
-    length,
-    minute,
-)
-from letta_conversations_mcp.core.model import (
-    ToolCall,
-)
+from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, cut, length, minute
+from letta_conversations_mcp.core.model import ToolCall
 from letta_conversations_mcp.core.untrusted import entry, quoted
 from letta_conversations_mcp.tools.results.result import Result
 

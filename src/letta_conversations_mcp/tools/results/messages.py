@@ -9,20 +9,8 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from letta_conversations_mcp.conversations.history import HistoryPage
-from letta_conversations_mcp.conversations.transcript import (
-    CUT,
-    MESSAGE_CHARS,
-    body,
-    cut,
-    fit,
-    minute,
-    to_markdown,
-)
-from letta_conversations_mcp.core.model import (
-    ConversationRef,
-    MessageKind,
-    MessageQuery,
-)
+from letta_conversations_mcp.conversations.transcript import CUT, MESSAGE_CHARS, body, cut, fit, minute, to_markdown
+from letta_conversations_mcp.core.model import ConversationRef, MessageKind, MessageQuery
 from letta_conversations_mcp.tools.results.result import NAME_CHARS, Result
 
 ID_CHARS = 60

@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from letta_conversations_mcp.conversations.search import (
-    SNIPPET_CHARS,
-    SearchResult,
-    snippet,
-)
-from letta_conversations_mcp.conversations.transcript import (
-    RESERVED_CHARS,
-    SPEAKER,
-    body,
-    cut,
-    minute,
-)
-from letta_conversations_mcp.core.model import (
-    FoundMessage,
-    MessageKind,
-    MessageSearch,
-)
+from letta_conversations_mcp.conversations.search import SNIPPET_CHARS, SearchResult, snippet
+from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, SPEAKER, body, cut, minute
+from letta_conversations_mcp.core.model import FoundMessage, MessageKind, MessageSearch
 from letta_conversations_mcp.core.untrusted import quoted
 from letta_conversations_mcp.tools.results.result import Result
 
