@@ -29,8 +29,7 @@ from letta_conversations_mcp.notifications.events import AgentListChanged, conve
 class AnnouncingBackend(ForwardingBackend):
     """Overrides the operations that change a conversation.
 
-    Turns, `compact` and `cancel` announce a change even if they fail or are cancelled: Letta may have made it
-    nevertheless.
+    Turns, `compact` and `cancel` announce a change even if they fail or are cancelled: Letta may have made it.
     """
 
     def __init__(self, inner: Backend, bus: SubscriptionBus, account: str = "") -> None:

@@ -29,7 +29,7 @@ class _Open:
     closing: AsyncExitStack
     used_at: float
     users: WeakSet[Backend] = field(default_factory=WeakSet[Backend])
-    """What works through it: the views of callers, as long as a call, a turn or a subscription has them."""
+    """The views of callers that use it: each exists as long as a call, a turn or a subscription has it."""
 
 
 class BackendPool:
@@ -58,7 +58,7 @@ class BackendPool:
             return entry.backend
 
     def keep_open_for(self, key: str, user: Backend) -> None:
-        """The backend of this key makes no room for others as long as `user` exists."""
+        """Do not close the backend of this key as long as `user` exists."""
         self._open[key].users.add(user)
 
     async def _make_room(self) -> None:

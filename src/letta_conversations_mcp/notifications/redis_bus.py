@@ -77,7 +77,7 @@ class RedisSubscriptionBus:
         self._missed_events = False
         self.is_connected = False
         self.counts = {"sent": 0, "received": 0, "dropped": 0}
-        """Events to and from the replicas, and those that too many others were waiting before."""
+        """Events sent to the replicas, received from them, and dropped because too many were waiting."""
 
     async def publish(self, event: ServerEvent) -> None:
         """Events for a client's own URIs stay in this process; the replicas derive theirs."""

@@ -74,10 +74,10 @@ class RequestLog:
             try:
                 result = await self._answer(ctx, call_next)
             except MCPError as error:
-                self._tell(ctx, started, {"outcome": "error", "code": error.error.code}, arguments, {})
+                self._log(ctx, started, {"outcome": "error", "code": error.error.code}, arguments, {})
                 raise
             shown = _as_sent(result)
-            self._tell(ctx, started, {"outcome": "error" if shown.get("isError") else "ok"}, arguments, shown)
+            self._log(ctx, started, {"outcome": "error" if shown.get("isError") else "ok"}, arguments, shown)
             return result
 
     def _known(self, name: object) -> str:
@@ -92,7 +92,7 @@ class RequestLog:
             return CallToolResult(content=[TextContent(type="text", text=INTERRUPTED)], is_error=True)
         raise MCPError(code=INTERNAL_ERROR, message=INTERRUPTED)
 
-    def _tell(
+    def _log(
         self,
         ctx: ServerRequestContext[Any, Any],
         started: float,
@@ -110,15 +110,15 @@ class RequestLog:
         texts: dict[str, object] = {}
         if self._with_texts:
             texts = {"arguments": dict(arguments), "answer": result.get("content")}
-        told: dict[str, object] = {
+        fields: dict[str, object] = {
             "method": ctx.method,
             **facts,
             "seconds": round(perf_counter() - started, 3),
             **ids,
             **texts,
         }
-        words = " ".join(f"{name}={value}" for name, value in told.items() if name not in texts)
-        logger.info("answered: %s%s", words, f" {texts}" if texts else "", extra=told)
+        words = " ".join(f"{name}={value}" for name, value in fields.items() if name not in texts)
+        logger.info("answered: %s%s", words, f" {texts}" if texts else "", extra=fields)
 
 
 @contextmanager

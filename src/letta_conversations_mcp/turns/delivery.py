@@ -77,7 +77,7 @@ class Delivery:
         return await self._bounded(self._follow)
 
     async def watch(self, run: Run) -> Turn:
-        """The turn of a run that this process did not send. Its stream, where there is one, shows how it gets on; its
+        """The turn of a run that this process did not send. Its stream, where there is one, shows its progress; its
         result is what Letta has stored.
 
         Raises:
@@ -242,9 +242,7 @@ class Delivery:
                     return turn
                 return await follow(self._backend, self._ref, run, self._timing)
             except ConversationError as error:
-                logger.warning(
-                    "what became of a turn in conversation %s could not be asked: %s", self._ref, error.label
-                )
+                logger.warning("the outcome of a turn in conversation %s could not be read: %s", self._ref, error.label)
                 if anyio.current_time() > give_up_at:
                     return self._unknown()
             await anyio.sleep(pause)

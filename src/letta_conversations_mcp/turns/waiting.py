@@ -84,7 +84,7 @@ class TurnWait:
             with self.drain.patience(seconds - (anyio.current_time() - started)):
                 await turn.ended.wait()
             if turn.run is not None and not turn.run.active:
-                # It is over: only what it said has to be read yet.
+                # It has ended: only its messages still have to be read.
                 with self.drain.patience(self.timing.look_up - (anyio.current_time() - started)):
                     await turn.ended.wait()
             with self.drain.patience(self.timing.look_up - (anyio.current_time() - started)):

@@ -35,7 +35,7 @@ async def read_health(client: Client, base_url: str) -> Health:
     version = text_field(_object(health), "version")
     is_cloud = urlsplit(base_url).hostname == urlsplit(CLOUD_URL).hostname
     if not (version or is_cloud or await _has_letta_routes(client)):
-        return await _stranger(client, base_url, health)
+        return await _other_server(client, base_url, health)
     release = _RELEASE.match(version)
     old = release is not None and (int(release[1]), int(release[2])) < TESTED_RELEASE
     return Health(
@@ -72,12 +72,12 @@ async def _has_background(client: Client) -> bool | None:
     return True if answer.status_code == 400 and "No active runs" in answer.text else None
 
 
-async def _stranger(client: Client, base_url: str, answer: httpx.Response) -> Health:
+async def _other_server(client: Client, base_url: str, answer: httpx.Response) -> Health:
     """An App Server identifies itself, unless it requires a token first; then it looks like any other server."""
     info = await _get(client, "/app-server-info")
-    told = _object(info)
-    if "letta_code_version" in told or "websocket" in text_field(told, "error"):
-        return Health(kind="app_server", address=base_url, version=quote(text_field(told, "letta_code_version"), 40))
+    fields = _object(info)
+    if "letta_code_version" in fields or "websocket" in text_field(fields, "error"):
+        return Health(kind="app_server", address=base_url, version=quote(text_field(fields, "letta_code_version"), 40))
     content = answer.headers.get("content-type", "").split(";")[0]
     remark = f"GET /v1/health/ is answered with HTTP {answer.status_code} {quote(content, 40)}".rstrip() + "."
     return Health(kind="other", address=base_url, remarks=(remark,))

@@ -44,10 +44,10 @@ def check_model_settings(settings: dict[str, object], provider_of_model: str = "
         }
         listed = "; ".join(f"{place}: {problem}" for place, problem in list(problems.items())[:5])
         raise InvalidArgument("model_settings", f"not what provider {provider!r} takes: {listed}.") from error
-    if strangers := list(_dropped(settings, accepted)):
+    if unknown := list(_dropped(settings, accepted)):
         raise InvalidArgument(
             "model_settings",
-            f"provider {provider!r} has no {', '.join(strangers[:5])}; "
+            f"provider {provider!r} has no {', '.join(unknown[:5])}; "
             f"it has {', '.join(sorted(get_type_hints(shape)))}.",
         )
     return settings

@@ -1,4 +1,4 @@
-"""Tells the summary that a compaction left from a user's message with the same text.
+"""Distinguishes the summary of a compaction from a user's message with the same text.
 
 0.16.8 stores a summary as a user message whose text is a JSON object of type system_alert, which anybody can write.
 What nobody can choose shows the difference (seen on 0.16.8): every message of a user has an otid, the server's own if
@@ -41,7 +41,7 @@ def streamed(chunk: Chunk) -> Chunk:
 
 
 def unclear_runs(messages: Sequence[Json]) -> set[str]:
-    """The runs whose messages have to be known to tell what in this list is a summary."""
+    """The runs whose messages are needed to decide which messages of this list are summaries."""
     begun = _begun(messages)
     unclear = {text_field(each, "run_id") for each in messages if _alert(each) is not None and each.get("otid")}
     return {run_id for run_id in unclear if run_id and run_id not in begun}
