@@ -161,7 +161,7 @@ async def test_a_message_that_waits_for_its_place_is_not_sent_any_more(letta: Le
     assert sent.data["status"] == "running"
     assert waiting.is_error
     assert "shutting down" in waiting.text
-    assert "Nothing was done" in waiting.text
+    assert "Nothing was sent" in waiting.text
     assert len(model.calls) == 1
 
 

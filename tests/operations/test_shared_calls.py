@@ -6,19 +6,25 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from pydantic import SecretStr
 
+from letta_conversations_mcp.core.backend import Backend
+from letta_conversations_mcp.core.errors import ConversationError
 from letta_conversations_mcp.core.model import ConversationRef
 from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.turns import replicas as table
-from letta_conversations_mcp.turns.idempotency import CallIdentity
+from letta_conversations_mcp.turns.draining import Drain
+from letta_conversations_mcp.turns.idempotency import CallIdentity, fingerprint
 from letta_conversations_mcp.turns.replicas import Replicas
+from letta_conversations_mcp.turns.scheduler import Scheduler, open_scheduler
 from tests.rig.bounds import HANG_SECONDS
+from tests.rig.place import QUICK, Place, message, sending, silent
 from tests.rig.programs import installed
 from tests.rig.real_letta import redis_running
 from tests.rig.servers import in_own_task
@@ -34,10 +40,14 @@ async def redis_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[
         yield f"redis://127.0.0.1:{port}/0"
 
 
+def sharing(url: str, letta: str) -> Settings:
+    return Settings(redis_url=SecretStr(url), base_url=f"http://{letta}.test")
+
+
 @asynccontextmanager
 async def replica(url: str, letta: str) -> AsyncGenerator[Replicas]:
     """One of the replicas in front of a Letta server; gone afterwards."""
-    own = Replicas(Settings(redis_url=SecretStr(url), base_url=f"http://{letta}.test"))
+    own = Replicas(sharing(url, letta))
     async with background_tasks() as tasks:
         tasks.start_soon(own.run)
         await anyio.wait_all_tasks_blocked()
@@ -62,6 +72,52 @@ async def test_only_one_call_gets_what_a_replica_left_behind(redis_url: str) -> 
     assert left
     assert left.otid == otid
     assert none is None
+
+
+class Mute(Place):
+    """Letta does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = anyio.Event()
+
+    async def run_of_otid(self, ref: ConversationRef, otid: str) -> str:
+        self.asked.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
+@pytest.mark.parametrize("end", ["its client cancels", "its time is over", "the replica stops"])
+async def test_what_was_left_behind_is_there_again_if_the_call_that_got_it_ends_before_it_was_found(
+    redis_url: str, end: str
+) -> None:
+    letta, mute, drain = fingerprint(end), Mute(), Drain()
+    otid = await left_behind(redis_url, letta)
+
+    async def call_again(scheduler: Scheduler, seconds: float) -> None:
+        try:
+            await scheduler.send_and_wait(sending(PLACE, message("hello"), identity=vars(CALL)), seconds, silent)
+        except ConversationError as error:
+            words = str(error)
+            assert "the same call can be made again" in words or "then send again" in words
+
+    backend, own = cast("Backend", mute), Replicas(sharing(redis_url, letta))
+    async with (
+        replica(redis_url, letta) as other,
+        open_scheduler(backend, Settings(), QUICK, drain=drain, replicas=own) as scheduler,
+    ):
+        await anyio.wait_all_tasks_blocked()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call_again, scheduler, 0 if end == "its time is over" else HANG_SECONDS)
+            await mute.asked.wait()
+            if end == "its client cancels":
+                tasks.cancel_scope.cancel()
+            elif end == "the replica stops":
+                drain.begin(1)
+        _, left = await other.begin(CALL)
+
+    assert left
+    assert left.otid == otid
 
 
 async def test_a_process_that_stood_still_reads_the_answer_of_redis_all_the_same(

@@ -341,12 +341,12 @@ class TooManyRequests(ConversationError):
 
 
 class ShuttingDown(ConversationError):
-    """This server is shutting down and starts nothing new. Nothing was done."""
+    """This server is shutting down and starts nothing new. For a message whose conversation may have been opened,
+    `fact` says no more than that it was not sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, fact: str = "Nothing was done") -> None:
         super().__init__(
-            "This MCP server is shutting down. Nothing was done; the same call can be made again in "
-            f"{RETRY_SECONDS} seconds."
+            f"This MCP server is shutting down. {fact}; the same call can be made again in {RETRY_SECONDS} seconds."
         )
 
 

@@ -139,6 +139,9 @@ class Replicas:
                 if not other.abandoned and await self._is_alive(other.replica):
                     waiting = True
                 elif await self.forget(identity, other) and other.at:
+                    # Should this call end before it has found the message, the next one takes over from it.
+                    call.at, call.otid, call.ref, call.branch_of = other.at, other.otid, other.ref, other.branch_of
+                    await self.keep(identity, call)
                     return call, other
             # Looks are counted, and not the time: on a busy machine one of them may take as long as all.
             if looks * LOOK_SECONDS >= (QUEUED_SECONDS if copied else NOTICE_SECONDS if waiting else 0):

@@ -16,6 +16,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import time
+from weakref import WeakKeyDictionary
 
 import anyio
 from anyio.abc import TaskGroup
@@ -92,8 +93,8 @@ class Scheduler:
         self._queues: dict[ConversationRef, _Queue] = {}
         self._calls = RecentCalls()
         self._replicas = replicas
-        self._shared: dict[TrackedTurn, SharedCall] = {}
-        """What the other replicas know of the calls that began a turn."""
+        self._shared: WeakKeyDictionary[TrackedTurn, SharedCall] = WeakKeyDictionary()
+        """What the other replicas know of the calls that began a turn, for as long as these may be made again here."""
         if replicas is not None:
             replicas.take_back = self._take_back_queued
             replicas.stop_waiting = self._report_stopped
@@ -156,7 +157,8 @@ class Scheduler:
             if not_sent is not None and not turn.waiting_calls:
                 turn.withdraw()
             if not turn.waiting_calls:
-                self._tell_replicas(turn, send, answered=answered)
+                # What another replica handed over and this one has not found is there for the next call.
+                self._tell_replicas(turn, send, answered=answered and not (left and not_sent))
         if not_sent is not None:
             raise not_sent
         is_repeated = earlier is not None or turn.joined
@@ -183,7 +185,7 @@ class Scheduler:
     def _not_sent(self, turn: TrackedTurn, seconds: float) -> ConversationError:
         """The error for a message that is still QUEUED at the end of its call, and is withdrawn."""
         if self._drain.begun:
-            return ShuttingDown()
+            return ShuttingDown("Nothing was sent")
         if turn.obstacle is not None:
             return turn.obstacle
         if not turn.is_addressed:
@@ -204,7 +206,7 @@ class Scheduler:
                             send = replace(send, on_busy="wait")
                     turn.finish(result)
         finally:
-            if not may_be_joined(turn):
+            if not may_be_joined(turn) and turn.end_reason is not EndReason.WITHDRAWN:
                 self._tell_replicas(turn, send, answered=True)
             self._turns.discard(turn)
             turn.drained.set()
