@@ -241,11 +241,11 @@ class LocalMessages(LocalRuns):
         return ()
 
     async def _next(self, connection: Connection, ref: ConversationRef, frames: Frames) -> tuple[Sequence[Frame], bool]:
-        """What comes next of a turn, and whether its answer has stopped in the middle; after a while of silence, what
-        comes when the server is asked whether one runs.
+        """The next frame of a turn, and True if its answer has stalled. After a while of silence the server is asked
+        whether a turn runs: it sends nothing by itself while a model thinks, nor about a message that it knew before
+        and has dropped.
 
-        It says nothing by itself while a model thinks, and nothing either of a message that it had before and has
-        dropped. Raises StreamLost when no turn runs, when the server is silent, and when the connection breaks.
+        Raises StreamLost when no turn runs, when the server is silent, and when the connection breaks.
         """
         silence_timeout = self._settings.silence_timeout
         try:

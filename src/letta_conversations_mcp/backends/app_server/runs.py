@@ -89,7 +89,7 @@ class LocalRuns(LocalBase):
     def _run(self, turn: list[Chunk], turns: list[list[Chunk]], state: LoopState) -> Run:
         run = run_of(turn, state if turn is turns[-1] else None, self._settings.silence_timeout)
         if run.status == "failed" and run.id in self._stopped:
-            # What is stored of a turn that was stopped before its first words does not tell it from a broken one.
+            # What is stored of a turn that was stopped before its first words looks the same as for a broken one.
             return Run(id=run.id, status="cancelled", stop_reason="cancelled")
         return run
 
@@ -103,7 +103,7 @@ class LocalRuns(LocalBase):
         state = await self._state(ref)
         if turns and self._run(turns[-1], turns, state).status == "failed" and not state.active:
             # A restarted server resumes a broken turn when a client subscribes to its conversation. The turn may also
-            # have ended well after it was listed and before the state was told.
+            # have ended well after it was listed and before the state was reported.
             state = await read_state(await self._subscribed(ref), ref)
             newest = run_id_of(turns[-1])
             turns = turns_of((await self._list_chunks(ref, query))[0])
@@ -155,15 +155,15 @@ def with_run_ids(chunks: Sequence[Chunk]) -> list[Chunk]:
 
 
 def is_of(turn: Sequence[Chunk], run_id: str) -> bool:
-    """Whether a run is this turn's: the server stores a message again, with another id, when it tries again."""
+    """True if a run is this turn's: the server stores a message again, with another id, when it tries again."""
     return run_id == run_id_of(turn) or run_id.removeprefix(RUN_PREFIX) in attempts_of(turn[0])
 
 
 def run_of(turn: Sequence[Chunk], state: LoopState | None, silence_seconds: float) -> Run:
     """A turn in the list of messages as a run; `state` is that of its conversation if it is the newest turn.
 
-    One without an answer was stopped in the middle, or failed. One that the server knows of no run for was broken off
-    before its first words. One whose answer does not go on for `silence_seconds` has failed."""
+    One without an answer was stopped in the middle, or failed. One without a run at the server was broken off before
+    its first words. One whose answer stalls for `silence_seconds` has failed."""
     run_id = run_id_of(turn)
     if state is not None and state.pending:
         return Run(id=run_id, status="completed", stop_reason="requires_approval")

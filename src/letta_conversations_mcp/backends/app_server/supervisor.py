@@ -51,10 +51,10 @@ LOG_BYTES = 1_000_000
 PIECE_BYTES = 65_536
 POLL_SECONDS = 0.05
 TRY_SECONDS = 0.5
-"""How often a moment is looked for in which a server that has grown too large is idle."""
+"""How often a server that has grown too large is checked for being idle."""
 
 DRAIN_SECONDS = 1
-"""For the last words of a server that has ended; something that it started may hold its output open."""
+"""Timeout for the last output of a server that has ended; something that it started may hold the output open."""
 
 _LISTENING = re.compile(rb"Listening on (ws://\S+)")
 _PR_SET_PDEATHSIG = 1
@@ -114,7 +114,7 @@ def supervise(folder: Path, stop_seconds: float, growth_bytes: int, look_seconds
         events.put(_ENDED)
 
     def wait_until_unused() -> None:
-        # Never let go: new users are to wait until this process is gone, and the server before it.
+        # Never released: new users wait until this process has ended, and the server before it.
         lock(in_use, wait=True)
         events.put(_UNUSED)
 
@@ -122,7 +122,7 @@ def supervise(folder: Path, stop_seconds: float, growth_bytes: int, look_seconds
         while (size := _memory(server.pid)) <= limit:
             if ended.wait(look_seconds):
                 return
-        # Like that on `in-use`, the lock is never let go.
+        # Like that on `in-use`, the lock is never released.
         while not lock(active):
             if ended.wait(TRY_SECONDS):
                 return
@@ -243,7 +243,7 @@ def _end_abandoned(folder: Path, stop_seconds: float) -> None:
 
 
 def _is_server(pid: int, folder: Path) -> bool:
-    """Whether the process is a server of this folder, and not another one that was given its number since."""
+    """True if the process is a server of this folder, and not another one that has got its number since."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -256,7 +256,7 @@ def _is_server(pid: int, folder: Path) -> bool:
 def main() -> None:
     """Detach from the process that started this one, then supervise."""
     if os.fork():
-        # Who started it waits for this process, and never has to collect the other.
+        # The starter waits for this process, and never has to reap the other.
         os._exit(0)
     for sign in (signal.SIGINT, signal.SIGHUP):
         signal.signal(sign, signal.SIG_IGN)

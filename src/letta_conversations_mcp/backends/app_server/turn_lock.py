@@ -26,7 +26,7 @@ LOCK_FILES = 64
 """Conversations share this many files, so that a long-lived folder does not fill with them."""
 
 WAIT_SECONDS = 2
-"""How long another process's hand-over is waited for. It takes about a tenth of a second."""
+"""How long to wait for another process's hand-over. It takes about a tenth of a second."""
 
 
 def lock_folder(server: AppServer) -> Path:

@@ -44,12 +44,12 @@ class TurnReader:
         self.run_id = run_id
         self.ended = False
         self.begun = begun
-        """Whether the turn that is being streamed is ours."""
+        """True while the turn that is being streamed is ours."""
         self.conflict = False
-        """Whether the server did not begin our turn, because of another that runs or ran."""
+        """True if the server did not begin our turn, because of another that runs or ran."""
         self._otid = run_id.removeprefix(RUN_PREFIX)
         self.taken = False
-        """Whether the server has said that a run took our message, which is then stored."""
+        """True once the server has said that a run took our message, which is then stored."""
         self._announced: dict[str, str] = {}
         """Where in the stream each tool call was announced."""
         self._pieces: dict[str, set[str]] = {}

@@ -61,7 +61,7 @@ class Child:
         self._turns: set[str] = set()
         """The conversations whose turn has not ended: those that are busy, and those that wait for a decision."""
         self._left = False
-        """Whether the process has ended without a goodbye, perhaps after it handed a message over."""
+        """True if the process has ended without a goodbye, perhaps after it handed a message over."""
 
     def run(self) -> None:
         """Stay subscribed until the process and the turns have ended, or the server has."""
@@ -170,7 +170,7 @@ def _lock(descriptor: int, *, shared: bool = True) -> None:
 def main() -> None:
     """Detach from the process that started this, and stay subscribed."""
     if os.fork():
-        # Who started it waits for this process, and never has to collect the other.
+        # The starter waits for this process, and never has to reap the other.
         os._exit(0)
     for sign in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(sign, signal.SIG_IGN)
