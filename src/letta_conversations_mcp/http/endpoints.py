@@ -94,12 +94,31 @@ class Endpoints:
             await (_refusal() if self._drain.begun else self._app)(scope, receive, send)
         else:
             with self._drain.request():
-                if self._drain.begun:
-                    message, receive = await _peek(receive)
-                    if _begins_something(message):
-                        await _refusal()(scope, receive, send)
-                        return
-                await self._app(scope, receive, send)
+                arriving = self._arriving(receive)
+                try:
+                    if self._drain.begun:
+                        message, arriving = await _peek(arriving)
+                        if _begins_something(message):
+                            raise ShuttingDown
+                    await self._app(scope, arriving, send)
+                except ShuttingDown:
+                    await _refusal()(scope, receive, send)
+
+    def _arriving(self, receive: Receive) -> Receive:
+        """Raises ShuttingDown for a request that has not arrived when the shutdown begins; if it came later, ends."""
+        has_arrived = False
+
+        async def arriving() -> Message:
+            nonlocal has_arrived
+            if has_arrived:
+                return await receive()
+            with self._drain.last_moment() if self._drain.begun else self._drain.patience():
+                message = await receive()
+                has_arrived = not message.get("more_body", False)
+                return message
+            raise ShuttingDown
+
+        return arriving
 
     async def _own(self, scope: Scope) -> Response | None:
         if scope["method"] not in ("GET", "HEAD"):

@@ -15,6 +15,7 @@ import logging
 import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from letta_conversations_mcp.core.errors import Overloaded
@@ -111,6 +112,8 @@ class _Exchange:
             message = await self._receive()
         if message is None:
             raise _Refused(408, f"The request did not arrive within {self._seconds:g} s. Nothing was done.")
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         body = message.get("body", b"")
         self._share.take(self._caller, len(body))
         self.received += len(body)

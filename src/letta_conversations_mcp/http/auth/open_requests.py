@@ -45,12 +45,11 @@ class OpenRequests:
     ) -> None:
         """Answer a request whose token was accepted. If the token becomes invalid meanwhile, the response ends; if it
         has not begun, `refusal` is sent instead."""
-        has_begun = has_ended = False
+        has_begun = False
 
         async def watched(message: Message) -> None:
-            nonlocal has_begun, has_ended
+            nonlocal has_begun
             has_begun = True
-            has_ended = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
         with anyio.CancelScope() as working:
@@ -62,8 +61,6 @@ class OpenRequests:
                 self._open.discard(request)
         if working.cancelled_caught and not has_begun:
             await refusal(scope, receive, send)
-        elif working.cancelled_caught and not has_ended:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _is_accepted(self, request: _Request) -> bool:
         expires_at = request.token.expires_at
