@@ -18,7 +18,6 @@ class Drain:
         self._waiting: set[anyio.CancelScope] = set()
         self._working: set[anyio.CancelScope] = set()
         self._deadline: float | None = None
-        self._ended = False
         self.requests = 0
         """Requests in progress."""
         self._idle = anyio.Event()
@@ -51,10 +50,8 @@ class Drain:
 
     @contextmanager
     def last_moment(self) -> Generator[anyio.CancelScope]:
-        """Ends what is awaited inside when `end` is called, and at once after that."""
+        """Ends what is awaited inside when `end` is called."""
         with anyio.CancelScope() as scope:
-            if self._ended:
-                scope.cancel()
             self._working.add(scope)
             try:
                 yield scope
@@ -63,7 +60,6 @@ class Drain:
 
     def end(self) -> None:
         """Cancel the work that is still in progress."""
-        self._ended = True
         for scope in list(self._working):
             scope.cancel()
 
