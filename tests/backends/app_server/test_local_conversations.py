@@ -225,7 +225,7 @@ async def test_settings_that_are_ignored_here_are_refused(mcp: Caller, agent: st
     made = await mcp.ok("create_conversation", agent=agent, model_settings={"max_tokens": 77})
     place = {"conversation_id": made.data["conversation_id"]}
 
-    for wrong in ({"bogus": 1}, {"provider_type": "openai", "temperature": 0.2}):
+    for wrong in ({"bogus": 1}, {"temperature": 0.2}, {"provider_type": "anthropic", "max_tokens": 77}):
         assert "ignore" in await mcp.refused("create_conversation", agent=agent, model_settings=wrong)
         assert "ignore" in await mcp.refused("update", **place, model_settings=wrong)
     described = await mcp.ok("describe", **place)

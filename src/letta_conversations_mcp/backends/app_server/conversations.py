@@ -25,11 +25,9 @@ LIST_PAGE = 200
 """Conversations per request: the server sorts and filters little, so all are fetched and sorted here."""
 
 
-SETTINGS = frozenset(
-    ("max_tokens", "reasoning_effort", "effort", "reasoning", "thinking", "service_tier", "provider_type")
-)
-"""Model settings that Letta Code 0.34.12 uses. It stores others, such as temperature and max_output_tokens, without
-effect (measured)."""
+SETTINGS = frozenset(("max_tokens", "reasoning_effort", "effort", "reasoning", "thinking", "service_tier"))
+"""Model settings that Letta Code 0.34.12 uses. It stores others, such as temperature, max_output_tokens and any
+provider_type, without effect (measured)."""
 
 
 class LocalConversations(LocalAgents):
