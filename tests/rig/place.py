@@ -24,7 +24,8 @@ from letta_conversations_mcp.core.model import (
 )
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.turns.idempotency import CallIdentity, fingerprint
-from letta_conversations_mcp.turns.scheduler import Fork, Scheduler, Send, open_scheduler
+from letta_conversations_mcp.turns.scheduler import Scheduler, open_scheduler
+from letta_conversations_mcp.turns.sending import Fork, Send
 from letta_conversations_mcp.turns.timing import Timing
 from letta_conversations_mcp.turns.turn import TrackedTurn
 from letta_conversations_mcp.turns.waiting import Report

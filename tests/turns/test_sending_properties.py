@@ -30,7 +30,8 @@ from letta_conversations_mcp.core.model import (
     Run,
 )
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.turns.scheduler import Scheduler, Send, open_scheduler
+from letta_conversations_mcp.turns.scheduler import Scheduler, open_scheduler
+from letta_conversations_mcp.turns.sending import Send
 from letta_conversations_mcp.turns.timing import Timing
 from tests.rig.bounds import HANG_SECONDS
 

@@ -37,7 +37,7 @@ from letta_conversations_mcp.tools.base import (
 from letta_conversations_mcp.tools.calls import identity_of, reply_of
 from letta_conversations_mcp.tools.progress import reporter
 from letta_conversations_mcp.tools.results.reply import Reply, ReplyKind
-from letta_conversations_mcp.turns.scheduler import Send
+from letta_conversations_mcp.turns.sending import Send
 
 WITHOUT_QUESTIONS = "2026-07-28"
 """The first protocol version without questions in the middle of a call."""

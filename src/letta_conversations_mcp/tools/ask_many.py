@@ -27,7 +27,7 @@ from letta_conversations_mcp.tools.calls import Destination, identity_of
 from letta_conversations_mcp.tools.messages import key_of
 from letta_conversations_mcp.tools.progress import HEARTBEAT_SECONDS, no_report, reporter
 from letta_conversations_mcp.tools.results.ask_many import Replies, ReplyRow, Target, collect, row_of
-from letta_conversations_mcp.turns.scheduler import Send
+from letta_conversations_mcp.turns.sending import Send
 
 logger = logging.getLogger(__name__)
 

@@ -49,7 +49,7 @@ from letta_conversations_mcp.tools.results.messages import MessageList
 from letta_conversations_mcp.tools.results.reply import Reply, ReplyKind
 from letta_conversations_mcp.tools.results.search import SearchResults
 from letta_conversations_mcp.turns.idempotency import OTID_PREFIX
-from letta_conversations_mcp.turns.scheduler import Send
+from letta_conversations_mcp.turns.sending import Send
 from letta_conversations_mcp.turns.turn import TrackedTurn
 
 
