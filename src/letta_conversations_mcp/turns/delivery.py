@@ -14,8 +14,8 @@ Cancelling a delivery stops following the turn; the turn itself goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -70,11 +70,25 @@ class Delivery:
             ConversationError: Letta did not accept the message. The error says why.
             TimedOut: the turn takes longer than `turn_timeout`.
         """
-        return await self._bounded(self._deliver)
+        lost: StreamLost | None = None
+        with self._time_limit():
+            for is_again in (False, True):
+                if is_again:
+                    self._meter.message_resent()
+                self._handed_over_at = datetime.now(UTC)
+                await self._consume(self._hand_over(), is_resumed=False)
+                if self._builder.ended:
+                    return self._finished()
+                lost = self._lost
+                turn = await self._recover()
+                if turn is not None:
+                    return turn
+        raise self._never_taken(lost)
 
     async def follow(self) -> Turn:
         """Return the turn when the run that it joined has ended. Raises as `run` does."""
-        return await self._bounded(self._follow)
+        with self._time_limit():
+            return await self._recover() or self._unknown()
 
     async def watch(self, run: Run) -> Turn:
         """The turn of a run that this process did not send. Its stream, where there is one, shows its progress; its
@@ -102,33 +116,17 @@ class Delivery:
         stored = map(read_message, await self._backend.list_run_chunks(self._ref, run.id))
         return died(self._builder, has_message=any(each.kind == "user" for each in stored))
 
-    async def _bounded(self, work: Callable[[], Awaitable[Turn]]) -> Turn:
-        with anyio.move_on_after(self._turn_timeout):
-            return await work()
-        raise TimedOut(
-            "finish the turn",
-            self._turn_timeout,
-            f"The turn may go on: wait_for_reply({self._ref.in_call}) looks for it, "
-            "and cancel stops it. Do not send the message again before that.",
-        )
-
-    async def _deliver(self) -> Turn:
-        lost: StreamLost | None = None
-        for is_again in (False, True):
-            if is_again:
-                self._meter.message_resent()
-            self._handed_over_at = datetime.now(UTC)
-            await self._consume(self._hand_over(), is_resumed=False)
-            if self._builder.ended:
-                return self._finished()
-            lost = self._lost
-            turn = await self._recover()
-            if turn is not None:
-                return turn
-        raise self._never_taken(lost)
-
-    async def _follow(self) -> Turn:
-        return await self._recover() or self._unknown()
+    @contextmanager
+    def _time_limit(self) -> Generator[None]:
+        with anyio.move_on_after(self._turn_timeout) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise TimedOut(
+                "finish the turn",
+                self._turn_timeout,
+                f"The turn may go on: wait_for_reply({self._ref.in_call}) looks for it, "
+                "and cancel stops it. Do not send the message again before that.",
+            )
 
     def _hand_over(self) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
         if isinstance(self._message, Approvals):

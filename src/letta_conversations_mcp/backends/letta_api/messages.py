@@ -29,6 +29,7 @@ from letta_conversations_mcp.core.model import Chunk, ConversationRef, Outgoing,
 if TYPE_CHECKING:
     from letta_client._response import AsyncAPIResponse
 
+    StreamRequest = AbstractAsyncContextManager[AsyncAPIResponse[Any]]
 
 ASK_AGAIN_SECONDS = 60.0
 """How long "keeps no streams" is remembered: a 503 may come from a proxy, or from a Redis that is restarting."""
@@ -64,12 +65,12 @@ class ApiMessages(ApiBase):
             await self._ask_whether_it_keeps_streams(client, ref)
         if self._keeps_streams is not False:
             try:
-                async with self._post(client, ref, message, background=True) as chunks:
+                async with self._read(client, ref, self._post(client, ref, message, background=True)) as chunks:
                     yield chunks
                 return
             except KeepsNoStreams:
                 self._keeps_streams = False
-        async with self._post(client, ref, message, background=False) as chunks:
+        async with self._read(client, ref, self._post(client, ref, message, background=False)) as chunks:
             yield chunks
 
     @asynccontextmanager
@@ -82,7 +83,7 @@ class ApiMessages(ApiBase):
             raise NotResumable
         client = await self._open()
         try:
-            async with self._take_up(client, ref, {"run_id": run_id}, after) as chunks:
+            async with self._read(client, ref, self._resumption(client, ref, {"run_id": run_id}, after)) as chunks:
                 yield chunks
         except KeepsNoStreams as error:
             raise NotResumable from error
@@ -95,7 +96,7 @@ class ApiMessages(ApiBase):
             return ""
         client = await self._open()
         try:
-            async with self._take_up(client, ref, {"otid": otid}, 0) as chunks:
+            async with self._read(client, ref, self._resumption(client, ref, {"otid": otid}, 0)) as chunks:
                 async for chunk in chunks:
                     if run_id := text_field(chunk, "run_id"):
                         return run_id
@@ -104,10 +105,8 @@ class ApiMessages(ApiBase):
             return ""
         return ""
 
-    @asynccontextmanager
-    async def _post(
-        self, client: Client, ref: ConversationRef, message: Outgoing, *, background: bool
-    ) -> AsyncGenerator[AsyncIterator[Chunk]]:
+    def _post(self, client: Client, ref: ConversationRef, message: Outgoing, *, background: bool) -> StreamRequest:
+        """The request that hands a message over, not yet made."""
         body: Json = {
             **agent_of_default(ref),
             "messages": [message_body(message)],
@@ -122,26 +121,20 @@ class ApiMessages(ApiBase):
                 body["override_model"] = message.model
             if message.max_steps is not None:
                 body["max_steps"] = message.max_steps
-        request = client.once.conversations.messages.with_streaming_response.create(
+        return client.once.conversations.messages.with_streaming_response.create(
             ref.conversation_id, extra_body=body, timeout=client.timeout(self._settings.silence_timeout)
         )
-        async with self._read(client, ref, request) as chunks:
-            yield chunks
 
-    @asynccontextmanager
-    async def _take_up(
-        self, client: Client, ref: ConversationRef, which: Json, after: int
-    ) -> AsyncGenerator[AsyncIterator[Chunk]]:
+    def _resumption(self, client: Client, ref: ConversationRef, which: Json, after: int) -> StreamRequest:
+        """The request that resumes a stream, not yet made."""
         body: Json = {**agent_of_default(ref), **which, "starting_after": after, "include_pings": True}
-        request = client.once.conversations.messages.with_streaming_response.stream(
+        return client.once.conversations.messages.with_streaming_response.stream(
             ref.conversation_id, extra_body=body, timeout=client.timeout(self._settings.silence_timeout)
         )
-        async with self._read(client, ref, request) as chunks:
-            yield chunks
 
     @asynccontextmanager
     async def _read(
-        self, client: Client, ref: ConversationRef, request: AbstractAsyncContextManager[AsyncAPIResponse[Any]]
+        self, client: Client, ref: ConversationRef, request: StreamRequest
     ) -> AsyncGenerator[AsyncIterator[Chunk]]:
         from letta_conversations_mcp.backends.letta_api.stream import open_response, read_stream
 
