@@ -15,9 +15,11 @@ from letta_conversations_mcp.settings import variable_of
 
 FAILED = 1
 UNUSABLE = 2
+STILL_RUNNING = 3
+NEEDS_APPROVAL = 4
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-"""Exit statuses. The last two are what a shell reports for a process that these signals ended."""
+"""The last two are what a shell reports for a process that these signals ended."""
 
 
 class CommandFailed(Exception):

@@ -18,14 +18,11 @@ from mcp_types import CallToolResult, TextContent
 
 from letta_conversations_mcp.backends.open import check_backend
 from letta_conversations_mcp.cli.command_lines import command_line
-from letta_conversations_mcp.cli.exit_status import FAILED, warn
+from letta_conversations_mcp.cli.exit_status import FAILED, NEEDS_APPROVAL, STILL_RUNNING, warn
 from letta_conversations_mcp.observability.logs import configure_logging
 from letta_conversations_mcp.server.app import ConversationServer, build_server
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.turns.turn import EndReason
-
-STILL_RUNNING = 3
-NEEDS_APPROVAL = 4
 
 _STATUSES = {
     "completed": 0,
