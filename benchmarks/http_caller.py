@@ -116,8 +116,11 @@ class Listener:
         head = await reader.readuntil(b"\r\n\r\n")
         if b" 200 " not in head.split(b"\r\n")[0]:
             raise RuntimeError(f"the server does not let us listen: {head!r}")
-        # The acknowledgement is the first event.
-        await reader.readuntil(b"acknowledged")
+        # The first event is the acknowledgement, or why there is none.
+        while not (line := await reader.readline()).startswith(b"data:"):
+            pass
+        if b"acknowledged" not in line:
+            raise RuntimeError(f"the server does not let us listen: {line!r}")
         self._reading = asyncio.create_task(self._read(reader))
         return self
 

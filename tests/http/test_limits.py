@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -346,3 +347,18 @@ async def test_what_an_application_gets_wrong_is_still_its_own_error() -> None:
     for _ in range(3):
         with pytest.raises(ValueError, match="its own"):
             await app({"type": "http", "path": "/mcp", "method": "POST", "headers": []}, nothing, send)
+
+
+async def test_more_clients_can_listen_than_the_sdk_has_places_for() -> None:
+    fields, headers = modern_call("subscriptions/listen", {"notifications": {"resourcesListChanged": True}})
+    body = json.dumps(fields)
+    head = "\r\n".join([*(f"{k}: {v}" for k, v in headers.items()), f"Content-Length: {len(body)}"])
+    async with http_server(Settings(base_url=NOWHERE)) as url, AsyncExitStack() as listening:
+        for _ in range(1_025):
+            stream = await listening.enter_async_context(raw(url, head))
+            await stream.send(body.encode())
+        with anyio.fail_after(HANG_SECONDS):
+            answered = b""
+            while b"acknowledged" not in answered:
+                answered += await stream.receive()
+                assert b"error" not in answered

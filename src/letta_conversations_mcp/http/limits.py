@@ -23,6 +23,7 @@ from letta_conversations_mcp.core.fair_share import FairShare
 from letta_conversations_mcp.http.json_values import ValueCount
 from letta_conversations_mcp.http.refusal import refusal
 from letta_conversations_mcp.http.sessions import Sessions, is_modern
+from letta_conversations_mcp.server.subscriptions import MOST_LISTENING
 from letta_conversations_mcp.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -33,9 +34,6 @@ MOST_VALUES = 10_000
 
 BODIES = 8
 """How many requests of the largest size are held in memory at a time."""
-
-STREAMS = 2_000
-"""Streams that stay open to notify a client: each client has one or none."""
 
 SESSIONS = 2_000
 """Sessions of clients of the older protocol, which are kept in memory: each client has one."""
@@ -58,7 +56,7 @@ class Limits:
         self._seconds = settings.body_timeout
         self._sessions = None if settings.is_stateless else Sessions(app, SESSIONS)
         self._calls = FairShare("calls", settings.max_calls, settings.max_per_caller)
-        self._streams = FairShare("streams", STREAMS)
+        self._streams = FairShare("streams", MOST_LISTENING)
         self._bytes = FairShare("bytes of requests", BODIES * settings.max_body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mcp.server import CacheHint, MCPServer, ServerRequestContext
 from mcp.server.mcpserver import Context, RequestStateSecurity
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.subscriptions import InMemorySubscriptionBus, SubscriptionBus
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, SubscriptionBus
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
@@ -21,6 +21,7 @@ from mcp_types import (
     InputRequiredResult,
     Prompt,
     SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
     Tool,
     UnsubscribeRequestParams,
 )
@@ -39,7 +40,7 @@ from letta_conversations_mcp.observability.request_log import UNKNOWN, RequestLo
 from letta_conversations_mcp.server.request_state import explain_refusal
 from letta_conversations_mcp.server.resources import add_resources
 from letta_conversations_mcp.server.sdk_private import add_request_handler
-from letta_conversations_mcp.server.subscriptions import CallersBus, Subscriptions
+from letta_conversations_mcp.server.subscriptions import MOST_LISTENING, CallersBus, Subscriptions
 from letta_conversations_mcp.server.tasks.extension import Tasks
 from letta_conversations_mcp.server.viewer import hide_viewer_tools, viewer_app
 from letta_conversations_mcp.settings import Settings
@@ -164,6 +165,9 @@ class ConversationServer(MCPServer[Services]):
         self.middleware.append(subscriptions)
         self.middleware.append(hide_viewer_tools)
         self.middleware.insert(0, explain_refusal)
+        # In the place of the SDK's own, which has fewer places.
+        listen = ListenHandler(self._callers_bus, max_subscriptions=MOST_LISTENING)
+        add_request_handler(self, "subscriptions/listen", SubscriptionsListenRequestParams, listen)
         add_request_handler(self, "resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
         add_request_handler(self, "resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
 

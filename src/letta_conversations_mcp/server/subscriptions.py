@@ -29,6 +29,9 @@ from letta_conversations_mcp.server.sdk_private import connection_of
 from letta_conversations_mcp.tools.base import Services
 from letta_conversations_mcp.tools.mcp_errors import raising_mcp_errors, to_mcp_error
 
+MOST_LISTENING = 2_000
+"""Streams that are open to notify clients: each client has one or none."""
+
 MOST_PER_CLIENT = 50
 """Subscriptions per connection or stream."""
 
