@@ -354,11 +354,11 @@ async def test_more_clients_can_listen_than_the_sdk_has_places_for() -> None:
     body = json.dumps(fields)
     head = "\r\n".join([*(f"{k}: {v}" for k, v in headers.items()), f"Content-Length: {len(body)}"])
     async with http_server(Settings(base_url=NOWHERE)) as url, AsyncExitStack() as listening:
-        for _ in range(1_025):
-            stream = await listening.enter_async_context(raw(url, head))
-            await stream.send(body.encode())
+        streams = [await listening.enter_async_context(raw(url, head)) for _ in range(1_025)]
+        for each in streams:
+            await each.send(body.encode())
         with anyio.fail_after(HANG_SECONDS):
             answered = b""
             while b"acknowledged" not in answered:
-                answered += await stream.receive()
+                answered += await streams[-1].receive()
                 assert b"error" not in answered
