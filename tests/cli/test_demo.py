@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import anyio
 import pytest
+from rich.console import Console
 
+from letta_conversations_mcp.cli.demo.agent import tell
 from letta_conversations_mcp.cli.demo.stand_in_model import FIRST_WORDS, NAME, answer
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.loopback import loopback_socket
@@ -112,6 +115,18 @@ async def test_the_demo_talks_with_an_agent_of_ones_own_and_leaves_nothing(envir
     assert configuration(shown)["env"] == {"LETTA_BASE_URL": url}
     assert nameless[0] == 1
     assert "--agent 'my agent'" in nameless[1]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_narrow_terminal_gets_whole_words_and_a_file_gets_whole_lines(is_terminal: bool) -> None:
+    text = "A real Letta agent is made on this machine, in a folder that is thrown away afterwards."
+    written = io.StringIO()
+
+    tell(Console(width=50, force_terminal=is_terminal, file=written), text)
+
+    lines = written.getvalue().splitlines()
+    assert " ".join(line.strip() for line in lines) == text
+    assert (max(map(len, lines)) <= 50) == is_terminal
 
 
 def test_the_scripted_model_finds_only_what_it_is_sent() -> None:

@@ -42,7 +42,7 @@ class Stage:
     def begin(self, title: str) -> None:
         """A new part of the show."""
         self._acts += 1
-        self._console.print(Text(f"\n{self._acts}. {title}", style="bold green"), soft_wrap=True)
+        show(self._console, Text(f"\n{self._acts}. {title}", style="bold green"))
 
     async def tools(self) -> list[str]:
         return [tool.name for tool in (await self._client.list_tools()).tools]
@@ -94,7 +94,7 @@ class Stage:
 
     async def read(self, uri: str) -> None:
         """Show a resource."""
-        self._console.print(Text(f"▶ {uri}", style="bold"), soft_wrap=True)
+        show(self._console, Text(f"▶ {uri}", style="bold"))
         for content in (await self._client.read_resource(uri)).contents:
             if isinstance(content, TextResourceContents):
                 self._answer(content.text)
@@ -112,7 +112,7 @@ class Stage:
 
     def _announce(self, tool: str, arguments: dict[str, object]) -> None:
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        self._console.print(Text.assemble((f"▶ {tool}", "bold"), f"({given})"), soft_wrap=True)
+        show(self._console, Text.assemble((f"▶ {tool}", "bold"), f"({given})"))
 
     def _answer(self, text: str) -> None:
         lines = "\n".join(line for line in text.splitlines() if line.strip())
@@ -123,8 +123,12 @@ class Stage:
 
 
 def tell(console: Console, text: str) -> None:
-    """Words as they are, nowhere broken: a path or a configuration is to be copied."""
-    console.print(Text(text), soft_wrap=True)
+    show(console, Text(text))
+
+
+def show(console: Console, text: Text) -> None:
+    """On a terminal, wrapped between words."""
+    console.print(text, soft_wrap=not console.is_terminal)
 
 
 def _text_of(result: CallToolResult) -> str:

@@ -22,6 +22,7 @@ from mcp.client.stdio import stdio_client
 from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
 from rich.console import Console
+from rich.text import Text
 
 from letta_conversations_mcp.backends.app_server.process import until_stopped
 from letta_conversations_mcp.cli.client_config import client_configuration
@@ -77,7 +78,9 @@ async def _give(settings: BackendSettings, choice: Choice) -> None:
             status=1,
         )
     tell(console, f"\nDone in {time.monotonic() - started:.0f} s.\n")
-    tell(console, _configuration(settings))
+    tell(console, f"{_invitation(settings)}:\n")
+    # Is copied, so its lines are not broken.
+    console.print(Text(json.dumps(client_configuration(settings), ensure_ascii=False, indent=2)), soft_wrap=True)
 
 
 async def _give_on_this_machine(console: Console, variables: Mapping[str, str], choice: Choice) -> None:
@@ -177,12 +180,11 @@ def _variables(settings: BackendSettings) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | values
 
 
-def _configuration(settings: BackendSettings) -> str:
-    """What to paste into a client's configuration."""
+def _invitation(settings: BackendSettings) -> str:
     head = "To have this in your own client, put this into its configuration"
     if settings.uses_local:
         head += (
             ". The agents then live on this machine, and need a model: Ollama or LM Studio running here, or a key in "
         )
         head += '"env": {"OPENAI_API_KEY": "…"}; with {"LETTA_API_KEY": "…"} they are those of Letta Cloud'
-    return f"{head}:\n\n{json.dumps(client_configuration(settings), ensure_ascii=False, indent=2)}"
+    return head
