@@ -235,6 +235,21 @@ async def test_a_command_that_is_never_answered_ends_within_the_bound() -> None:
     assert "look before repeating it" in change
 
 
+async def test_a_branch_that_is_there_is_named_when_its_summary_cannot_be_cleared() -> None:
+    source = {"id": "local-conv-1", "agent_id": f"agent-local-{uuid.uuid4()}", "summary": "tea"}
+    answers: dict[str, dict[str, Any]] = {
+        "app_server_info": {"success": True, "protocol_version": 1, "capabilities": CAPABLE},
+        "conversation_retrieve": {"success": True, "conversation": source},
+        "conversation_fork": {"success": True, "conversation": {"id": "local-conv-2"}},
+        "conversation_update": {"success": False, "error": "ENOSPC: no space left on device"},
+    }
+    async with websocket(lambda command: answers[command["type"]]) as url, attached(url) as caller:
+        refusal = await caller.refused("fork", conversation_id="local-conv-1")
+
+    assert "make room" in refusal
+    assert "The branch local-conv-2 is there, with the summary of its source." in refusal
+
+
 async def test_a_wrong_token_is_named_and_not_shown(caller: Caller, tmp_path: Path) -> None:
     await caller.ok("list_agents")
     url = json.loads(next(tmp_path.rglob(ADDRESS)).read_text())["url"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from letta_conversations_mcp.backends.app_server.agents import LocalAgents
 from letta_conversations_mcp.backends.app_server.app_server_json import read_conversation
 from letta_conversations_mcp.conversations.lookup import in_order
-from letta_conversations_mcp.core.errors import InvalidArgument, NotFound, Refused
+from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, NotFound, Refused
 from letta_conversations_mcp.core.message_json import mapping_field, mappings, text_field
 from letta_conversations_mcp.core.model import (
     Block,
@@ -146,7 +146,12 @@ class LocalConversations(LocalAgents):
             if "not found" in error.reason:
                 raise NotFound.conversation(ref.conversation_id) from error
             raise
-        return await self._change(text_field(mapping_field(answer, "conversation"), "id"), {"summary": None})
+        made = text_field(mapping_field(answer, "conversation"), "id")
+        try:
+            return await self._change(made, {"summary": None})
+        except ConversationError as error:
+            error.add(f"The branch {made} is there, with the summary of its source.")
+            raise
 
     async def recompile(self, ref: ConversationRef, *, dry_run: bool = False) -> str:
         connection = await self._open()
