@@ -220,7 +220,7 @@ async def _agents(backend: Backend) -> Check:
     if not page.items:
         return Check("agents", "warn", "none is visible", f"Create one with: {SHORT} create-agent NAME")
     names = [repr(quote(each.name, NAME_CHARS)) for each in page.items]
-    return Check("agents", "ok", _some(names, more=page.more))
+    return Check("agents", "ok", _first_few(names, more=page.more))
 
 
 async def _models(backend: Backend) -> Check:
@@ -230,7 +230,7 @@ async def _models(backend: Backend) -> Check:
     if handles == [FREE_MODEL]:
         to_do = "Connect a model provider to the server, as by its variable OPENAI_API_KEY; this one is a trial."
         return Check("models", "warn", f"only {FREE_MODEL}: no provider is connected", to_do)
-    return Check("models", "ok", _some(handles))
+    return Check("models", "ok", _first_few(handles))
 
 
 def _background(health: Health) -> Check:
@@ -246,7 +246,7 @@ def _background(health: Health) -> Check:
     )
 
 
-def _some(names: Sequence[str], *, more: bool = False) -> str:
+def _first_few(names: Sequence[str], *, more: bool = False) -> str:
     rest = f", and {'at least ' if more else ''}{len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{len(names)}{'+' if more else ''}: {', '.join(names[:SHOWN])}{rest}"
 

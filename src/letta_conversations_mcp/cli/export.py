@@ -77,7 +77,7 @@ class Exporter:
         try:
             async for messages in read_whole(self._backend, self.ref, after=start.after):
                 if first and _begins_with_summary(messages):
-                    _say(COMPACTED)
+                    _report(COMPACTED)
                 first = False
                 written = [each for each in messages if kinds is None or each.kind in kinds]
                 if not joined and written and written[0].id != start.expected:
@@ -131,7 +131,7 @@ async def into_file(exporter: Exporter, path: Path) -> None:
         except ConversationError as error:
             error.add(f"Messages written to {path}: {exporter.count}; --resume goes on.")
             raise
-    _say(f"Messages written to {path}: {exporter.count}.")
+    _report(f"Messages written to {path}: {exporter.count}.")
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def _begins_with_summary(messages: tuple[Message, ...]) -> bool:
     return next((each.kind for each in messages if each.kind != "system"), "") == "summary"
 
 
-def _say(words: str) -> None:
+def _report(words: str) -> None:
     print(words, file=sys.stderr)
 
 

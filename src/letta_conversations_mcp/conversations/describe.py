@@ -95,49 +95,49 @@ def kinds_of(messages: Sequence[Message]) -> dict[str, str]:
 
 async def describe(backend: Backend, ref: ConversationRef) -> Description:
     """Raises what the backend's get_conversation raises (get_agent's, for a default conversation)."""
-    told = Description(ref)
+    facts = Description(ref)
     if ref.conversation_id == DEFAULT_CONVERSATION:
-        told.agent = await backend.get_agent(ref.agent_id)
+        facts.agent = await backend.get_agent(ref.agent_id)
     else:
-        told.conversation = await backend.get_conversation(ref.conversation_id)
+        facts.conversation = await backend.get_conversation(ref.conversation_id)
 
     async def ask(what: str, question: Callable[[], Awaitable[T]], take: Callable[[T], None]) -> None:
         try:
             take(await question())
         except ConversationError:
-            told.unknown.append(what)
+            facts.unknown.append(what)
 
     def take_agent(agent: Agent) -> None:
-        told.agent = agent
+        facts.agent = agent
 
     def take_blocks(blocks: Sequence[Block]) -> None:
-        told.isolated = blocks
+        facts.isolated = blocks
 
     def take_context(use: ContextUse | None) -> None:
-        told.context = use
+        facts.context = use
 
     def take_messages(page: Page[Message]) -> None:
         kinds = kinds_of(page.items)
         if not page.more:
             # A fork may have messages in context that its list lacks (0.16.8).
-            kinds |= {each: "other" for each in told.context_ids or () if each not in kinds}
-        told.messages = len(kinds)
-        told.by_kind = dict(Counter(kinds.values()))
-        told.more_messages = page.more
+            kinds |= {each: "other" for each in facts.context_ids or () if each not in kinds}
+        facts.messages = len(kinds)
+        facts.by_kind = dict(Counter(kinds.values()))
+        facts.more_messages = page.more
 
     def take_approvals(calls: Sequence[ToolCall]) -> None:
-        told.approvals = calls
+        facts.approvals = calls
 
     def take_runs(runs: Sequence[Run]) -> None:
-        told.run = next((run for run in runs if run.active), None)
+        facts.run = next((run for run in runs if run.active), None)
 
     def take_prompt(prompt: str) -> None:
-        told.memory_as_of = compiled_at(prompt)
+        facts.memory_as_of = compiled_at(prompt)
 
     async with anyio.create_task_group() as tasks:
-        if told.agent is None:
+        if facts.agent is None:
             tasks.start_soon(ask, "its agent", lambda: backend.get_agent(ref.agent_id), take_agent)
-        if (conversation := told.conversation) and conversation.isolated_block_ids:
+        if (conversation := facts.conversation) and conversation.isolated_block_ids:
             tasks.start_soon(
                 ask, "its isolated blocks", lambda: backend.list_isolated_blocks(conversation), take_blocks
             )
@@ -147,5 +147,5 @@ async def describe(backend: Backend, ref: ConversationRef) -> Description:
         tasks.start_soon(ask, "whether a tool call waits", lambda: backend.list_approvals(ref), take_approvals)
         tasks.start_soon(ask, "whether a turn runs", lambda: backend.list_runs(ref, limit=2), take_runs)
         tasks.start_soon(ask, "the age of its copy of the memory", lambda: backend.get_prompt(ref), take_prompt)
-    told.unknown.sort()
-    return told
+    facts.unknown.sort()
+    return facts

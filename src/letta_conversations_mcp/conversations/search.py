@@ -214,7 +214,7 @@ class _Scan:
                 if self._full and message.id != before:
                     return before
                 before = message.id
-                self._take(ref, message)
+                self._compare(ref, message)
             if not page.more or not page.items or _is_before(page.items[0].at, self._wanted.since):
                 return ""
         return before
@@ -224,7 +224,7 @@ class _Scan:
         with anyio.fail_after(self._deadline - anyio.current_time()):
             return await request
 
-    def _take(self, ref: ConversationRef, message: Message) -> None:
+    def _compare(self, ref: ConversationRef, message: Message) -> None:
         self._result.scanned = (self._result.scanned or 0) + 1
         if message.kind not in self._kinds or _is_before(message.at, self._wanted.since):
             return

@@ -67,7 +67,7 @@ class Connections:
             longest_idle.transport.abort()
             self.warn(f"{self._most} connections are open, as many as may be: idle ones are closed for new ones")
 
-    def note(self, connection: _Connection, *, idle: bool) -> None:
+    def set_idle(self, connection: _Connection, *, idle: bool) -> None:
         if not idle:
             self._idle.pop(connection, None)
         elif connection in connection.connections:
@@ -115,11 +115,11 @@ class _Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_waiting()
-        self._owner.note(self, idle=False)
+        self._owner.set_idle(self, idle=False)
 
     def _update(self) -> None:
         is_answering = bool(self.cycle) and not self.cycle.response_complete
-        self._owner.note(self, idle=not is_answering)
+        self._owner.set_idle(self, idle=not is_answering)
         if is_answering:
             self._stop_waiting()
         elif self.conn.trailing_data[0]:

@@ -66,7 +66,7 @@ class Endpoints:
             await self._app(scope, receive, send)
             return
         send = self._closing(send)
-        own = await self._own(scope)
+        own = await self._own_response(scope)
         if own is not None:
             await own(scope, receive, send)
             return
@@ -120,7 +120,7 @@ class Endpoints:
 
         return arriving
 
-    async def _own(self, scope: Scope) -> Response | None:
+    async def _own_response(self, scope: Scope) -> Response | None:
         if scope["method"] not in ("GET", "HEAD"):
             return None
         if scope["path"] == HEALTH_PATH:

@@ -128,7 +128,7 @@ class RedisSubscriptionBus:
                     if message is not None and message["type"] == "subscribe":
                         await self._subscribed()
                     elif message is not None:
-                        await self._take(message["data"])
+                        await self._pass_on(message["data"])
         finally:
             self.is_connected, self._missed_events = False, True
 
@@ -139,7 +139,7 @@ class RedisSubscriptionBus:
             await self._local.publish(LIST_CHANGED)
         self.is_connected = self._missed_events = True
 
-    async def _take(self, data: bytes) -> None:
+    async def _pass_on(self, data: bytes) -> None:
         try:
             event = _Wire.model_validate_json(data)
         except ValidationError:

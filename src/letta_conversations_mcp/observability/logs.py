@@ -144,8 +144,8 @@ def format_without_texts(ei: ExcInfo) -> str:
     lines: list[str] = []
     error = ei[1]
     while error is not None:
-        told = f": {one_line(str(error))}" if isinstance(error, OSError) else ""
+        text = f": {one_line(str(error))}" if isinstance(error, OSError) else ""
         frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
-        lines[:0] = [*([frames] if frames else []), f"{type(error).__module__}.{type(error).__qualname__}{told}"]
+        lines[:0] = [*([frames] if frames else []), f"{type(error).__module__}.{type(error).__qualname__}{text}"]
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return "\n".join(lines)

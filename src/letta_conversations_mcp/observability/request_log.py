@@ -60,7 +60,7 @@ class RequestLog:
         if ctx.request_id is None:
             return await call_next(ctx)
         params = ctx.params or {}
-        tool = self._known(params.get("name")) if ctx.method == "tools/call" else ""
+        tool = self._tool_label(params.get("name")) if ctx.method == "tools/call" else ""
         arguments = _mapping(params.get("arguments"))
         token = get_access_token()
         subject = Subject(
@@ -80,7 +80,7 @@ class RequestLog:
             self._log(ctx, started, {"outcome": "error" if shown.get("isError") else "ok"}, arguments, shown)
             return result
 
-    def _known(self, name: object) -> str:
+    def _tool_label(self, name: object) -> str:
         return name if isinstance(name, str) and self._is_tool(name) else UNKNOWN
 
     async def _answer(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:

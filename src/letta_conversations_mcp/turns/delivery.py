@@ -164,7 +164,7 @@ class Delivery:
                         raise StreamLost("a part of the stream is missing")
                     builder.add(chunk)
                     turn.news()
-                    if is_resumed and not await self._lives(life):
+                    if is_resumed and not await self._is_alive(life):
                         self._is_lifeless = True
                         raise StreamLost(f"no sign of life for {self._timing.silence:g} s", silent=True)
                 refused = builder.failure is not None and builder.failure.awaits_approval
@@ -178,7 +178,7 @@ class Delivery:
         if not builder.ended:
             turn.news(f"{self._lost or 'the stream ended early'}; asking Letta for the reply")
 
-    async def _lives(self, life: _Life) -> bool:
+    async def _is_alive(self, life: _Life) -> bool:
         """False if neither the stream nor what the run has stored has shown anything new for `silence` seconds."""
         now = anyio.current_time()
         if self._builder.last_seq > life.seq:

@@ -202,7 +202,7 @@ async def find_run(
             ended, shown = await _until_it_shows(backend, ref, run, message, timing)
             if any(map(message.is_in, shown)):
                 return ended
-            if ended.status == "failed" and not _asked(shown) and failed is None:
+            if ended.status == "failed" and not _user_message(shown) and failed is None:
                 failed = None if await _keeps_stream(backend, ref, message, run, timing) else ended
         if failed is not None:
             return failed
@@ -312,7 +312,7 @@ async def run_of_same(
         run, shown = await backend.get_run(ref, run_id), list[Message]()
         with anyio.move_on_after(timing.settle):
             run, shown = await _until_it_shows(backend, ref, run, message, timing)
-        asked = _asked(shown)
+        asked = _user_message(shown)
     except NotFound:
         # A run that cannot be identified.
         return None
@@ -334,7 +334,7 @@ async def _until_it_shows(
     pause = timing.poll_first
     while True:
         shown = list(map(read_message, await backend.list_run_chunks(ref, run.id)))
-        if not run.active or _asked(shown) is not None or any(map(message.is_in, shown)):
+        if not run.active or _user_message(shown) is not None or any(map(message.is_in, shown)):
             return run, shown
         await anyio.sleep(pause)
         pause = min(pause * 1.5, timing.poll_longest)
@@ -347,7 +347,7 @@ async def _until_it_shows(
             return run, shown
 
 
-def _asked(messages: Sequence[Message]) -> Message | None:
+def _user_message(messages: Sequence[Message]) -> Message | None:
     return next((each for each in messages if each.kind == "user"), None)
 
 

@@ -226,11 +226,11 @@ class Connection:
                 except ValueError:
                     continue
                 if isinstance(frame, dict):
-                    self._take(cast("Frame", frame))
+                    self._receive(cast("Frame", frame))
         except ConnectionClosed:
             pass
 
-    def _take(self, frame: Frame) -> None:
+    def _receive(self, frame: Frame) -> None:
         waiting = self._waiting.get(text_field(frame, "request_id"))
         if waiting is not None and frame.get("type") != "control_request":
             waiting.set(frame)

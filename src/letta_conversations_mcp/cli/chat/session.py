@@ -123,7 +123,7 @@ class Session:
         page = await self.connection.call("view_messages", ViewedPage, **place.address, limit=RECENT)
         self._leave_turn()
         self.place = place
-        self._take(found)
+        self._update_place(found)
         place.newest = page.messages[-1].id if page.messages else ""
         self.waiting = page.approvals
         self.folds = [fold for message in page.messages for fold in folds_of(message)][-20:]
@@ -133,7 +133,7 @@ class Session:
         self.screen.refresh()
         return page
 
-    def _take(self, found: Described) -> None:
+    def _update_place(self, found: Described) -> None:
         place = self.place
         place.summary, place.model = found.summary, found.model
         place.used, place.limit = found.context_tokens, found.context_limit
@@ -149,7 +149,7 @@ class Session:
     async def describe(self) -> Described:
         """Ask for everything about the conversation. Raises ToolFailed."""
         found = await self.connection.call("describe", Described, **self.place.address)
-        self._take(found)
+        self._update_place(found)
         self.screen.refresh()
         return found
 
@@ -225,7 +225,7 @@ class Session:
     async def _not_sent(self, text: str, error: ToolFailed) -> None:
         await self.fail(error)
         self.screen.give_back(text)
-        await self._look()
+        await self._look_again()
 
     async def decide(self, approve: bool, reason: str, calls: Sequence[ViewedCall], chosen: Sequence[str]) -> None:
         """Answer the tool calls that were shown, if exactly those still wait. Raises ToolFailed."""
@@ -247,7 +247,7 @@ class Session:
             )
         except ToolFailed as error:
             await self.fail(error)
-            await self._look()
+            await self._look_again()
 
     async def run(self, place: Place, send: Callable[[], Awaitable[Reply]]) -> None:
         """A turn from its beginning to its end, on the screen as long as the person is there. Raises ToolFailed when it
@@ -269,7 +269,7 @@ class Session:
         await self.screen.show(entries)
         if reply.usage and reply.usage.context_tokens:
             place.used = reply.usage.context_tokens
-        await self._look()
+        await self._look_again()
 
     async def _follow(self, place: Place, run_id: str) -> None:
         """Wait for a turn that was begun elsewhere, then show what it added."""
@@ -291,9 +291,9 @@ class Session:
         messages = await self.messages_since(place, place.newest)
         await self.show(*entries_of(messages, place.agent))
         self.folds = [fold for message in messages for fold in folds_of(message)] or self.folds
-        await self._look()
+        await self._look_again()
 
-    async def _look(self) -> None:
+    async def _look_again(self) -> None:
         """Look at the end of the conversation: what waits for a decision, and how full the context is."""
         place = self.place
         if not place.conversation_id:

@@ -41,9 +41,9 @@ class _Keys:
 
     def submit(self, text: str) -> None:
         self._leaves_next = False
-        self._tasks.start_soon(self._take, text)
+        self._tasks.start_soon(self._handle, text)
 
-    async def _take(self, text: str) -> None:
+    async def _handle(self, text: str) -> None:
         session = self.session
         # First come, first served: a command that takes long is followed by the next one, not passed.
         async with self._order:
