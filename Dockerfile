@@ -1,6 +1,10 @@
 # syntax=docker/dockerfile:1
 
-FROM python:3.12-slim AS build
+# Pin it with --build-arg PYTHON_IMAGE=python:3.12-slim@sha256:…, which
+# `docker buildx imagetools inspect python:3.12-slim` shows; compose takes PYTHON_IMAGE from deploy/.env.
+ARG PYTHON_IMAGE=python:3.12-slim
+
+FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/build && python -m venv /opt/app
@@ -15,7 +19,7 @@ RUN /opt/build/bin/pip wheel --no-deps --no-index --no-build-isolation --wheel-d
     && /opt/app/bin/pip uninstall --yes pip
 
 
-FROM python:3.12-slim
+FROM ${PYTHON_IMAGE}
 LABEL io.modelcontextprotocol.server.name="io.github.OWNER/letta-conversations-mcp"
 RUN groupadd --gid 10001 app \
     && useradd --uid 10001 --gid app --no-create-home --home-dir / --shell /usr/sbin/nologin app

@@ -16,6 +16,7 @@ from mcp import MCPError
 from pydantic import SecretStr
 from starlette.types import Message, Receive, Scope, Send
 
+from letta_conversations_mcp.http import limits
 from letta_conversations_mcp.http.limits import Limits
 from letta_conversations_mcp.settings import Settings
 from tests.http.team import HEADERS, Team, call_tool, client_of, modern_call, post
@@ -260,6 +261,25 @@ async def test_a_stream_of_changes_takes_no_place_of_a_call(team: Team) -> None:
         assert stream.status_code == 200
         assert (await legacy.client.list_tools()).tools
         assert (await post(url, "tools/list", {}, team.bearer("ann"))).status_code == 200
+
+
+async def test_streams_of_changes_have_a_bound(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STREAMS", 2)
+    team.add("ann")
+    team.add("bob")
+    team.add("eve")
+    body, headers = modern_call("subscriptions/listen", {"notifications": {"toolsListChanged": True}})
+    async with (
+        http_server(team.settings(NOWHERE)) as url,
+        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http,
+        http.stream("POST", f"{url}/mcp", json=body, headers=headers | team.bearer("ann")),
+        http.stream("POST", f"{url}/mcp", json=body, headers=headers | team.bearer("bob")),
+    ):
+        second = await http.post(f"{url}/mcp", json=body, headers=headers | team.bearer("ann"))
+        third = await http.post(f"{url}/mcp", json=body, headers=headers | team.bearer("eve"))
+
+    assert (second.status_code, third.status_code) == (429, 503)
+    assert all(int(each.headers["Retry-After"]) > 0 for each in (second, third))
 
 
 async def test_turns_have_a_bound_and_their_queue_too(team: Team, letta: Letta) -> None:

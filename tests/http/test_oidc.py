@@ -165,6 +165,38 @@ async def test_keys_that_the_provider_changes_are_found(monkeypatch: pytest.Monk
     assert new.status_code == 200
 
 
+async def test_the_audience_and_the_address_of_the_keys_can_be_named() -> None:
+    async with provider() as idp:
+        settings = Settings(
+            base_url=NOWHERE,
+            oidc_issuer=idp.issuer,
+            public_url=PUBLIC,
+            oidc_audience="letta",
+            oidc_jwks_url=f"{idp.issuer}/keys",
+        )
+        async with http_server(settings) as url:
+            good = await asks(url, idp.token("letta"))
+            of_the_url = await asks(url, idp.token(PUBLIC))
+
+    assert (good.status_code, of_the_url.status_code) == (200, 401)
+    assert idp.asked == ["/keys"]
+
+
+async def test_keys_are_fetched_again_when_they_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oidc, "UNKNOWN_KEY_SECONDS", 0)
+    async with serving() as (url, idp):
+        for _ in range(2):
+            assert (await asks(url, idp.token(PUBLIC))).status_code == 200
+        while_new = idp.asked.count("/keys")
+        monkeypatch.setattr(oidc, "KEYS_SECONDS", 0)
+        stolen = idp.token(PUBLIC)
+        idp.published = {"key-2": new_rsa_key()}
+        withdrawn = await asks(url, stolen)
+
+    assert (while_new, idp.asked.count("/keys")) == (1, 2)
+    assert withdrawn.status_code == 401
+
+
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 async def test_a_short_key_signs_nothing() -> None:
     async with serving() as (url, idp):

@@ -6,15 +6,20 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from mcp.server import MCPServer
 from starlette.types import Receive, Scope, Send
 
 from letta_conversations_mcp.core.errors import Overloaded
+from letta_conversations_mcp.http import app as app_module
 from letta_conversations_mcp.http.sessions import Sessions
+from letta_conversations_mcp.settings import Settings
 from tests.http.team import HEADERS
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.loopback import loopback_socket, serve_loopback
+from tests.rig.servers import http_server
 
 MOST = 8
 """Of these, one caller may have two."""
@@ -137,6 +142,19 @@ async def test_a_request_that_opens_no_session_takes_no_place(front: Front) -> N
         assert (await front.post("ann", "ping", {})).status_code == 400
 
     assert await front.works("ann", first)
+
+
+async def test_a_session_that_nobody_uses_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "SESSION_IDLE_SECONDS", 0.1)
+    async with (
+        http_server(Settings()) as url,
+        httpx.AsyncClient(base_url=url, headers=HEADERS, trust_env=False) as http,
+    ):
+        front = Front(http)
+        session_id = await front.open("ann")
+        with anyio.fail_after(HANG_SECONDS):
+            while await front.works("ann", session_id):
+                await anyio.sleep(0.3)
 
 
 async def test_callers_without_a_name_share_all(front: Front) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 from mcp import MCPError
 from mcp_types import (
@@ -18,7 +20,9 @@ from mcp_types import (
     SubscribeRequestParams,
 )
 
-from tests.http.team import Team, client_of
+from letta_conversations_mcp.server.tasks.extension import IDENTIFIER
+from tests.http.team import Team, client_of, modern_call
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say
 from tests.rig.servers import Caller, Era, http_server
@@ -276,6 +280,39 @@ async def test_nobody_subscribes_to_a_conversation_of_somebody_else(team: Team, 
             await they.ann.client.session.send_request(SubscribeRequest(params=params), EmptyResult)
 
     assert refused.value.error.code == INVALID_PARAMS
+
+
+async def test_a_task_of_somebody_else_is_answered_as_one_that_never_was(team: Team, letta: Letta) -> None:
+    """Its id is a secret, and opens nothing to those who may not see its conversation."""
+    held = Hold(Say("a secret of somebody else"))
+    letta.model.enqueue(held)
+    mine, theirs = [(await letta.new_agent())[0] for _ in range(2)]
+    team.add("ann", agents=[mine])
+    team.add("bob", agents=[theirs])
+    arguments = {"agent": theirs, "message": "hello"}
+    async with http_server(team.settings(letta.base_url)) as url:
+
+        async def ask(who: str, method: str, params: dict[str, Any], name: str = "") -> dict[str, Any]:
+            body, headers = modern_call(method, params, name)
+            capabilities = body["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"]
+            capabilities["extensions"] = {IDENTIFIER: {}}
+            async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+                answer = await http.post(f"{url}/mcp", json=body, headers=headers | team.bearer(who))
+            lines = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+            return json.loads(lines[-1].removeprefix("data: ") if lines else answer.text)
+
+        made = await ask("bob", "tools/call", {"name": "send_message", "arguments": arguments}, "send_message")
+        task = {"taskId": made["result"]["taskId"]}
+        refusals = [
+            await ask("ann", method, task | {"inputResponses": {}})
+            for method in ("tasks/get", "tasks/cancel", "tasks/update")
+        ]
+        held.gate.set()
+        own = await ask("bob", "tasks/get", task)
+
+    assert ["result" in each for each in refusals] == [False] * 3
+    assert not any(theirs in json.dumps(each) for each in refusals)
+    assert own["result"]["status"] in ("working", "completed")
 
 
 async def test_callers_with_no_agent_at_all_see_nothing(team: Team, letta: Letta, era: Era) -> None:

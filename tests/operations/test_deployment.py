@@ -72,6 +72,16 @@ def test_the_image_starts_the_command_of_the_package() -> None:
     assert json.loads(instruction("ENTRYPOINT")) == list(project["scripts"])[:1]
 
 
+def test_every_image_of_others_can_be_pinned_by_its_digest() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yml").read_text())["services"]
+    bases = re.findall(r"(?m)^FROM (\S+)", (ROOT / "Dockerfile").read_text())
+
+    for name, each in services.items():
+        assert "build" in each or each["image"].endswith(f"${{{name.upper()}_DIGEST:-}}"), name
+    assert set(bases) == {"${PYTHON_IMAGE}"}
+    assert "PYTHON_IMAGE" in services["replica-a"]["build"]["args"]
+
+
 async def test_the_health_check_of_the_image_tells_whether_the_server_answers() -> None:
     check = json.loads(instruction("HEALTHCHECK").split("CMD ")[1])
     proxied = {**os.environ, "http_proxy": "http://127.0.0.1:9"}

@@ -118,6 +118,7 @@ async def test_every_line_is_json_with_the_ids_of_what_it_is_about() -> None:
         assert event["request_id"] == lost["request_id"]
     assert lost["level"] == "WARNING"
     assert (answered["outcome"], ended["status"]) == ("ok", "completed")
+    assert answered["seconds"] >= 0
     assert {"time", "logger"} <= lost.keys()
     assert any(each["logger"].startswith("uvicorn") for each in running.events)
 

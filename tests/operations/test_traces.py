@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
+import httpx
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from starlette.applications import Starlette
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from letta_conversations_mcp.settings import Settings
+from tests.http.team import modern_call
 from tests.operations.service import service
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
@@ -23,6 +25,7 @@ from tests.rig.loopback import loopback_socket, serve_loopback
 from tests.rig.model import Refuse, Say, ScriptedModel
 
 TEXT = "Xylophone seventy-three"
+TRACE = "ab" * 16
 
 
 class Collector:
@@ -75,6 +78,10 @@ async def test_a_turn_is_a_span_with_its_ids_within_the_span_of_its_call_and_wit
                 once = await caller.ok("send_message", **keyed)
                 again = await caller.ok("send_message", **keyed)
                 await caller.refused(TEXT)
+            body, headers = modern_call("tools/call", {"name": "list_agents", "arguments": {}}, "list_agents")
+            body["params"]["_meta"]["traceparent"] = f"00-{TRACE}-{'b' * 16}-01"
+            async with httpx.AsyncClient(trust_env=False) as http:
+                await http.post(f"{running.url}/mcp", json=body, headers=headers)
             running.process.terminate()
             await running.ended()
 
@@ -94,6 +101,8 @@ async def test_a_turn_is_a_span_with_its_ids_within_the_span_of_its_call_and_wit
             "letta.run.id": waited.data["run_id"],
         }.items()
     )
+    continued = next(each for each in collector.spans if each.name == "tools/call list_agents")
+    assert continued.trace_id.hex() == TRACE
     assert again.data["run_id"] == once.data["run_id"]
     turns = [attributes(each)["letta.run.id"] for each in collector.spans if each.name == "turn"]
     assert turns.count(once.data["run_id"]) == 1
