@@ -219,6 +219,28 @@ async def test_a_signal_ends_the_process_soon_even_with_a_turn_in_flight(number:
         held.gate.set()
 
 
+async def test_a_client_that_is_killed_during_a_call_leaves_no_traceback() -> None:
+    model = ScriptedModel()
+    fake = FakeLetta(model)
+    call = {"name": "send_message", "arguments": {"agent": fake.add_agent("slow"), "message": "think"}}
+    held = Hold(Say("later"))
+    model.enqueue(held)
+    async with fake.serve() as url, started(Settings(base_url=url)) as wire:
+        assert wire.process.stdout
+        assert wire.process.stderr
+        await initialized(wire)
+        await wire.send("tools/call", {**call, "_meta": {"progressToken": 1}}, 2)
+        await model.asked()
+        await wire.process.stdout.aclose()
+        held.gate.set()
+        await wire.close_input()
+        log = "".join([piece async for piece in TextReceiveStream(wire.process.stderr)])
+        status = await wire.ended_within(HANG_SECONDS)
+
+    assert status == 0
+    assert "Traceback" not in log
+
+
 async def test_a_new_process_finds_the_turn_that_a_killed_one_started() -> None:
     model = ScriptedModel()
     fake = FakeLetta(model)

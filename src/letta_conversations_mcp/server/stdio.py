@@ -5,6 +5,7 @@ stdout carries nothing but protocol; the SDK sees to it, and points stray prints
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -19,15 +20,20 @@ from letta_conversations_mcp.server.invalid_lines import RepairingStream
 from letta_conversations_mcp.server.sdk_private import serve_over
 from letta_conversations_mcp.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 
 async def serve_stdio(settings: Settings) -> int:
-    """Serve until the client closes our input. On SIGTERM or SIGINT the process ends here, with status 0."""
+    """Serve until the client closes our input, or was killed. On SIGTERM or SIGINT the process ends here, with status 0."""
     server = build_server(settings)
-    async with background_tasks() as tasks:
-        if sys.platform != "win32":
-            await tasks.start(_end_on_signal)
-        async with stdio_server() as (read, write):
-            await serve_over(server, RepairingStream(read, write), write)
+    try:
+        async with background_tasks() as tasks:
+            if sys.platform != "win32":
+                await tasks.start(_end_on_signal)
+            async with stdio_server() as (read, write):
+                await serve_over(server, RepairingStream(read, write), write)
+    except* BrokenPipeError:
+        logger.info("the client left before it had its answers")
     return 0
 
 
