@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 async def serve_stdio(settings: Settings) -> int:
-    """Serve until the client closes our input, or was killed. On SIGTERM or SIGINT the process ends here, with status 0."""
+    """Serve until the client closes our input or is killed. On SIGTERM or SIGINT it ends here, with status 0."""
     server = build_server(settings)
     try:
         async with background_tasks() as tasks:
