@@ -264,7 +264,7 @@ async def test_a_stream_of_changes_takes_no_place_of_a_call(team: Team) -> None:
 
 
 async def test_streams_of_changes_have_a_bound(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "STREAMS", 2)
+    monkeypatch.setattr(limits, "MOST_LISTENING", 2)
     team.add("ann")
     team.add("bob")
     team.add("eve")
