@@ -85,6 +85,9 @@ async def open_response(
             f"no answer for {waited_seconds(error):g} s" if timed_out else "the connection broke before an answer came"
         )
         raise StreamLost(words) from error
+    except httpx.TransportError as error:
+        # The SDK passes it on while it reads the body of an error.
+        raise StreamLost("the connection broke in the middle of an error") from error
     except letta_client.APIStatusError as error:
         if means_no_streams(error):
             raise KeepsNoStreams from error
