@@ -38,10 +38,10 @@ MESSAGE_CHARS = 60
 """Characters that a message needs beside its text, in either form of an answer."""
 
 
-def length(text: str) -> int:
+def length(text: str, *, as_entry: bool = False) -> int:
     """How much of a budget a text uses: its characters in JSON. An answer contains it once as it is and once with every
-    line marked; the longer one counts, without the mark of the first line."""
-    return max(_in_json(text), _in_json(quoted(text)) - len(MARK))
+    line marked, twice in an entry; the longer one counts, without the mark of the first line."""
+    return max(_in_json(text), _in_json(quoted(entry(text) if as_entry else text)) - len(MARK))
 
 
 def _in_json(text: str) -> int:
@@ -63,14 +63,18 @@ def fair_share(lengths: Sequence[int], budget: int) -> int:
     return max(lengths, default=1)
 
 
-def cut(text: str, limit: int) -> str:
+def cut(text: str, limit: int, *, as_entry: bool = False) -> str:
     """The text if its `length` is at most `limit`, else its beginning followed by CUT, together at most `limit`."""
-    if length(text) <= limit:
+
+    def used(size: int) -> int:
+        return length(text[:size], as_entry=as_entry)
+
+    if used(len(text)) <= limit:
         return text
     limit -= len(CUT)
     if limit < 0:
         return ""
-    fitting = bisect_right(range(min(len(text), limit) + 1), limit, key=lambda size: length(text[:size])) - 1
+    fitting = bisect_right(range(min(len(text), limit) + 1), limit, key=used) - 1
     return text[:fitting] + CUT
 
 

@@ -98,6 +98,14 @@ def test_no_turn_of_any_length_exceeds_the_budget_in_either_form(
     assert ("Cut to fit" in reply.note) >= is_cut
 
 
+def test_a_call_of_very_many_lines_stays_within_the_budget() -> None:
+    lines = ToolCall(id="call_1", name="run", arguments="\n" * 4000, status="pending")
+
+    reply = _reply(Turn(status="needs_approval", approvals=(lines,)), budget=10_000)
+
+    assert max(_sizes(reply)) <= 10_000
+
+
 def test_a_failure_in_control_characters_stays_within_the_budget() -> None:
     failure = TurnFailure(message="\x00" * 400, detail="\x1b[31m" * 400)
 

@@ -21,7 +21,7 @@ class PendingCall(Result):
 
     @classmethod
     def of(cls, call: ToolCall, size: int) -> PendingCall:
-        return cls(tool_call_id=call.id, tool=call.name, arguments=cut(call.arguments, size))
+        return cls(tool_call_id=call.id, tool=call.name, arguments=cut(call.arguments, size, as_entry=True))
 
     def to_text(self) -> str:
         return f"{self.tool}({self.arguments}) · {self.tool_call_id}"

@@ -139,10 +139,10 @@ class Reply(Result):
         left_out = len(turn.tool_calls) - len(calls)
         approvals = [ApprovalRow(tool_call_id=a.id, name=a.name, arguments=a.arguments) for a in turn.approvals]
         texts = [turn.reply, turn.reasoning if "reasoning" in kinds else ""]
-        for row in (*calls, *approvals):
-            texts += [row.arguments, getattr(row, "result", "")]
+        entries = [text for row in (*calls, *approvals) for text in (row.arguments, getattr(row, "result", ""))]
+        lengths = [*map(length, texts), *(length(text, as_entry=True) for text in entries)]
         room = budget - RESERVED_CHARS - NOTES_CHARS - CALL_CHARS * (len(calls) + len(approvals))
-        share = fair_share([length(text) for text in texts], room)
+        share = fair_share(lengths, room)
         reply, reasoning = cut(turn.reply, share), cut(texts[1], share)
         return cls(
             status=turn.status,
@@ -158,13 +158,15 @@ class Reply(Result):
             run_id=turn.run_id,
             message_key=message_key if turn.status in UNCONFIRMED and not turn.run_id else "",
             tool_calls=tuple(_shortened(row, share) for row in calls),
-            approvals=tuple(row.model_copy(update={"arguments": cut(row.arguments, share)}) for row in approvals),
+            approvals=tuple(
+                row.model_copy(update={"arguments": cut(row.arguments, share, as_entry=True)}) for row in approvals
+            ),
             usage=UsageRow.of(turn.usage) if turn.usage else None,
             note=" ".join(
                 [
                     *([_branch_note(branch_of, ref)] if branch_of else []),
                     *notes,
-                    *_notes(turn, ref, is_cut=any(length(text) > share for text in texts), left_out=left_out),
+                    *_notes(turn, ref, is_cut=max(lengths) > share, left_out=left_out),
                 ]
             ),
             next=_next_step(turn, ref, message_key),
@@ -198,7 +200,12 @@ def _call_row(call: ToolCall, waiting: Collection[str], *, in_full: bool) -> Cal
 
 
 def _shortened(row: CallRow, share: int) -> CallRow:
-    return row.model_copy(update={"arguments": cut(row.arguments, share), "result": cut(row.result, share)})
+    return row.model_copy(
+        update={
+            "arguments": cut(row.arguments, share, as_entry=True),
+            "result": cut(row.result, share, as_entry=True),
+        }
+    )
 
 
 def describe_failure(turn: Turn) -> str:
