@@ -29,6 +29,9 @@ from tests.rig.programs import installed
 from tests.rig.real_letta import redis_running
 from tests.rig.servers import in_own_task
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+"""In a loop of its own: `wait_all_tasks_blocked` would wait for the timers of servers that other tests started."""
+
 CALL = CallIdentity(target="agent-1", call="a call", origin="here")
 PLACE = ConversationRef(conversation_id="conv-1", agent_id="agent-1")
 
