@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: help package bundle frameworks docs pages viewer viewer-check viewer-images demo test test-full test-live test-pythons mutants conformance check format bench clean faults faults-live evals audit image-requirements
+.PHONY: help package bundle frameworks docs pages viewer viewer-check viewer-images recording demo test test-full test-live test-pythons mutants conformance check format bench clean faults faults-live evals audit image-requirements
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -93,6 +93,10 @@ viewer-check: viewer/node_modules/.package-lock.json
 	cd viewer && npm run --silent check && node build.mjs --outfile node_modules/.viewer.html
 	cmp viewer/node_modules/.viewer.html src/letta_conversations_mcp/server/viewer/viewer.html || \
 		{ echo "The viewer is stale: run make viewer and commit the result."; exit 1; }
+
+recording: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group recording
+	$(BIN)/python -m tests.cli.tour_recording
 
 viewer-images: $(VENV)/.installed viewer
 	$(BIN)/python -m tests.viewer.screenshots
