@@ -36,13 +36,14 @@ async def read(mcp: Caller, uri: str) -> str:
 
 
 def test_a_time_is_stated_once_for_the_messages_of_a_minute() -> None:
-    times = ["2026-11-28T10:00:01Z", "2026-11-28T10:00:59Z", "2026-11-28T10:01:00Z", "2026-11-28T10:00:30Z"]
+    times = ["2026-11-28T10:00:01Z", "2026-11-28T10:00:59Z", "2026-11-28T10:01:00Z", "", "2026-11-28T10:01:30Z"]
     messages = tuple(Message(id=f"message-{at}", kind="user", type="user_message", at=at, text="m") for at in times)
     ref = ConversationRef(conversation_id="conv-1", agent_id="agent-1")
 
     page = MessageList.of(ref, MessageQuery(), HistoryPage(messages), 10_000, skip_chars=0, ids=False)
 
-    assert [row.at for row in page.messages] == ["2026-11-28T10:00Z", "", "2026-11-28T10:01Z", "2026-11-28T10:00Z"]
+    shown = ["2026-11-28T10:00Z", "", "2026-11-28T10:01Z", "unknown", "2026-11-28T10:01Z"]
+    assert [row.at for row in page.messages] == shown
 
 
 async def test_messages_are_shown_oldest_to_newest(mcp: Caller, letta: Letta) -> None:

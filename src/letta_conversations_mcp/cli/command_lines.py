@@ -15,8 +15,7 @@ _PLACEHOLDER = "…"
 
 
 def command_line(tool: str, arguments: Mapping[str, Any]) -> str:
-    """The command that calls a tool with these arguments. A value of `...` stands for one that the reader
-    knows."""
+    """The command that calls a tool with these arguments. A value of `...` stands for one that the reader knows."""
     words = [program_name(), tool.replace("_", "-")]
     first = positional(tool)
     words += [_value(name, arguments[name]) for name in first if name in arguments]

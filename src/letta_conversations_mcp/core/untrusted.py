@@ -2,8 +2,7 @@
 
 Everywhere in the same way: each line of such a text begins with `> `, and no line of ours does. So its reader sees
 where it begins and ends, whatever it says. Where such a text has several entries, the further lines of each are marked
-twice. Names and other short texts are written within a line as Python's `repr`
-does: quoted and escaped.
+twice. Names and other short texts are written within a line as Python's `repr` does: quoted and escaped.
 
 Characters that move a terminal's cursor, change the direction of writing or are invisible are written as escapes, for
 example `\\x1b` or `\\u202e`. Line breaks and tabs stay.

@@ -105,7 +105,8 @@ class Endpoints:
                     await _refusal()(scope, receive, send)
 
     def _arriving(self, receive: Receive) -> Receive:
-        """Raises ShuttingDown for a request that has not arrived when the shutdown begins; if it came later, ends."""
+        """A `receive` that raises ShuttingDown for a request of which a part is still missing when the shutdown begins
+        or, for a request that began during the shutdown, when it ends."""
         has_arrived = False
 
         async def arriving() -> Message:

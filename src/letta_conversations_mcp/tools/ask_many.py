@@ -10,6 +10,7 @@ import anyio
 from pydantic import Field
 
 from letta_conversations_mcp.conversations.keys import check_key
+from letta_conversations_mcp.conversations.names import agent_name
 from letta_conversations_mcp.conversations.update import check_text
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
 from letta_conversations_mcp.core.model import ConversationRef, OutgoingMessage
@@ -136,7 +137,7 @@ async def _ask(services: Services, target: Target, message: str, deadline: float
         logger.exception("asking %s failed unexpectedly", target.name)
         where = f"list_messages({ref.in_call})" if ref else "list_conversations"
         return row_of(target, ref, error=f"This failed inside the MCP server; look with {where} before asking again.")
-    name = await destination.name_of_agent(sent.ref)
+    name = destination.agent_name or await agent_name(services.backend, sent.ref.agent_id)
     return row_of(target, sent.ref, turn, agent_name=name, message_key=key_of(sent, identity.key))
 
 

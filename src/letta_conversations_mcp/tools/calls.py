@@ -139,10 +139,6 @@ class Destination:
         self.made = ConversationRef(conversation_id=branch.conversation.id, agent_id=ref.agent_id)
         return self.made
 
-    async def name_of_agent(self, ref: ConversationRef) -> str:
-        """The name of the agent that the message went to, "" if it could not be read."""
-        return self.agent_name or await agent_name(self._services.backend, ref.agent_id)
-
     async def _earlier_branch(self, ref: ConversationRef) -> ConversationRef | None:
         if not self._branch_key:
             return None

@@ -87,7 +87,7 @@ async def send_message(
         return answered
     if not message.strip() and not images:
         raise InvalidArgument("message", "a text or an image is needed.")
-    # Between two steps that each take a while for large images.
+    # Before the call is hashed: large images take a while in each step, and other calls are served in between.
     read = await read_images(images)
     identity = identity_of(
         ctx,

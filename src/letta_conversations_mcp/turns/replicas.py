@@ -31,10 +31,12 @@ PREFIX = "letta-conversations-mcp"
 OPERATION_SECONDS = 2.0
 """The longest that a call waits for one operation of Redis."""
 
-CONNECT_SECONDS = 10.0
 STEPS = 20
-"""In how many steps these seconds are waited. On a busy machine this process stands still for seconds at a time; that
-counts as one step, so that Redis is not taken for silent while its answer lies unread."""
+"""How many steps that wait has. On a busy machine this process stands still for seconds at a time; that counts as one
+step, so that Redis is not taken for silent while its answer is still unread."""
+
+CONNECT_SECONDS = 10.0
+"""The longest that a new connection to Redis may take. A call does not wait that long for it."""
 
 PAUSE_SECONDS = 5.0
 """How long Redis is left alone after it could not be reached."""

@@ -186,7 +186,7 @@ class Sending:
         return Delivery(self.backend, turn, self.timing, self.settings.turn_timeout, self.meter)
 
     async def _run_of_same(self, turn: TrackedTurn, send: Send, busy: Busy) -> Run | None:
-        assert turn.message is not None  # noqa: S101
+        assert turn.message is not None  # noqa: S101 - the conversation was busy for it
         return await run_of_same(
             self.backend, turn.ref, turn.message, busy, send.identity, self.started_at, self.timing
         )

@@ -25,14 +25,14 @@ class SharedTurns:
         self._calls: WeakKeyDictionary[TrackedTurn, SharedCall] = WeakKeyDictionary()
 
     async def begin(self, identity: CallIdentity) -> tuple[SharedCall | None, SharedCall | None]:
-        """Make a call known; it, and the call at another replica that it repeats. Of a message with a key, Letta itself
-        knows."""
+        """Make a call known to the other replicas. Returns it, and the call at another replica that it repeats, if any.
+        Does nothing for a message with a key, which Letta itself can find."""
         if self._replicas is None or not identity.call or identity.key:
             return None, None
         return await self._replicas.begin(identity)
 
     def add(self, turn: TrackedTurn, call: SharedCall) -> None:
-        """The turn that a call has begun."""
+        """Note the turn that a call has begun."""
         self._calls[turn] = call
 
     async def handed_over(self, turn: TrackedTurn, identity: CallIdentity) -> None:
@@ -44,7 +44,8 @@ class SharedTurns:
             await self._replicas.keep(identity, call)
 
     def ended(self, turn: TrackedTurn, identity: CallIdentity, *, answered: bool) -> None:
-        """A call was answered, or given up by its client. What was not handed over is nothing to join."""
+        """A call was answered, or given up by its client. One whose message was not handed over is forgotten, because
+        nobody can join it."""
         call = self._calls.get(turn)
         if self._replicas is None or call is None:
             return

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import psutil
 import pytest
 from pydantic import SecretStr
@@ -17,8 +16,8 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS
 from letta_conversations_mcp.settings import Settings
+from tests.backends.app_server.app_servers import until
 from tests.backends.app_server.conftest import MODEL, unique
-from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.loopback import loopback_socket
 from tests.rig.model import Hold, Say, ScriptedModel
@@ -38,12 +37,6 @@ def app_servers(state: Path) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(HANG_SECONDS):
-        while not condition():
-            await anyio.sleep(0.05)
 
 
 @pytest.fixture

@@ -115,6 +115,7 @@ class Connection:
         while self.server.activity is not None:
             await self._used.wait()
             self._used = anyio.Event()
+            # Nothing happens when the time since the last use is over, so there is no event to wait for.
             while self._uses or anyio.current_time() < self._used_at + KEEP_SECONDS:  # noqa: ASYNC110
                 await anyio.sleep(KEEP_SECONDS)
             self.server.activity.release()

@@ -54,8 +54,8 @@ class LoopState:
     `taken`: the otids of the messages that runs have taken since the server was started and somebody was subscribed.
     A run whose last subscriber left before its first words is not among them.
     `current`: the otid of the message that is being answered; "" while none is, and until the model begins to answer.
-    `silent_seconds`: seconds for which the model's answer, once begun, has stalled; 0 at any
-    other time, when silence means a model that thinks or a tool that works.
+    `silent_seconds`: seconds for which the model's answer, once begun, has stalled; 0 at any other time, when silence
+    means a model that thinks or a tool that works.
     """
 
     active: bool

@@ -33,7 +33,8 @@ _NEXT_STEPS = {
     _BROKEN_FILE: (
         "A file that it keeps on this machine is broken. If that has just happened, fork may open a branch with the "
         "messages that the server still has; else a person has to repair the file, restore it from a backup, or do "
-        "without it; list_messages names it. Other conversations can be used."
+        "without it. Where the server was started by this one, list_messages names the file. Other conversations can "
+        "be used."
     ),
     re.compile(r"\brejected by the queue\b|\binput ledger is at capacity\b"): (
         "Nothing was sent. It says this when its disk is full, and while a tool call waits for a decision."

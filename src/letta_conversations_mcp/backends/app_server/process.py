@@ -5,10 +5,9 @@ share one server, and it ends with the last of them, even if that is killed. Fil
 releases with the process that holds them:
 
 - Every user holds `in-use`, shared. The supervisor, which runs the server, ends it only once it has got the lock
-  exclusively: nobody can be handed the address of a server that is about to stop, and those that
-  come meanwhile wait.
-- Everybody with a request or a turn on the server holds `active`, shared, so that a server that has grown too large is
-  ended between them.
+  exclusively: nobody can be handed the address of a server that is about to stop, and those that come meanwhile wait.
+- Every user with a request or a turn in progress holds `active`, shared, so that a server that has grown too large is
+  ended only while it is idle.
 - The process that gets the lock `keeper` starts a supervisor and hands the lock to it: while it is held, a server
   runs, starts or ends.
 
@@ -68,9 +67,9 @@ class LocalOptions:
     """Where the server keeps its agents, and how it is run. All durations in seconds.
 
     `command` is the program `letta`: without it the one of this Python, else the one on PATH. `environment` is where
-    the server finds models and their keys (OPENAI_API_KEY, OLLAMA_BASE_URL, …); variables that would
-    misdirect it are left out. The process that starts the server decides about `command` and `environment`: those that
-    join later take the server as it is.
+    the server finds models and their keys (OPENAI_API_KEY, OLLAMA_BASE_URL, …); variables that would misdirect it are
+    left out. The process that starts the server decides about `command` and `environment`: those that join later take
+    the server as it is.
     `start_seconds` bounds all waiting for the server, `stop_seconds` how long it is asked before it is killed. A server
     that has grown by `growth_bytes`, which is looked at every `look_seconds`, is ended when it is idle: Letta Code
     0.34.12 grows by 0.4 MB with every turn.

@@ -97,7 +97,7 @@ class RunningTurn:
         # Raised out here: the task group would wrap it.
         if failure is not None:
             raise failure
-        assert reply is not None  # noqa: S101
+        assert reply is not None  # noqa: S101 - the task group ends with one of the two
         return reply
 
     async def wait_for(self, reply: Reply | None = None, *, run_id: str = "") -> Reply:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -10,7 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from letta_conversations_mcp.conversations.history import HistoryPage
 from letta_conversations_mcp.conversations.transcript import CUT, MESSAGE_CHARS, body, cut, fit, minute, to_markdown
-from letta_conversations_mcp.core.model import ConversationRef, MessageKind, MessageQuery
+from letta_conversations_mcp.core.model import ConversationRef, Message, MessageKind, MessageQuery
 from letta_conversations_mcp.tools.results.result import NAME_CHARS, Result
 
 ID_CHARS = 60
@@ -20,7 +20,7 @@ ID_CHARS = 60
 class MessageRow(Result):
     kind: MessageKind
     id: str = ""
-    at: Annotated[str, Field(description="left out: as before it")] = ""
+    at: Annotated[str, Field(description="omitted: same as above")] = ""
     text: str = ""
 
 
@@ -49,14 +49,13 @@ class MessageList(Result):
         """The page within `budget` characters: every message, long ones cut."""
         bodies = [body(each)[skip_chars:] for each in page.messages]
         shown = fit(bodies, budget, beside=MESSAGE_CHARS + ID_CHARS * ids)
-        times = [minute(each.at) for each in page.messages]
         return cls(
             conversation_id=ref.conversation_id,
             agent_id=ref.agent_id,
             agent_name=cut(agent_name, NAME_CHARS),
             messages=tuple(
-                MessageRow(kind=each.kind, id=each.id if ids else "", at="" if at == before else at, text=text)
-                for each, text, at, before in zip(page.messages, shown, times, ["", *times], strict=False)
+                MessageRow(kind=each.kind, id=each.id if ids else "", at=at, text=text)
+                for each, text, at in zip(page.messages, shown, _times(page.messages), strict=True)
             ),
             older=page.older,
             newer=page.newer,
@@ -75,6 +74,15 @@ class MessageList(Result):
             " ".join(filter(None, cursors)),
         ]
         return "\n\n".join(filter(None, ["\n".join(filter(None, parts)), self.transcript]))
+
+
+def _times(messages: Sequence[Message]) -> Iterator[str]:
+    """The time of each message; "" for the same minute as the one before it."""
+    before = ""
+    for message in messages:
+        at = minute(message.at)
+        yield "" if at == before else at or "unknown"
+        before = at
 
 
 def _note(query: MessageQuery, page: HistoryPage, bodies: Sequence[str], shown: Sequence[str], skipped: int) -> str:
