@@ -47,7 +47,7 @@ demo: $(VENV)/.tour
 # Every worker, and every server that a test starts, loads the same modules.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Four workers for each core, because the tests mostly wait. WORKERS=0 runs them in one process.
+# Three workers for each core, because the tests mostly wait. WORKERS=0 runs them in one process.
 WORKERS ?= auto
 PARALLEL := --numprocesses=$(WORKERS) --dist=worksteal
 SLOWEST := --durations=20 --durations-min=1

@@ -28,7 +28,7 @@ from tests.rig.servers import ALL_WAYS, DEFAULT_WAY, Caller, Way, connect, in_ow
 hypothesis.settings.register_profile("default", deadline=None, max_examples=40)
 hypothesis.settings.register_profile("full", deadline=None, max_examples=150)
 
-WORKERS_PER_CORE = 4
+WORKERS_PER_CORE = 3
 """Tests mostly wait for processes and timers, so more of them than cores run at a time."""
 
 SLOW_SECONDS = 10
@@ -73,7 +73,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = [each for each in chosen if not each.get_closest_marker("fake_only") and "letta" in _fixtures(each)]
     kept = set(chosen)
     config.hook.pytest_deselected(items=[each for each in items if each not in kept])
-    items[:] = chosen
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    items[:] = slow_first(chosen, workers)
+
+
+def slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Order tests so that each worker begins with its share of the slow ones: one that begins last delays the end.
+
+    pytest-xdist gives every worker an equal run of neighbours (`--dist=worksteal`).
+    """
+    slow = [each for each in items if each.get_closest_marker("slow")]
+    others = [each for each in items if not each.get_closest_marker("slow")]
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        size = len(items) * (worker + 1) // workers - len(items) * worker // workers
+        share = slow[worker::workers]
+        taken = size - len(share)
+        ordered += share + others[:taken]
+        others = others[taken:]
+    return ordered + others
 
 
 def is_in_default_run(item: pytest.Item) -> bool:
@@ -125,7 +143,7 @@ class LimitedTime:
 class SlowTests:
     """Fails a run in which a test without the mark `slow` takes longer than ten seconds.
 
-    The limit grows with the load: with four workers for each core, a test may take four times as long as alone. In CI
+    The limit grows with the load: with three workers for each core, a test may take three times as long as alone. In CI
     the tests are named and the run does not fail.
     """
 

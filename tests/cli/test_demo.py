@@ -48,6 +48,7 @@ def configuration(shown: str) -> dict[str, object]:
     return json.loads(shown[shown.index("\n{") :])["mcpServers"]["letta"]
 
 
+@pytest.mark.slow(reason="the whole tour, with a server that is started twice")
 async def test_the_demo_shows_the_main_job_on_a_machine_without_a_model(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -232,12 +232,16 @@ async def nginx(folder: Path, *replicas: Service) -> AsyncGenerator[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    # nginx's workers are not root.
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:3]:
+    return opened(tmp_path)
+
+
+def opened(folder: Path) -> Path:
+    """The folder, which nginx's workers can use too: they are not root."""
+    folder.chmod(0o777)
+    for parent in folder.parents[:3]:
         if parent.stat().st_uid == os.getuid():
             parent.chmod(parent.stat().st_mode | 0o011)
-    return tmp_path
+    return folder
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])
@@ -376,11 +380,16 @@ async def test_behind_nginx_nobody_notices_a_rolling_restart(folder: Path) -> No
     assert len(model.calls) == len(sent)
 
 
-@pytest.fixture
-async def behind_nginx(folder: Path) -> AsyncGenerator[str]:
+@pytest.fixture(scope="module")
+def nginx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return opened(tmp_path_factory.mktemp("nginx"))
+
+
+@pytest.fixture(scope="module")
+async def behind_nginx(nginx_folder: Path) -> AsyncGenerator[str]:
     """The URL of nginx before two servers that know one token and take requests of 40 MB themselves."""
     settings = Settings(base_url=NOWHERE, stateless=True, token=SecretStr(TOKEN), max_body_bytes=40_000_000)
-    async with in_own_task(_two_behind_nginx(folder, settings)) as url:
+    async with in_own_task(_two_behind_nginx(nginx_folder, settings)) as url:
         yield url
 
 
@@ -390,9 +399,9 @@ async def _two_behind_nginx(folder: Path, settings: Settings) -> AsyncGenerator[
         yield url
 
 
-async def test_nginx_keeps_no_body_of_a_caller_without_a_token(folder: Path, behind_nginx: str) -> None:
+async def test_nginx_keeps_no_body_of_a_caller_without_a_token(nginx_folder: Path, behind_nginx: str) -> None:
     parts = urlsplit(behind_nginx)
-    spooled = folder / "client_body"
+    spooled = nginx_folder / "client_body"
     async with AsyncExitStack() as stack:
         streams = [
             await stack.enter_async_context(await anyio.connect_tcp(str(parts.hostname), parts.port or 0))

@@ -6,8 +6,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from letta_conversations_mcp.settings import Settings
 from tests.backends.app_server.conftest import MODEL
 from tests.http.team import Team, client_of
@@ -32,10 +30,8 @@ async def pages(caller: Caller, **query: Any) -> list[list[str]]:
         after = ids[-1]
 
 
-@pytest.mark.parametrize("order_by", ["created_at", "last_message_at"])
-@pytest.mark.parametrize("order", ["desc", "asc"])
 async def test_a_list_of_several_agents_is_read_page_by_page(
-    local_settings: Settings, model: ScriptedModel, tmp_path: Path, order: str, order_by: str
+    local_settings: Settings, model: ScriptedModel, tmp_path: Path
 ) -> None:
     team = Team(tmp_path / "tokens.toml")
     team.add("boss")
@@ -57,14 +53,24 @@ async def test_a_list_of_several_agents_is_read_page_by_page(
     team.add("ann", agents=agents[:2])
     async with http_server(settings) as url, client_of(url, team.tokens["ann"], "modern") as ann:
         await ann.ok("delete", conversation_id=deleted, confirm=True)
-        found = await pages(ann, order=order, order_by=order_by)
+        listed = {
+            (order, order_by): [each for page in await pages(ann, order=order, order_by=order_by) for each in page]
+            for order in ("desc", "asc")
+            for order_by in ("created_at", "last_message_at")
+        }
         foreign = await ann.refused("list_conversations", after=(await others(url, team, agents[2])))
 
-    expected = made if order_by == "created_at" else [made[number] for number in TALKED_IN]
-    listed = [each for page in found for each in page]
-    assert listed[: len(expected)] == (expected if order == "asc" else expected[::-1])
-    assert len(listed) == len(set(listed))
-    assert set(listed) <= set(made)
+    talked_in = [made[number] for number in TALKED_IN]
+    first = {key: ids[: len(made if key[1] == "created_at" else talked_in)] for key, ids in listed.items()}
+    assert first == {
+        ("asc", "created_at"): made,
+        ("desc", "created_at"): made[::-1],
+        ("asc", "last_message_at"): talked_in,
+        ("desc", "last_message_at"): talked_in[::-1],
+    }
+    for ids in listed.values():
+        assert len(ids) == len(set(ids))
+        assert set(ids) <= set(made)
     assert "There is no conversation" in foreign
 
 
