@@ -51,6 +51,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # The developer's own settings, before any fixture or process of the tests can read them.
     for name in [each for each in os.environ if each.startswith("LETTA_") and each != "LETTA_TEST_HOME"]:
         del os.environ[name]
+    if config.cache:
+        # Each App Server has a folder of its own, and would compile Letta Code for itself.
+        os.environ.setdefault("NODE_COMPILE_CACHE", str(config.cache.mkdir("node")))
     hypothesis.settings.load_profile("default" if config.getoption("--ways") == "default" else "full")
     if (seconds := config.getoption("--seconds")) is not None:
         config.pluginmanager.register(LimitedTime(config, seconds))

@@ -65,7 +65,7 @@ def environment(settings: Settings) -> dict[str, str]:
     chosen = settings.model_dump(exclude_defaults=True)
     names = {"api_key": "LETTA_API_KEY", "base_url": "LETTA_BASE_URL", "project": "LETTA_PROJECT"}
     values = {name: _plain(value) for name, value in chosen.items()}
-    passed_on = ("COVERAGE_", "LMSTUDIO_BASE_URL")
+    passed_on = ("COVERAGE_", "LMSTUDIO_BASE_URL", "NODE_COMPILE_CACHE")
     inherited = {name: value for name, value in os.environ.items() if name.startswith(passed_on)}
     return inherited | {names.get(name, f"LETTA_MCP_{name.upper()}"): str(value) for name, value in values.items()}
 

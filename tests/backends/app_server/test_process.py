@@ -17,7 +17,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from letta_conversations_mcp.backends.app_server import supervisor
-from letta_conversations_mcp.backends.app_server.process import LOG, AppServer, LocalServerProblem, app_server
+from letta_conversations_mcp.backends.app_server.process import COMPILED, LOG, AppServer, LocalServerProblem, app_server
 from tests.backends.app_server.app_servers import (
     address,
     ask,
@@ -252,6 +252,19 @@ async def test_nothing_is_written_outside_the_folder(folder: Path, tmp_path: Pat
     assert sorted(each.name for each in tmp_path.iterdir()) == ["elsewhere", "state"]
     assert (folder / "home" / ".letta" / "settings.json").exists()
     assert (folder / "backend" / "memfs" / agent).is_dir()
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+async def test_compiled_code_is_kept_in_the_folder_or_where_the_user_wants_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, chosen: bool
+) -> None:
+    monkeypatch.delenv("NODE_COMPILE_CACHE")
+    elsewhere = tmp_path / "elsewhere"
+    async with app_server(options(folder, **({"NODE_COMPILE_CACHE": str(elsewhere)} if chosen else {}))) as server:
+        await ask(server, "agent_list", query={})
+    await until_gone(folder)
+    kept = [each for each in (elsewhere, folder / COMPILED) if any(file.is_file() for file in each.rglob("*"))]
+    assert kept == [elsewhere if chosen else folder / COMPILED]
 
 
 async def test_the_server_connects_to_nothing_but_this_machine(folder: Path, tmp_path: Path) -> None:

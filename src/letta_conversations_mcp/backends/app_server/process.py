@@ -57,7 +57,10 @@ TOKEN_BYTES = 32
 TOKEN_CHARS = 43
 """Characters in which those are written."""
 
-_FOLDERS = ("home", BACKEND, "temporary", "work")
+COMPILED = "compiled"
+"""Where Node.js keeps its compiled code of Letta Code, so that only the first start has to compile it."""
+
+_FOLDERS = ("home", BACKEND, "temporary", "work", COMPILED)
 _NOT_PASSED = ("LETTA_", "GIT_", "XDG_", "PYTHON")
 """Prefixes of variables that would direct the server to other folders or servers, or that hold our secrets."""
 
@@ -202,6 +205,7 @@ class _Start:
             _check_own(self.folder / each)
         self._program = os.path.abspath(program)
         self._environment = {name: value for name, value in given.items() if not name.startswith(_NOT_PASSED)}
+        self._environment.setdefault("NODE_COMPILE_CACHE", str(self.folder / COMPILED))
         self._environment |= {
             "PATH": path or os.defpath,
             "HOME": str(self.folder / "home"),
