@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, expect
 
 from letta_conversations_mcp.settings import Settings
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.programs import installed
 from tests.rig.servers import in_own_task
 from tests.viewer.browser import Site, Viewer, open_browser, serve_site
 
 WIDTH, HEIGHT = 900, 900
+
+expect.set_options(timeout=HANG_SECONDS * 1000)
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +37,7 @@ async def site(letta_server: Letta) -> AsyncGenerator[Site]:
 async def viewer(browser: Browser, site: Site, letta: Letta) -> AsyncGenerator[Viewer]:
     """In the frame of a host. Nothing may fail in its script."""
     context = await browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, locale="en-GB", timezone_id="UTC")
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(HANG_SECONDS * 1000)
     viewer = Viewer(await context.new_page(), site)
     yield viewer
     site.refusing = False

@@ -20,7 +20,7 @@ TOKEN = "a long random text"
 @pytest.fixture
 async def page(browser: Browser) -> AsyncGenerator[Page]:
     context = await browser.new_context(viewport={"width": 900, "height": 800})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(HANG_SECONDS * 1000)
     yield await context.new_page()
     await context.close()
 
