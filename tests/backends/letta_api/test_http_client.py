@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import anyio
 import httpx
 import pytest
+import trustme
 
 from letta_conversations_mcp.backends.letta_api.http_client import ConnectionStack, CountingClient
 from letta_conversations_mcp.turns.instrumentation import NO_METER
@@ -39,6 +42,10 @@ class Server:
                 if path.endswith("/closes"):
                     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
                     return
+                if path.startswith("/to/"):
+                    location = f"https://localhost:{path.removeprefix('/to/')}/"
+                    writer.write(f"HTTP/1.1 307 Moved\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n".encode())
+                    continue
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         except asyncio.IncompleteReadError:
             pass
@@ -56,10 +63,16 @@ class Server:
 
 @pytest.fixture
 async def server() -> AsyncGenerator[Server]:
+    async with serve() as running:
+        yield running
+
+
+@asynccontextmanager
+async def serve(tls: ssl.SSLContext | None = None) -> AsyncGenerator[Server]:
     running = Server()
-    async with await asyncio.start_server(running.answer, "127.0.0.1", 0) as listening:
-        host, port = listening.sockets[0].getsockname()
-        running.url = f"http://{host}:{port}"
+    async with await asyncio.start_server(running.answer, "127.0.0.1", 0, ssl=tls) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        running.url = f"https://localhost:{port}" if tls else f"http://127.0.0.1:{port}"
         yield running
 
 
@@ -156,3 +169,23 @@ async def test_a_proxy_of_the_environment_is_used(
     async with CountingClient(NO_METER) as client:
         await client.get("http://letta.test/v1/agents/")
     assert server.requests == ["http://letta.test/v1/agents/"]
+
+
+@pytest.mark.parametrize("redirected", [False, True])
+async def test_a_certificate_must_be_one_that_this_machine_trusts(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, redirected: bool
+) -> None:
+    authority, own = trustme.CA(), tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(str(own))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(tls)  # pyright: ignore[reportUnknownMemberType] - of OpenSSL
+    async with serve(tls) as safe:
+        url = f"{server.url}/to/{safe.url.rpartition(':')[2]}" if redirected else safe.url
+        async with CountingClient(NO_METER) as client:
+            with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+                await client.get(url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(own))
+        async with CountingClient(NO_METER) as client:
+            assert (await client.get(url)).text == "ok"
+
+    assert safe.requests == ["/"]

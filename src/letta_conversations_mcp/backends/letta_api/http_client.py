@@ -3,8 +3,10 @@ response to the meter. Importing this imports the SDK."""
 
 from __future__ import annotations
 
+import ssl
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import cached_property
 from typing import Any, cast
 from urllib.request import getproxies
 
@@ -32,11 +34,15 @@ class ConnectionStack(httpx.AsyncBaseTransport):
     connections has no limit of its own: each belongs to a request, and those are limited.
     """
 
-    def __init__(self, most_idle: int = MOST_IDLE, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(
+        self,
+        tls: Callable[[], ssl.SSLContext] = httpx.create_ssl_context,
+        most_idle: int = MOST_IDLE,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        self._make_tls = tls
         self._most_idle = most_idle
         self._idle_seconds = idle_seconds
-        # Made once: reading the certificates takes longer than a request.
-        self._tls = httpx.create_ssl_context()
         self._idle: deque[tuple[float, httpx.AsyncHTTPTransport]] = deque()
         self._is_closed = False
 
@@ -49,6 +55,11 @@ class ConnectionStack(httpx.AsyncBaseTransport):
             raise
         response.stream = _Body(cast("httpx.AsyncByteStream", response.stream), self, transport)
         return response
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        # Made once: reading the certificates takes longer than a request.
+        return self._make_tls()
 
     def _new(self) -> httpx.AsyncHTTPTransport:
         return httpx.AsyncHTTPTransport(verify=self._tls, limits=ONE_CONNECTION)
@@ -94,8 +105,11 @@ class CountingClient(letta_client.DefaultAsyncHttpxClient):
     """Counts attempts: a request that is retried counts twice."""
 
     def __init__(self, meter: Meter) -> None:
-        # With a transport of ours httpx would not look for proxies, so behind one its own pool is used.
-        super().__init__(transport=None if _has_proxy() else ConnectionStack(), limits=BEHIND_PROXY)
+        if _has_proxy():
+            # With a transport of ours httpx would not look for proxies, so behind one its own pool is used.
+            super().__init__(limits=BEHIND_PROXY)
+        else:
+            super().__init__(transport=ConnectionStack(), mounts={"http://": ConnectionStack(_trust_nobody)})
         self._meter = meter
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
@@ -106,6 +120,11 @@ class CountingClient(letta_client.DefaultAsyncHttpxClient):
             raise
         self._meter.letta_answered(response.status_code)
         return response
+
+
+def _trust_nobody() -> ssl.SSLContext:
+    """For connections without TLS: httpx wants a context all the same, and reading certificates takes 30 ms."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _has_proxy() -> bool:
