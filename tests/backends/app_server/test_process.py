@@ -258,9 +258,12 @@ async def test_nothing_is_written_outside_the_folder(folder: Path, tmp_path: Pat
 async def test_compiled_code_is_kept_in_the_folder_or_where_the_user_wants_it(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, chosen: bool
 ) -> None:
-    monkeypatch.delenv("NODE_COMPILE_CACHE")
     elsewhere = tmp_path / "elsewhere"
-    async with app_server(options(folder, **({"NODE_COMPILE_CACHE": str(elsewhere)} if chosen else {}))) as server:
+    if chosen:
+        monkeypatch.setenv("NODE_COMPILE_CACHE", str(elsewhere))
+    else:
+        monkeypatch.delenv("NODE_COMPILE_CACHE")
+    async with app_server(options(folder)) as server:
         await ask(server, "agent_list", query={})
     await until_gone(folder)
     kept = [each for each in (elsewhere, folder / COMPILED) if any(file.is_file() for file in each.rglob("*"))]
