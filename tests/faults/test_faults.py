@@ -21,6 +21,9 @@ from tests.rig.programs import installed
 from tests.rig.real_letta import redis_running
 from tests.rig.servers import Way
 
+ATTEMPTS = 3
+"""On a busy machine the server may give up an exchange before the fault comes, and the cell shows nothing."""
+
 
 def cells() -> Iterator[ParameterSet]:
     """A parameter for every cell."""
@@ -34,10 +37,13 @@ def cells() -> Iterator[ParameterSet]:
 async def test_a_message_is_answered_once_whatever_breaks(lane_of: OpenLane, place: str, way: Way, case: Case) -> None:
     lane = await lane_of(place, way)
 
-    outcome = await lane.run(case)
+    outcomes = [await lane.run(case)]
+    while not outcomes[-1].struck and len(outcomes) < ATTEMPTS:
+        outcomes.append(await lane.run(case))
 
-    assert outcome.struck, f"the fault never hit: {outcome}"
-    assert not outcome.evils, str(outcome)
+    assert outcomes[-1].struck, f"the fault never hit: {outcomes[-1]}"
+    for outcome in outcomes:
+        assert not outcome.evils, str(outcome)
 
 
 SAMPLE = (
