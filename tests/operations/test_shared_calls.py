@@ -62,7 +62,7 @@ async def left_behind(url: str, letta: str) -> str:
     async with replica(url, letta) as doomed:
         call, _ = await doomed.begin(CALL)
         call.at, call.ref, call.otid = time.time(), PLACE, f"otid of {letta}"
-        await doomed.keep(CALL, call)
+        await doomed.store(CALL, call)
     return call.otid
 
 

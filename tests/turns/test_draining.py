@@ -26,7 +26,7 @@ async def test_who_waits_already_is_woken_and_who_comes_later_does_not_wait() ->
     drain, woken = Drain(), anyio.Event()
 
     async def wait() -> None:
-        with drain.patience():
+        with drain.until_draining():
             await anyio.sleep_forever()
         woken.set()
 
@@ -37,5 +37,5 @@ async def test_who_waits_already_is_woken_and_who_comes_later_does_not_wait() ->
             assert not woken.is_set()
             drain.begin(60)
             await woken.wait()
-        with drain.patience(600):
+        with drain.until_draining(600):
             await anyio.sleep_forever()

@@ -113,7 +113,7 @@ class Endpoints:
             nonlocal has_arrived
             if has_arrived:
                 return await receive()
-            with self._drain.last_moment() if self._drain.begun else self._drain.patience():
+            with self._drain.until_end() if self._drain.begun else self._drain.until_draining():
                 message = await receive()
                 has_arrived = not message.get("more_body", False)
                 return message

@@ -31,7 +31,7 @@ async def drain_server(
 ) -> None:
     """Let running calls end, within `seconds`. `settle` returns once Letta has all messages."""
     drain.begin(seconds)
-    with anyio.move_on_after(max(seconds - ANSWER_SECONDS, seconds / 2)), drain.last_moment():
+    with anyio.move_on_after(max(seconds - ANSWER_SECONDS, seconds / 2)), drain.until_end():
         await settle()
         await drain.idle()
     drain.end()

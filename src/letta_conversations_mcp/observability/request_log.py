@@ -84,7 +84,7 @@ class RequestLog:
         return name if isinstance(name, str) and self._is_tool(name) else UNKNOWN
 
     async def _answer(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        with self._drain.patience() if ctx.method == LISTEN else self._drain.last_moment():
+        with self._drain.until_draining() if ctx.method == LISTEN else self._drain.until_end():
             return await call_next(ctx)
         if ctx.method == LISTEN:
             return SubscriptionsListenResult(_meta={SUBSCRIPTION_ID_META_KEY: ctx.request_id})

@@ -1,11 +1,10 @@
-"""From a stream of chunks to one Turn.
+"""Builds one Turn from a stream of chunks.
 
 Pure: no I/O, no clock, no waiting. Accepts a chunk of any shape. The Turn can be built after every chunk, so a stream
 that breaks still yields what it delivered.
 
-Pieces belong together by (message_type, otid): the `id` is shared by all parts of a step (measured on Letta 0.16.8).
-Tool calls belong together by (otid, tool_call_id). In step mode every piece comes whole, in token mode as fragments
-to be joined.
+Pieces are grouped by (message_type, otid), because all parts of a step share one `id` (measured on Letta 0.16.8); tool
+calls by (otid, tool_call_id). In step mode every piece arrives whole, in token mode as fragments.
 """
 
 from __future__ import annotations

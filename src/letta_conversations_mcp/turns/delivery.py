@@ -1,12 +1,12 @@
 """One message, handed over once, and its turn followed to the end.
 
-When the connection breaks after the hand-over, the stream is resumed by its run id; without one, Letta is searched for
-the message first. Only a message of which Letta has no trace is handed over again, under the same otid. The status is
-`unknown` only if Letta cannot be reached at all.
+If the connection breaks after the hand-over, the stream is resumed by its run id; without one, Letta is searched for
+the message first. The message is handed over again, under the same otid, only if Letta has no trace of it. The status
+is `unknown` only if Letta cannot be reached at all.
 
-A resumed stream proves little: its pings come from the server that reads it for us, even if the run died with an
-earlier one (0.16.8), and what Redis lost is missing from it. So only numbered chunks count as signs of life, and after
-a gap the run is polled instead.
+A resumed stream proves little: the server that reads it for us sends pings even if the run died with an earlier server
+process (0.16.8), and chunks that Redis lost are missing. So only numbered chunks count as signs of life, and after a
+gap the run is polled instead.
 
 Cancelling a delivery stops following the turn; the turn itself goes on.
 """
@@ -39,7 +39,8 @@ RESUMPTIONS = 3
 
 @dataclass
 class _Life:
-    """The last sign of life of a run: the number of its last chunk, how much it had stored, and since when."""
+    """The last sign of life of a run: the number of its last chunk, how many chunks it had stored, and since when that
+    has been so, in seconds on the event loop's clock."""
 
     seq: int
     stored: int | None = None
@@ -91,8 +92,8 @@ class Delivery:
             return await self._recover() or self._unknown()
 
     async def watch(self, run: Run) -> Turn:
-        """The turn of a run that this process did not send. Its stream, where there is one, shows its progress; its
-        result is what Letta has stored.
+        """Return the turn of a run that this process did not start. Its stream, if there is one, shows progress only;
+        the result is read from what Letta has stored.
 
         Raises:
             ConversationError: Letta cannot be asked.
@@ -206,7 +207,7 @@ class Delivery:
             except NotResumable:
                 break
             except Busy:
-                # Such a server recognises messages it has by their ids, so ours never arrived.
+                # A server that answers this recognises its messages by their ids, so ours never arrived.
                 raise
             except ConversationError as error:
                 logger.warning("the stream of a turn in conversation %s cannot be resumed: %s", self._ref, error.label)
@@ -219,7 +220,7 @@ class Delivery:
                 break
             silences = silences + 1 if self._lost and self._lost.silent else 0
             if silences > 1 or self._is_lifeless:
-                # The stream had not even a ping, or nothing else for too long.
+                # Not even pings arrived, or nothing but pings for too long.
                 return await self._ask(is_silent=True)
             failures = 0 if has_news else failures + 1
             await anyio.sleep(self._timing.poll_first * (failures + 1))

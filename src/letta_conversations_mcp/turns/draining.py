@@ -1,6 +1,6 @@
 """Shutting down: nothing new is started, and calls that wait are answered early with the state of their turn.
 
-Begun once, for the whole process. Runs at Letta go on.
+Begins once per process. Runs at Letta continue.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import anyio
 
 
 class Drain:
-    """Whether the server is shutting down. Wakes the calls that wait when it begins. Used in one event loop."""
+    """Whether the server is shutting down. Beginning a shutdown wakes the waiting calls. For one event loop."""
 
     def __init__(self) -> None:
         self._waiting: set[anyio.CancelScope] = set()
@@ -39,8 +39,8 @@ class Drain:
             scope.cancel()
 
     @contextmanager
-    def patience(self, seconds: float = float("inf")) -> Generator[anyio.CancelScope]:
-        """Ends what is awaited inside after `seconds`, and at once when the shutdown begins."""
+    def until_draining(self, seconds: float = float("inf")) -> Generator[anyio.CancelScope]:
+        """Cancels its body after `seconds`, and at once when the shutdown begins."""
         with anyio.move_on_after(0 if self.begun else seconds) as scope:
             self._waiting.add(scope)
             try:
@@ -49,8 +49,8 @@ class Drain:
                 self._waiting.discard(scope)
 
     @contextmanager
-    def last_moment(self) -> Generator[anyio.CancelScope]:
-        """Ends what is awaited inside when `end` is called."""
+    def until_end(self) -> Generator[anyio.CancelScope]:
+        """Cancels its body when `end` is called."""
         with anyio.CancelScope() as scope:
             self._working.add(scope)
             try:

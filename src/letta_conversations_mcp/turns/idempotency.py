@@ -1,19 +1,20 @@
-"""Decides which calls are the same message: by a key that the caller chose, or by evidence that no answer reached the
-caller.
+"""Decides which calls are the same message: by a key that the caller chose, or by evidence that the caller never
+received an answer.
 
-With a `message_key` a message has the same otid in every process, so Letta itself knows it. Without one, a repeated
-call is a retry only in these cases:
+With a `message_key` a message has the same otid in every process, so Letta itself recognises it. Without one, a
+repeated call is a retry only in these cases:
 
 (a) the earlier call was cancelled, or its connection ended, before it was answered;
 (b) the same session makes the identical call while the first is unanswered and at least two seconds old;
 (c) a session that has shown by (b) that it gives up silently repeats the call within a minute of the answer.
 
-In all of these the call comes from the same place: an unnamed caller is told from others by address and program.
+In all of these both calls must come from the same origin: callers without a token are told apart by their address and
+program.
 
-Over processes, where no call is remembered, the otid shows what a message is. A request that has an id of its own gives
-its message always the same otid, so a proxy's copy of it is the same message wherever it arrives. Of other messages the
-first 48 bits of the otid tell the time, and the last 48 hash the caller and the call: an identical call to a process
-that was started later is the same message. Replicas that share a Redis know more (`replicas`).
+Processes do not know each other's calls, so across processes the otid identifies a message. A request with an id of its
+own always yields the same otid, so a copy of it made by a proxy is the same message wherever it arrives. For other
+messages the first 48 bits of the otid hold the time, and the last 48 a hash of the caller and the call: an identical
+call to a process that started later is the same message. Replicas that share a Redis know more (`replicas`).
 
 No evidence, no merging. What is remembered here is only a hint: everything can be found at Letta without it.
 """
@@ -35,21 +36,22 @@ from letta_conversations_mcp.core.model import ConversationRef
 from letta_conversations_mcp.turns.turn import EndReason, State, TrackedTurn
 
 SILENT_AFTER_SECONDS = 2.0
-"""Programs that make the same call several times do so at once; clients that give up do so after five seconds or
-more."""
+"""How old an unanswered call must be for a repetition to count as a retry. A program that means to send the same
+message twice calls at once; a client that gives up does so after five seconds or more."""
 
 REPEATED_WITHIN_SECONDS = 60.0
 """How long after an answer a repeated call counts as a retry, in a session that gives up silently: its model decides
 within seconds."""
 
 NOTICE_SECONDS = 0.5
-"""How long an identical call waits to learn that the one before it was given up: a client cancels a call, or drops its
-connection, and calls again at once, and over HTTP the second request can arrive first."""
+"""How long an identical call waits for the one before it to be given up. A client that cancels, or drops its
+connection, calls again at once, and over HTTP the second request can arrive first."""
 
 KEPT_SECONDS = 600.0
 """How long an abandoned call is remembered. A client retries at once, a model a few calls later."""
 
-MOST_KEPT = 1_000
+MAX_KEPT = 1_000
+"""How many calls are remembered before old ones are forgotten."""
 
 OTID_PREFIX = "otid:"
 """Prefix of the key made up for a message that was sent without one. Returned when there is no run id to ask for."""
@@ -108,8 +110,8 @@ class CallIdentity:
 
 
 def was_made_before(otid: str, moment: datetime) -> bool:
-    """True if an otid tells that its message was made in the day before a moment. The otid of a request with an id of
-    its own tells no time, and reads as one of that day once in three million."""
+    """True if the time in an otid lies within the day before `moment`. The otid of a request with an id of its own
+    holds no time, but one in three million looks as if it did."""
     try:
         age = moment.timestamp() - (uuid.UUID(otid).int >> 80) / 1000
     except ValueError:
@@ -142,7 +144,7 @@ NO_UUID = -1
 
 
 def _node(otid: str) -> int:
-    """The last 48 bits; of what is no UUID something that equals nothing else."""
+    """The last 48 bits of a UUID, or NO_UUID."""
     try:
         return uuid.UUID(otid).node
     except ValueError:
@@ -151,7 +153,7 @@ def _node(otid: str) -> int:
 
 @dataclass
 class _Call:
-    """What is known of one call. All times are of the event loop's clock, in seconds."""
+    """A remembered call. Times are in seconds on the event loop's clock."""
 
     identity: CallIdentity
     turn: TrackedTurn
@@ -165,17 +167,17 @@ class _Call:
 
 
 class RecentCalls:
-    """The calls of this process that may be made again. Used in one event loop."""
+    """The calls to this process that may be repeated. For one event loop."""
 
     def __init__(self) -> None:
         self._calls: dict[tuple[str, str, str], list[_Call]] = {}
         self._count = 0
-        self._forget_at = MOST_KEPT
+        self._forget_at = MAX_KEPT
         self._silent: set[tuple[str, str]] = set()
         """Sessions that have given up calls without cancelling them."""
 
     async def find(self, identity: CallIdentity) -> TrackedTurn | None:
-        """The turn of an earlier call that this one repeats; None if there is no evidence of that within
+        """The turn of an earlier call that this one repeats; None if no evidence of that turns up within
         NOTICE_SECONDS.
 
         Raises:
@@ -214,7 +216,7 @@ class RecentCalls:
         if not identity.session or identity.session != call.identity.session:
             return False
         if call.waiting and now - call.made_at >= SILENT_AFTER_SECONDS:
-            if len(self._silent) >= MOST_KEPT:
+            if len(self._silent) >= MAX_KEPT:
                 self._silent.clear()
             self._silent.add(session)
             return True
@@ -229,19 +231,19 @@ class RecentCalls:
             self._count += 1
 
     def waits(self, turn: TrackedTurn, identity: CallIdentity) -> None:
-        """From now on, a request waits for the turn of this call."""
+        """Note that one more request waits for the turn of this call."""
         for call in self._of(turn, identity):
             call.waiting += 1
 
     def answered(self, turn: TrackedTurn, identity: CallIdentity) -> None:
-        """A request for the turn of this call was answered."""
+        """Note that a request for the turn of this call was answered."""
         for call in self._of(turn, identity):
             call.waiting -= 1
             call.abandoned = False
             call.answered_at = anyio.current_time()
 
     def abandoned(self, turn: TrackedTurn, identity: CallIdentity) -> None:
-        """A request for the turn of this call ended without an answer."""
+        """Note that a request for the turn of this call ended without an answer."""
         for call in self._of(turn, identity):
             call.waiting -= 1
             call.abandoned = not call.waiting
@@ -253,21 +255,21 @@ class RecentCalls:
         return (each for each in self._calls.get(_name(identity), []) if each.turn is turn)
 
     def _forget_old(self) -> None:
-        """Keep what may still be repeated, and no more than the newest few."""
+        """Forget calls that are too old to be repeated and, if too many are left, all that nobody waits for."""
         if self._count < self._forget_at:
             return
         limit = anyio.current_time() - KEPT_SECONDS
         for name, calls in list(self._calls.items()):
             kept = [each for each in calls if each.waiting or each.made_at > limit]
-            if self._count - len(calls) + len(kept) >= MOST_KEPT // 2:
+            if self._count - len(calls) + len(kept) >= MAX_KEPT // 2:
                 kept = [each for each in kept if each.waiting]
             self._count -= len(calls) - len(kept)
             if kept:
                 self._calls[name] = kept
             else:
                 del self._calls[name]
-        # Calls that wait are kept, and may be many: not to be looked through again for every call.
-        self._forget_at = max(MOST_KEPT, 2 * self._count)
+        # Calls that somebody waits for are never forgotten, and may be too many to scan for every new call.
+        self._forget_at = max(MAX_KEPT, 2 * self._count)
 
 
 def _name(identity: CallIdentity) -> tuple[str, str, str]:

@@ -1,8 +1,8 @@
-"""Finds out from Letta's own records, its runs and messages, what became of a message.
+"""Finds out what became of a message from Letta's own records, its runs and messages.
 
 Used where there is no stream: after a broken connection, in another process, after a restart. A message is recognised
-by its otid, which Letta stores on the first message of a turn (0.16.8). So the runs are searched, and never only the
-end of the history: a turn with many tool calls is longer than any page of it.
+by its otid, which Letta stores on the first message of a turn (0.16.8). So the runs are searched, never only the end
+of the history: a turn with many tool calls is longer than any page of it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ RECENT_RUNS = 20
 """How many of a conversation's newest runs are searched for a message that was just handed over."""
 
 SEARCHED_MESSAGES = 500
-"""How many messages back the history is searched for a message with a key: fewer than ten turns of Letta's 50 steps
-each, more than a year of plain questions and answers."""
+"""How many messages back the history is searched for a message with a key: a few turns of 50 steps (Letta's maximum),
+or hundreds of plain questions and answers."""
 
 PAGE = 100
 
@@ -47,7 +47,6 @@ CLOCK_TOLERANCE = timedelta(seconds=5)
 
 DIED = "died"
 """The stop reason of a run that Letta lists as active although nothing processes it any more."""
-
 
 ATTEMPTS = 10
 """How many times the message of one key may fail."""
@@ -94,7 +93,7 @@ async def newest_run(backend: Backend, ref: ConversationRef, timing: Timing) -> 
 
 
 async def _check_there(backend: Backend, ref: ConversationRef) -> None:
-    """Raises NotFound for a conversation that is gone: its owner may be known from before."""
+    """Raise NotFound if a conversation is gone: its owner may have come from a cache."""
     if ref.conversation_id == DEFAULT_CONVERSATION:
         await backend.get_agent(ref.agent_id)
     else:
@@ -130,8 +129,8 @@ def died(builder: TurnBuilder, *, has_message: bool) -> Turn:
 
 
 async def until_ended(backend: Backend, ref: ConversationRef, run: Run, timing: Timing) -> Run:
-    """Poll a run until it ends or is dead, which is when it is returned still `active`: it has stored nothing for
-    `silence` seconds, or a later run of the conversation has ended before it."""
+    """Poll a run until it ends. A dead run is returned while still `active`: it has stored nothing for `silence`
+    seconds, or a later run of the conversation has ended."""
     pause = timing.poll_first
     stored: int | None = None
     silent_since = anyio.current_time()
@@ -185,7 +184,7 @@ async def until_free(backend: Backend, ref: ConversationRef, busy: Busy, timing:
 async def find_run(
     backend: Backend, ref: ConversationRef, message: Outgoing, since: datetime, timing: Timing
 ) -> Run | None:
-    """The run that took a message which was handed over after `since`; None if there is none within `settle` seconds.
+    """The run that took a message handed over after `since`; None if none turns up within `settle` seconds.
 
     It is the run that stored the message's otid. A run that failed at its first step has stored nothing: it counts if
     it was created since the hand-over and shows no other message, unless the server knows the otids of all messages
@@ -196,10 +195,10 @@ async def find_run(
     while True:
         if run_id := await backend.run_of_otid(ref, message.otid):
             return await backend.get_run(ref, run_id)
-        runs = [each for each in await backend.list_runs(ref, limit=RECENT_RUNS) if _is_since(each, since)]
+        runs = [each for each in await backend.list_runs(ref, limit=RECENT_RUNS) if _is_created_since(each, since)]
         failed: Run | None = None
         for run in runs:
-            ended, shown = await _until_it_shows(backend, ref, run, message, timing)
+            ended, shown = await _until_message_shown(backend, ref, run, message, timing)
             if any(map(message.is_in, shown)):
                 return ended
             if ended.status == "failed" and not _user_message(shown) and failed is None:
@@ -213,7 +212,7 @@ async def find_run(
 
 
 async def _keeps_stream(backend: Backend, ref: ConversationRef, message: Outgoing, run: Run, timing: Timing) -> bool:
-    """Whether the server still has the stream of a run. Then it would also know the otid of a message that came at that
+    """Whether the server still has the stream of a run. If so, it also knows the otids of messages that arrived at that
     time: both are in its Redis, the otid first (0.16.8)."""
     with suppress(NotResumable, StreamLost, ConversationError), anyio.move_on_after(timing.unseen):
         async with backend.resume(ref, message, run_id=run.id, after=0) as chunks:
@@ -274,7 +273,7 @@ async def _active_run_of(
 ) -> Run | None:
     for run in await backend.list_runs(ref, limit=RECENT_RUNS):
         if run.active:
-            run, shown = await _until_it_shows(backend, ref, run, message, timing)
+            run, shown = await _until_message_shown(backend, ref, run, message, timing)
             if any(map(message.is_in, shown)):
                 return run
     return None
@@ -286,7 +285,7 @@ def _check_text(message: OutgoingMessage, known: Message | None) -> None:
         raise key_was_used()
 
 
-async def run_of_same(
+async def run_of_same_message(
     backend: Backend,
     ref: ConversationRef,
     message: Outgoing,
@@ -299,7 +298,7 @@ async def run_of_same(
     before it lost the connection. `started_at` is when this process started. Waits up to `settle` seconds until the
     run shows its message.
 
-    For about 100 ms after it took a message Letta names no run (0.16.8); then the newest active one is checked.
+    For about 100 ms after it has taken a message Letta names no run (0.16.8); then the newest active run is checked.
     """
     if not isinstance(message, OutgoingMessage):
         return None
@@ -311,7 +310,7 @@ async def run_of_same(
     try:
         run, shown = await backend.get_run(ref, run_id), list[Message]()
         with anyio.move_on_after(timing.settle):
-            run, shown = await _until_it_shows(backend, ref, run, message, timing)
+            run, shown = await _until_message_shown(backend, ref, run, message, timing)
         asked = _user_message(shown)
     except NotFound:
         # A run that cannot be identified.
@@ -326,7 +325,7 @@ async def run_of_same(
     return run if is_from_before and identity.is_same_call(asked.otid) else None
 
 
-async def _until_it_shows(
+async def _until_message_shown(
     backend: Backend, ref: ConversationRef, run: Run, message: Outgoing, timing: Timing
 ) -> tuple[Run, list[Message]]:
     """Poll a run until what it has stored shows which message it answers, or until it ends. Returns the run and what it
@@ -351,6 +350,6 @@ def _user_message(messages: Sequence[Message]) -> Message | None:
     return next((each for each in messages if each.kind == "user"), None)
 
 
-def _is_since(run: Run, since: datetime) -> bool:
+def _is_created_since(run: Run, since: datetime) -> bool:
     created = parse_time(run.created_at)
     return created is None or created >= since - CLOCK_TOLERANCE

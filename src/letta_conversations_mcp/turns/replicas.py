@@ -1,12 +1,12 @@
-"""What the replicas of this server share, in Redis: hints that expire, and never a store.
+"""What the replicas of this server share in Redis: hints that expire, never a store.
 
-* A table of the calls that were not answered yet: under a hash of caller, target and call, where the message went and
-  its otid. So a call that is made again at another replica finds its turn, also after the first replica was killed.
-* Requests to the other replicas when a turn is cancelled: take back what waits in a conversation, and tell those who
-  wait for a run that it was stopped.
+* A table of unanswered calls. The key hashes caller, target and call; the value holds the otid of the message and where
+  it went. A call that is repeated at another replica finds its turn there, even after the first replica was killed.
+* Requests to the other replicas when a turn is cancelled: withdraw the messages that are queued in a conversation, and
+  answer the calls that wait for a run that was stopped.
 
-A replica lives as long as it is subscribed to its own channel, which Redis sees end with the process. While Redis is
-away, every operation does nothing, and calls are recognised within one process only.
+A replica counts as alive while it is subscribed to its own channel: Redis ends the subscription with the process. While
+Redis cannot be reached, every operation does nothing, and repeated calls are recognised within one process only.
 """
 
 from __future__ import annotations
@@ -29,31 +29,33 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "letta-conversations-mcp"
 OPERATION_SECONDS = 2.0
-"""The longest that a call waits for one operation of Redis."""
+"""Timeout for one Redis operation."""
 
 STEPS = 20
-"""How many steps that wait has. On a busy machine this process stands still for seconds at a time; that counts as one
-step, so that Redis is not taken for silent while its answer is still unread."""
+"""That timeout is counted in so many short sleeps. On a busy machine this process may stall for seconds; a stall
+counts as one sleep, so that Redis is not declared silent while its answer is still unread."""
 
 CONNECT_SECONDS = 10.0
-"""The longest that a new connection to Redis may take. A call does not wait that long for it."""
+"""Timeout for connecting to Redis. A call does not wait that long: OPERATION_SECONDS ends its wait."""
 
 PAUSE_SECONDS = 5.0
-"""How long Redis is left alone after it could not be reached."""
+"""Pause after a failure, before Redis is tried again."""
 
 ANSWERS_SECONDS = 1.0
-"""How long the other replicas are waited for when a turn is cancelled."""
+"""How long a cancel waits for the answers of the other replicas."""
 
 LOOK_SECONDS = 0.1
+"""Pause between looks at the table of calls."""
+
 COPIED_SECONDS = 60.0
-"""How long a copy of a request is recognised: a proxy makes one at once, or when it is tired of waiting."""
+"""How long a copy of a request is recognised: a proxy makes one at once, or after a timeout of its own."""
 
 QUEUED_SECONDS = 60.0
 """How long a copied request waits for the first one's message to be handed over."""
 
 
 class SharedCall(BaseModel):
-    """A call that was not answered yet, as the replicas see it."""
+    """An unanswered call, as it is stored in Redis."""
 
     id: str
     replica: str
@@ -70,8 +72,8 @@ class SharedCall(BaseModel):
 
 
 class _Request(BaseModel):
-    """To all replicas: a conversation's turn was cancelled. `run_ids` are the runs that were stopped; without them, the
-    messages that wait there are to be taken back."""
+    """Sent to all replicas when a turn was cancelled. `run_ids` are the runs that were stopped; without any, it asks to
+    withdraw the messages that are queued in the conversation."""
 
     id: str
     sender: str
@@ -91,12 +93,12 @@ class Replicas:
         self._url = settings.redis_url.get_secret_value()
         letta = hashlib.sha256(f"{settings.base_url}\n{settings.project}".encode()).hexdigest()[:12]
         self._prefix = f"{PREFIX}:{letta}"
-        self._everybody = f"{self._prefix}:turns"
+        self._common_channel = f"{self._prefix}:turns"
         self.name = uuid.uuid4().hex
-        self.take_back: Callable[[ConversationRef], int] = lambda _: 0
-        """Takes back the messages that wait in a conversation here; how many there were."""
-        self.stop_waiting: Callable[[ConversationRef, Collection[str]], object] = _nobody_waits
-        """Answers those who wait here for runs that were stopped."""
+        self.withdraw_here: Callable[[ConversationRef], int] = lambda _: 0
+        """Withdraws the messages that are queued in a conversation here; returns how many."""
+        self.report_stopped_here: Callable[[ConversationRef, Collection[str]], object] = _ignore
+        """Answers the calls that wait here for runs that were stopped."""
         self._redis: Any = None
         self._paused_until = 0.0
         self._answers: dict[str, list[int]] = {}
@@ -104,8 +106,8 @@ class Replicas:
 
     # The table of calls
 
-    async def keep(self, identity: CallIdentity, call: SharedCall) -> None:
-        """Write what is known of a call, before it is handed over."""
+    async def store(self, identity: CallIdentity, call: SharedCall) -> None:
+        """Store a call. Must be done before its message is handed over."""
         key, written = self._key(identity), call.model_dump_json()
 
         async def write(redis: Any) -> None:
@@ -123,14 +125,14 @@ class Replicas:
         return bool(await self._do(lambda redis: redis.hdel(self._key(identity), call.id)))
 
     async def begin(self, identity: CallIdentity) -> tuple[SharedCall, SharedCall | None]:
-        """Make a call known, and give the call at another replica that it repeats, if there is evidence of that: it is
-        a verbatim copy of that request, or the same call from the same place whose client has left, or whose replica is
-        gone. Only one call gets what was left; a copy follows the first.
+        """Store a new call. Returns it, and the call at another replica that it repeats, if there is evidence of that:
+        this request is a verbatim copy of that one, or it is the same call from the same origin, and the other's client
+        has left or its replica is gone. Only one call takes over what was left; a copy follows the original.
         """
         call = SharedCall(id=uuid.uuid4().hex, replica=self.name, request=_request_of(identity), origin=identity.origin)
-        # First of all: a copy may arrive at the same moment.
+        # Before all else: a copy may arrive at the same moment.
         call.is_copy = bool(call.request) and not await self._is_first(call)
-        await self.keep(identity, call)
+        await self.store(identity, call)
         looks = 0
         while True:
             copied = await self._copied(call.request) if call.is_copy else None
@@ -141,18 +143,18 @@ class Replicas:
                 if not other.abandoned and await self._is_alive(other.replica):
                     waiting = True
                 elif await self.forget(identity, other) and other.at:
-                    # Should this call end before it has found the message, the next one takes over from it.
+                    # If this call ends before it has found the message, the next one takes over from it.
                     call.at, call.otid, call.ref, call.branch_of = other.at, other.otid, other.ref, other.branch_of
-                    await self.keep(identity, call)
+                    await self.store(identity, call)
                     return call, other
-            # Looks are counted, and not the time: on a busy machine one of them may take as long as all.
+            # Counts looks instead of time: on a busy machine one look may take longer than the limit.
             if looks * LOOK_SECONDS >= (QUEUED_SECONDS if copied else NOTICE_SECONDS if waiting else 0):
                 return call, None
             looks += 1
             await anyio.sleep(LOOK_SECONDS)
 
     async def _is_first(self, call: SharedCall) -> bool:
-        """True unless a copy of the request has come to a replica before. True too while Redis cannot be reached."""
+        """True if no replica has received this request before, or if Redis cannot be reached."""
         key, written = self._copy_key(call.request), call.model_dump_json()
         taken = await self._do(lambda redis: redis.set(key, written, nx=True, ex=int(COPIED_SECONDS), get=True))
         return taken is None
@@ -162,7 +164,7 @@ class Replicas:
         return _read(data) if data else None
 
     async def _others(self, identity: CallIdentity) -> Sequence[SharedCall]:
-        """The same call from the same place, at other replicas."""
+        """The same call from the same origin, at other replicas."""
         found: dict[bytes, bytes] = await self._do(lambda redis: redis.hgetall(self._key(identity))) or {}
         calls = filter(None, map(_read, found.values()))
         return [each for each in calls if each.replica != self.name and each.origin == identity.origin]
@@ -181,30 +183,30 @@ class Replicas:
     # Cancelling
 
     async def withdraw(self, ref: ConversationRef) -> int:
-        """Have the other replicas take back what waits in a conversation; how many messages that were."""
+        """Have the other replicas withdraw the messages that are queued in a conversation. Returns how many."""
         request = _Request(id=uuid.uuid4().hex, sender=self.name, ref=ref)
         answers = self._answers[request.id] = []
         try:
-            heard = await self._publish(request)
+            receivers = await self._publish(request)
             with anyio.move_on_after(ANSWERS_SECONDS):
-                # This replica hears it too.
-                while len(answers) < heard - 1:
+                # One of those that received it is this replica.
+                while len(answers) < receivers - 1:
                     await self._answered.wait()
         finally:
             del self._answers[request.id]
         return sum(answers)
 
     async def stopped(self, ref: ConversationRef, run_ids: Collection[str]) -> None:
-        """Have the other replicas answer those who wait for these runs."""
+        """Have the other replicas answer the calls that wait for these runs."""
         if run_ids:
             await self._publish(_Request(id="", sender=self.name, ref=ref, run_ids=tuple(run_ids)))
 
     async def _publish(self, request: _Request) -> int:
-        return await self._do(lambda redis: redis.publish(self._everybody, request.model_dump_json())) or 0
+        return await self._do(lambda redis: redis.publish(self._common_channel, request.model_dump_json())) or 0
 
     async def run(self) -> None:
         """Answer the other replicas until cancelled."""
-        # Late: an extra that not everybody has installed.
+        # Imported here because it is an extra.
         from redis.asyncio import Redis
         from redis.exceptions import RedisError
 
@@ -224,17 +226,17 @@ class Replicas:
 
     async def _listen(self) -> None:
         async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
-            await subscription.subscribe(self._everybody, f"{self._prefix}:replica:{self.name}")
+            await subscription.subscribe(self._common_channel, f"{self._prefix}:replica:{self.name}")
             while True:
                 message = await subscription.get_message(timeout=PAUSE_SECONDS)
                 if message is not None:
                     try:
-                        await self._hear(message["channel"].decode(), message["data"])
+                        await self._handle(message["channel"].decode(), message["data"])
                     except ValidationError:
-                        logger.warning("a message in Redis is none of a replica; ignored")
+                        logger.warning("ignored a message in Redis that is not from a replica")
 
-    async def _hear(self, channel: str, data: bytes) -> None:
-        if channel != self._everybody:
+    async def _handle(self, channel: str, data: bytes) -> None:
+        if channel != self._common_channel:
             answer = _Answer.model_validate_json(data)
             if (answers := self._answers.get(answer.id)) is not None:
                 answers.append(answer.withdrawn)
@@ -245,13 +247,13 @@ class Replicas:
         if request.sender == self.name:
             return
         if request.run_ids:
-            self.stop_waiting(request.ref, request.run_ids)
+            self.report_stopped_here(request.ref, request.run_ids)
             return
-        answer = _Answer(id=request.id, withdrawn=self.take_back(request.ref)).model_dump_json()
+        answer = _Answer(id=request.id, withdrawn=self.withdraw_here(request.ref)).model_dump_json()
         await self._do(lambda redis: redis.publish(f"{self._prefix}:replica:{request.sender}", answer))
 
     async def _do(self, operation: Callable[[Any], Awaitable[Any]]) -> Any:
-        """The result of an operation, None while Redis cannot be reached."""
+        """The result of an operation; None if Redis cannot be reached, or fails."""
         from redis.exceptions import RedisError
 
         if self._redis is None or time.monotonic() < self._paused_until:
@@ -274,7 +276,7 @@ class Replicas:
             tasks.cancel_scope.cancel()
         if failure:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
-            logger.warning("what replicas share cannot be read or written (%s)", failure)
+            logger.warning("cannot read or write what replicas share in Redis (%s)", failure)
         return result
 
 
@@ -282,7 +284,7 @@ def _read(data: bytes) -> SharedCall | None:
     try:
         return SharedCall.model_validate_json(data)
     except ValidationError:
-        logger.warning("an entry in Redis is no call; ignored")
+        logger.warning("ignored an entry in Redis that is not a call")
         return None
 
 
@@ -291,5 +293,5 @@ def _request_of(identity: CallIdentity) -> str:
     return fingerprint(*parts) if identity.request else ""
 
 
-def _nobody_waits(ref: ConversationRef, run_ids: Collection[str]) -> None:
-    """What a replica does that follows no turns."""
+def _ignore(ref: ConversationRef, run_ids: Collection[str]) -> None:
+    """The default, for a process that follows no turns."""

@@ -1,9 +1,9 @@
 """The turns of this process: which calls begin one, which join one, which runs now, and which are stopped.
 
 Owns the task of every turn. The task belongs to the server's task group and not to the call that began the turn, so a
-call that gives up, or is cancelled, leaves the turn running. Leaves to others: what a repeated call is (`idempotency`),
-waiting for a turn (`waiting`), and the way of a message from its place in the queue on (`sending`). Keeps nothing of a
-turn that has ended: Letta has it.
+call that gives up, or is cancelled, leaves the turn running. Leaves to others: recognising repeated calls
+(`idempotency`), waiting for a turn (`waiting`), and queueing and sending a message (`sending`). Forgets a turn when it
+has ended: Letta has it.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ class Scheduler:
         self._calls = RecentCalls()
         self._replicas = replicas
         self._shared = SharedTurns(replicas, tasks)
-        places = anyio.Semaphore(settings.max_turns)
+        slots = anyio.Semaphore(settings.max_turns)
         self._sending = Sending(
-            backend, settings, timing, meter, self._shared, self._queues, places, started_at=datetime.now(UTC)
+            backend, settings, timing, meter, self._shared, self._queues, slots, started_at=datetime.now(UTC)
         )
         if replicas is not None:
-            replicas.take_back = self._take_back_queued
-            replicas.stop_waiting = self._report_stopped
+            replicas.withdraw_here = self._withdraw_here
+            replicas.report_stopped_here = self._report_stopped_here
         self._caller = ""
 
     def until_running(self) -> Scheduler:
-        """A view of this scheduler whose `wait` ends as soon as there is a run to ask for, though not before a first
-        report would be due: for callers that poll, as tasks do."""
+        """A view of this scheduler whose `wait` returns as soon as there is a run to poll, but not before the first
+        report is due. For callers that poll, such as tasks."""
         own = copy(self)
         own._waiting = replace(self._waiting, until_running=True)
         return own
@@ -96,8 +96,8 @@ class Scheduler:
         """Send a message and wait up to `seconds` for its turn, or for the turn of an earlier call that this one
         repeats. Returns the turn as it stands, and the tracked turn.
 
-        A message that was not handed over by then, or whose callers have gone, is withdrawn: it would be lost if this
-        process ended.
+        A message that was not handed over by then, or that no call waits for any more, is withdrawn: it would be lost
+        if this process ended.
 
         Raises:
             ConversationError: the message was not accepted. The error says why, and what is safe.
@@ -124,7 +124,7 @@ class Scheduler:
             if not_sent is not None and not turn.waiting_calls:
                 turn.withdraw()
             if not turn.waiting_calls:
-                # What another replica handed over and this one has not found is there for the next call.
+                # A message that another replica handed over, and this one has not found, is left for the next call.
                 self._shared.ended(turn, send.identity, answered=answered and not (left and not_sent))
         if not_sent is not None:
             raise not_sent
@@ -132,7 +132,7 @@ class Scheduler:
         return result.model_copy(update={"repeated": True}) if is_repeated else result, turn
 
     def start(self, send: Send, left: SharedCall | None = None) -> TrackedTurn:
-        """Start sending a message and return at once. `left` is the same message at another replica.
+        """Start sending a message and return at once. `left` is the same message, left by another replica.
 
         Raises:
             Overloaded: there are too many turns.
@@ -176,13 +176,13 @@ class Scheduler:
         return await self._waiting.wait(turn, seconds, report)
 
     async def settle(self) -> None:
-        """Wait until Letta has every message that is being handed over, as long as the shutdown allows."""
+        """Wait until Letta has every message that is being handed over, or until the shutdown ends."""
         for turn in list(self._turns):
             await self._waiting.is_taken(turn)
 
     async def stop_following(self) -> list[TrackedTurn]:
         """Before this process ends: withdraw the messages that are queued, and wait until Letta has those that are
-        being handed over. Returns the turns that had not ended: those that now have were withdrawn."""
+        being handed over. Returns the turns that had not ended before; those that are ENDED now were withdrawn."""
         turns = list(self._turns)
         for turn in turns:
             turn.withdraw()
@@ -196,7 +196,7 @@ class Scheduler:
         return ref in self._queues
 
     def find_here(self, ref: ConversationRef, run_id: str = "") -> TrackedTurn | None:
-        """The turn that this process follows in a conversation: that of the run, or the newest."""
+        """The turn that this process follows in a conversation: that of `run_id`, or the newest."""
         queue = self._queues.get(ref)
         turns = queue.turns if queue else []
         found = [each for each in turns if each.is_handed_over and run_id in ("", each.run_id)]
@@ -246,26 +246,25 @@ class Scheduler:
         return self._replicas is not None
 
     async def withdraw_queued(self, ref: ConversationRef) -> int:
-        """Take back every message that waits for its place in a conversation, here and at the replicas; how many there
-        were."""
-        here = self._take_back_queued(ref)
+        """Withdraw every message that is queued in a conversation, here and at the other replicas. Returns how many."""
+        here = self._withdraw_here(ref)
         return here + (await self._replicas.withdraw(ref) if self._replicas else 0)
 
-    def _take_back_queued(self, ref: ConversationRef) -> int:
+    def _withdraw_here(self, ref: ConversationRef) -> int:
         queue = self._queues.get(ref)
         return sum(each.withdraw() for each in list(queue.turns)) if queue else 0
 
     async def report_stopped(self, ref: ConversationRef, run_ids: Collection[str]) -> None:
         """Answer the calls that wait for these cancelled runs, and wait up to `stopped` seconds for the streams to end:
         Letta stores the unfinished reply when the model's call ends."""
-        stopped = self._report_stopped(ref, run_ids)
+        stopped = self._report_stopped_here(ref, run_ids)
         if self._replicas:
             await self._replicas.stopped(ref, run_ids)
         with anyio.move_on_after(self._timing.stopped):
             for turn in stopped:
                 await turn.drained.wait()
 
-    def _report_stopped(self, ref: ConversationRef, run_ids: Collection[str]) -> Sequence[TrackedTurn]:
+    def _report_stopped_here(self, ref: ConversationRef, run_ids: Collection[str]) -> Sequence[TrackedTurn]:
         queue = self._queues.get(ref)
         stopped = [each for each in queue.turns if each.run_id in run_ids] if queue else []
         for turn in stopped:

@@ -1,7 +1,7 @@
-"""The way of one message: its conversation is found, it waits for its turn there and among all turns, and is delivered.
+"""Sends one message: find its conversation, queue it there, wait for a free slot on this server, deliver it.
 
-Leaves to others: when it begins and who waits for it (`scheduler`), handing it over (`delivery`), and finding a turn
-again (`recovery`).
+Leaves to others: when it begins and which calls wait for it (`scheduler`), handing it over (`delivery`), and finding a
+turn again (`recovery`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.turns.delivery import Delivery
 from letta_conversations_mcp.turns.idempotency import CallIdentity
 from letta_conversations_mcp.turns.instrumentation import Meter
-from letta_conversations_mcp.turns.recovery import find_by_key, find_run, run_of_same, until_free
+from letta_conversations_mcp.turns.recovery import find_by_key, find_run, run_of_same_message, until_free
 from letta_conversations_mcp.turns.replicas import SharedCall
 from letta_conversations_mcp.turns.sharing import SharedTurns
 from letta_conversations_mcp.turns.timing import Timing
@@ -40,8 +40,8 @@ NOT_SEARCHED = "The conversation is long: an earlier message with this key was l
 
 @dataclass(frozen=True)
 class Send:
-    """A message to be sent. `prepare` finds the conversation, or opens one, and returns it with the message; if it
-    raises, that is the outcome. It is given the conversation that another replica has found or opened for the message.
+    """A message to be sent. `prepare` finds or opens the conversation and returns it with the message; an error that it
+    raises is the outcome. Its argument is the conversation that another replica has found or opened for the message.
     With `on_busy="fork"`, `fork` makes the branch."""
 
     prepare: Callable[[ConversationRef | None], Awaitable[tuple[ConversationRef, Outgoing]]]
@@ -60,7 +60,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Sending:
-    """Sends messages. The queues and places are those of all callers; `started_at` is when this process started."""
+    """Sends messages. All callers share the queues and slots; `started_at` is when this process started."""
 
     backend: Backend
     settings: Settings
@@ -68,11 +68,12 @@ class Sending:
     meter: Meter
     shared: SharedTurns
     queues: dict[ConversationRef, Queue]
-    places: anyio.Semaphore
+    slots: anyio.Semaphore
     started_at: datetime
 
     async def run(self, turn: TrackedTurn, send: Send, left: SharedCall | None) -> None:
-        """One turn, from looking up its conversation to its end. `left` is the same message at another replica."""
+        """Run one turn from the lookup of its conversation to its end. `left` is the same message, left by another
+        replica."""
         with _ending(turn):
             await self._prepare(turn, send, left)
         if turn.state is not State.ENDED:
@@ -110,22 +111,22 @@ class Sending:
         return await self._delivery(turn).follow() if turn.joined else None
 
     async def _in_order(self, turn: TrackedTurn, send: Send) -> Turn | None:
-        """Wait until it is this message's turn in its conversation and among all turns, then deliver it. None if the
+        """Wait until the message is first in its conversation and there is a free slot, then deliver it. None if the
         message now goes to a branch."""
         ref = turn.ref
         queue = self.queues.setdefault(ref, Queue())
         try:
             if queue.turns and send.on_busy != "wait":
-                return await self._leave(turn, send, Busy(ref.conversation_id, queue.turns[0].run_id))
+                return await self._branch_or_fail(turn, send, Busy(ref.conversation_id, queue.turns[0].run_id))
             queue.turns.append(turn)
-            async with AsyncExitStack() as places:
+            async with AsyncExitStack() as held:
                 with turn.queueing(QUEUED if queue.lock.locked() else HANDING_OVER):
-                    await places.enter_async_context(queue.lock)
-                if turn.state is not State.ENDED and self.places.value == 0:
-                    with turn.queueing(FULL, Overloaded("as many turns are running on this server as may")):
-                        await places.enter_async_context(self.places)
+                    await held.enter_async_context(queue.lock)
+                if turn.state is not State.ENDED and self.slots.value == 0:
+                    with turn.queueing(FULL, Overloaded("this server is running as many turns as it may")):
+                        await held.enter_async_context(self.slots)
                 elif turn.state is not State.ENDED:
-                    await places.enter_async_context(self.places)
+                    await held.enter_async_context(self.slots)
                 return turn.result() if turn.state is State.ENDED else await self._deliver(turn, send)
         finally:
             if turn in queue.turns:
@@ -133,7 +134,7 @@ class Sending:
             if not queue.turns:
                 self.queues.pop(ref, None)
 
-    async def _leave(self, turn: TrackedTurn, send: Send, busy: Busy) -> None:
+    async def _branch_or_fail(self, turn: TrackedTurn, send: Send, busy: Busy) -> None:
         """Redirect a message that does not wait for its conversation to a branch, or raise `busy`."""
         message = turn.message
         if send.on_busy == "fail" or send.fork is None or message is None:
@@ -163,17 +164,17 @@ class Sending:
                 return await self._delivery(turn).run()
             except Busy as busy:
                 with turn.queueing("waiting for somebody else's turn in this conversation", busy):
-                    if run := await self._run_of_same(turn, send, busy):
+                    if run := await self._run_of_same_message(turn, send, busy):
                         turn.join(run)
                     elif send.on_busy == "wait":
                         await until_free(self.backend, turn.ref, busy, self.timing)
-                        # The turn that just ended may have been of this message, sent by another process.
-                        if run := await self._run_of_same(turn, send, busy):
+                        # The turn that just ended may have been that of this message, sent by another process.
+                        if run := await self._run_of_same_message(turn, send, busy):
                             turn.join(run)
                 if turn.joined:
                     return await self._delivery(turn).follow()
                 if send.on_busy != "wait":
-                    return await self._leave(turn, send, busy)
+                    return await self._branch_or_fail(turn, send, busy)
             except ConversationError as error:
                 if error.try_again_after is None or not patient:
                     raise
@@ -185,17 +186,17 @@ class Sending:
     def _delivery(self, turn: TrackedTurn) -> Delivery:
         return Delivery(self.backend, turn, self.timing, self.settings.turn_timeout, self.meter)
 
-    async def _run_of_same(self, turn: TrackedTurn, send: Send, busy: Busy) -> Run | None:
+    async def _run_of_same_message(self, turn: TrackedTurn, send: Send, busy: Busy) -> Run | None:
         assert turn.message is not None  # noqa: S101 - the conversation was busy for it
-        return await run_of_same(
+        return await run_of_same_message(
             self.backend, turn.ref, turn.message, busy, send.identity, self.started_at, self.timing
         )
 
 
 @contextmanager
 def _ending(turn: TrackedTurn) -> Generator[None]:
-    """Turns every exception of a turn into its outcome: an exception that escaped would cancel all other turns in the
-    task group."""
+    """Makes every exception the outcome of the turn: one that escaped would cancel all other turns in the task
+    group."""
     try:
         yield
     except ConversationError as error:

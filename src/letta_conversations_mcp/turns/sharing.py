@@ -1,6 +1,6 @@
-"""What this process lets the other replicas know of the calls whose turns it follows.
+"""Publishes the calls whose turns this process follows, so that other replicas recognise them.
 
-Does nothing without `--redis-url`. What they share, and how, is in `replicas`.
+Does nothing without `--redis-url`. What replicas share, and how, is in `replicas`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from letta_conversations_mcp.turns.turn import TrackedTurn
 
 
 class SharedTurns:
-    """The turns here whose calls other replicas know of, for as long as these may be made again."""
+    """The turns of this process whose calls are published, for as long as those calls may be repeated."""
 
     def __init__(self, replicas: Replicas | None, tasks: TaskGroup) -> None:
         self._replicas = replicas
@@ -25,8 +25,8 @@ class SharedTurns:
         self._calls: WeakKeyDictionary[TrackedTurn, SharedCall] = WeakKeyDictionary()
 
     async def begin(self, identity: CallIdentity) -> tuple[SharedCall | None, SharedCall | None]:
-        """Make a call known to the other replicas. Returns it, and the call at another replica that it repeats, if any.
-        Does nothing for a message with a key, which Letta itself can find."""
+        """Publish a call. Returns it, and the call at another replica that it repeats, if any. Does nothing for a
+        message with a key, which Letta itself recognises."""
         if self._replicas is None or not identity.call or identity.key:
             return None, None
         return await self._replicas.begin(identity)
@@ -36,16 +36,16 @@ class SharedTurns:
         self._calls[turn] = call
 
     async def handed_over(self, turn: TrackedTurn, identity: CallIdentity) -> None:
-        """Let the replicas know where a message goes, before it is handed over."""
+        """Publish where a message goes. Must be done before it is handed over."""
         call = self._calls.get(turn)
         if self._replicas is not None and call is not None and isinstance(turn.message, OutgoingMessage):
             call.at, call.otid = time(), turn.message.otid
             call.ref, call.branch_of = turn.ref, turn.branch_of
-            await self._replicas.keep(identity, call)
+            await self._replicas.store(identity, call)
 
     def ended(self, turn: TrackedTurn, identity: CallIdentity, *, answered: bool) -> None:
-        """A call was answered, or given up by its client. One whose message was not handed over is forgotten, because
-        nobody can join it."""
+        """Publish that a call was answered, or given up by its client. If its message was not handed over, the call is
+        forgotten, because there is nothing to join."""
         call = self._calls.get(turn)
         if self._replicas is None or call is None:
             return
@@ -54,4 +54,4 @@ class SharedTurns:
             self._tasks.start_soon(self._replicas.forget, identity, call)
         else:
             call.abandoned = True
-            self._tasks.start_soon(self._replicas.keep, identity, call)
+            self._tasks.start_soon(self._replicas.store, identity, call)

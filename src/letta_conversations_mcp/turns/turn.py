@@ -55,7 +55,7 @@ class EndReason(StrEnum):
     STOPPED = "stopped"
     """The run was cancelled; its stream may end later."""
     LEFT = "left"
-    """This process stops, and no longer follows the turn. The turn itself may go on."""
+    """This process stopped following the turn, because it shuts down. The turn itself may go on."""
 
 
 _ALLOWED: dict[State, frozenset[State]] = {
@@ -99,7 +99,7 @@ class TrackedTurn:
         self._outcome: Turn | ConversationError | None = None
         self._queueing: anyio.CancelScope | None = None
         self._changed: anyio.Event | None = None
-        """There while somebody waits for news: most chunks come while nobody does."""
+        """Exists only while somebody waits for news: most chunks arrive while nobody does."""
 
     @property
     def ref(self) -> ConversationRef:
@@ -117,8 +117,7 @@ class TrackedTurn:
         return self._ref is not None
 
     def address(self, ref: ConversationRef, message: Outgoing) -> None:
-        """Set the conversation and the message. With another conversation than before, that is a branch of the
-        first."""
+        """Set the conversation and the message. A conversation that replaces another one is a branch of it."""
         if self._ref is not None and self._ref != ref:
             self.branch_of = self._ref
         self._ref, self.message = ref, message
@@ -136,7 +135,7 @@ class TrackedTurn:
         """Change the state. A turn that is ENDED stays as it is: the first end counts.
 
         Raises:
-            ValueError: there is no such step.
+            ValueError: the state cannot change like that.
         """
         if self.state is State.ENDED:
             return
@@ -167,7 +166,7 @@ class TrackedTurn:
 
     @contextmanager
     def queueing(self, why: str, obstacle: ConversationError | None = None) -> Generator[None]:
-        """Cancels what is awaited inside when the message is withdrawn."""
+        """Marks the turn as QUEUED, and cancels its body when the message is withdrawn."""
         self.move(State.QUEUED, waiting_for=why, obstacle=obstacle)
         with anyio.CancelScope() as self._queueing:
             if self.state is State.ENDED:

@@ -1,4 +1,4 @@
-"""How a call waits for a turn: what it reports meanwhile, and when it answers without the end of the turn.
+"""How a call waits for a turn: what it reports meanwhile, and when it answers before the turn has ended.
 
 Owns no turn: cancelling a wait ends the wait and nothing else.
 """
@@ -32,11 +32,8 @@ TAIL_CHARS = 160
 
 @dataclass(frozen=True)
 class TurnWait:
-    """Waits for turns, which it looks up through `backend`.
-
-    With `until_running`, a wait ends as soon as there is a run to ask for, though not before a first report would be
-    due: for a caller who waits by other means.
-    """
+    """Waits for turns. With `until_running`, a wait ends as soon as there is a run to poll, but not before the first
+    report is due."""
 
     backend: Backend
     timing: Timing
@@ -48,7 +45,8 @@ class TurnWait:
         as soon as Letta has the message.
 
         On timeout, wait up to `confirm` seconds from the start for Letta to acknowledge the message, so that a run
-        that is reported as running can be found elsewhere; and up to `look_up` seconds for where the message goes.
+        that is reported as running can be found elsewhere; and up to `look_up` seconds for the lookup of its
+        conversation.
 
         Raises what the send raised.
         """
@@ -71,7 +69,7 @@ class TurnWait:
         await report(f"{reported}, 0 s")
         if turn.run is None:
             # Most turns of a quick model end before a second report is due: no task for those.
-            with self.drain.patience(min(seconds, self.timing.report_at_most_every)):
+            with self.drain.until_draining(min(seconds, self.timing.report_at_most_every)):
                 await turn.ended.wait()
             if turn.state is State.ENDED:
                 return turn.result()
@@ -81,16 +79,16 @@ class TurnWait:
                 waiting.start_soon(self._follow, turn, turn.run)
             elif self.until_running:
                 waiting.start_soon(_cancel_when_running, turn, waiting.cancel_scope)
-            with self.drain.patience(seconds - (anyio.current_time() - started)):
+            with self.drain.until_draining(seconds - (anyio.current_time() - started)):
                 await turn.ended.wait()
             if turn.run is not None and not turn.run.active:
-                # It has ended: only its messages still have to be read.
-                with self.drain.patience(self.timing.look_up - (anyio.current_time() - started)):
+                # The run has ended: only its messages still have to be read.
+                with self.drain.until_draining(self.timing.look_up - (anyio.current_time() - started)):
                     await turn.ended.wait()
-            with self.drain.patience(self.timing.look_up - (anyio.current_time() - started)):
+            with self.drain.until_draining(self.timing.look_up - (anyio.current_time() - started)):
                 while turn.state is State.QUEUED and turn.doing in BEFORE_HAND_OVER:
                     await turn.changed()
-            with self.drain.patience(self.timing.confirm - (anyio.current_time() - started)):
+            with self.drain.until_draining(self.timing.confirm - (anyio.current_time() - started)):
                 await _until_taken(turn)
             waiting.cancel_scope.cancel()
         if self.drain.begun and not await self.is_taken(turn):
@@ -111,7 +109,8 @@ class TurnWait:
                 turn.stopped()
 
     async def _keep_reporting(self, turn: TrackedTurn, report: Report, started: float, reported: str) -> None:
-        """Report as soon as there is news, but not too often, and now and then without any."""
+        """Report news at most every `report_at_most_every` seconds, and report at least every `report_at_least_every`
+        seconds."""
         longest = self.timing.report_at_least_every - self.timing.report_at_most_every
         while True:
             await anyio.sleep(max(0.0, started + self.timing.report_at_most_every - anyio.current_time()))
