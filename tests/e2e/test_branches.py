@@ -11,7 +11,7 @@ from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
-from tests.rig.model import ScriptedModel
+from tests.rig.model import CallTools, Say, ScriptedModel, Use
 from tests.rig.servers import Caller
 
 UNKNOWN_MESSAGE = "message-00000000-0000-4000-8000-000000000000"
@@ -52,6 +52,25 @@ async def test_a_branch_begins_with_the_same_messages_and_goes_its_own_way(mcp: 
     assert await texts_in(mcp, source) == ["first", "second", "only in the source"]
     rows = (await mcp.ok("list_conversations", agent=agent_id)).data["conversations"]
     assert {row["id"]: row["summary"] for row in rows} == {source: "source", branch: "what if"}
+
+
+async def test_a_branch_shows_the_parts_of_a_step_in_the_order_of_its_source(
+    mcp: Caller, letta: Letta, model: ScriptedModel
+) -> None:
+    agent_id, _ = await letta.new_agent()
+    model.enqueue(
+        CallTools((Use("conversation_search", {"query": "invoice"}),), text="Let me look."),
+        Say("It is due on Friday.", reasoning="The user asks for a date."),
+    )
+    source = await spoken_to(letta, agent_id, "When is it due?")
+
+    branch = (await mcp.ok("fork", conversation_id=source)).data["conversation_id"]
+    kinds = ["user", "assistant", "reasoning", "tool"]
+    listed = [await mcp.ok("list_messages", conversation_id=each, kinds=kinds) for each in (source, branch)]
+
+    shown = [[each["kind"] for each in answer.data["messages"]] for answer in listed]
+    assert shown[0] == ["user", "assistant", "tool", "reasoning", "assistant"]
+    assert shown[1] == shown[0]
 
 
 async def test_a_branch_has_no_summary_unless_it_is_given_one(mcp: Caller, letta: Letta) -> None:

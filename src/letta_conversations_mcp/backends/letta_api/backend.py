@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 
 from letta_conversations_mcp.backends.letta_api.approvals import ApiApprovals
 from letta_conversations_mcp.backends.letta_api.base import AFTER_READING
@@ -205,7 +206,7 @@ class ApiBackend(ApiConversations, ApiApprovals):
                     ref.conversation_id, order=query.order, limit=query.limit, extra_query=cursors
                 )
             )
-        return objects(data)[::-1] if query.order == "desc" else objects(data)
+        return _reversed(objects(data)) if query.order == "desc" else objects(data)
 
     async def _is_fork(self, ref: ConversationRef) -> bool:
         """True if the conversation shares older messages with another one: they are in its own list, before the system
@@ -311,6 +312,13 @@ class ApiBackend(ApiConversations, ApiApprovals):
                     client.retrying.runs.messages.with_raw_response.list(run_id, order="asc", limit=RUN_MESSAGES)
                 )
             )
+
+
+def _reversed(items: Sequence[Json]) -> list[Json]:
+    """A descending page in chronological order. The parts of one stored message share its id and are in chronological
+    order already (0.16.8)."""
+    stored = [list(parts) for _, parts in groupby(items, key=lambda item: text_field(item, "id"))]
+    return [part for parts in reversed(stored) for part in parts]
 
 
 def _stored(items: Sequence[Json]) -> int:
