@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import product
 from pathlib import Path
 
 from playwright.async_api import Browser, expect
@@ -53,6 +54,10 @@ async def picture(browser: Browser, site: Site, letta: Letta, theme: str, size: 
         Say(ANSWER, reasoning="The user asks for one due date, and for the supplier's other invoices."),
     )
     await letta.send(conversation_id, QUESTION)
+    await viewer.open(theme=theme)
+    await expect(viewer.frame.get_by_role("button", name="invoice 4711")).to_be_visible()
+    await take("choose")
+
     await viewer.open(theme=theme, conversation_id=conversation_id)
     await expect(viewer.frame.get_by_role("article")).to_have_count(2)
     await take("read")
@@ -86,7 +91,8 @@ async def picture(browser: Browser, site: Site, letta: Letta, theme: str, size: 
 
 
 async def bookkeeper(letta: Letta) -> str:
-    """An agent that asks before it pays, with some conversations."""
+    """An agent that asks before it pays, with some conversations, beside another agent with one."""
+    await letta.new_conversation(letta.fake.add_agent("travel desk"), "night train to Vienna")
     agent_id = letta.fake.add_agent("bookkeeper", ["wire_money"])
     letta.fake.add_tool(agent_id, "wire_money", "Transfer 2026-0815 was accepted.")
     for summary in ("supplier master data", "VAT return, third quarter", "travel expenses Berlin"):
@@ -96,14 +102,14 @@ async def bookkeeper(letta: Letta) -> str:
 
 async def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
-    model = ScriptedModel()
-    fake = FakeLetta(model)
-    async with fake.serve() as url, serve_site(Settings(base_url=url)) as site, open_browser() as browser:
-        letta = Letta(url, model, fake)
-        for theme in ("light", "dark"):
-            for size in SIZES:
+    async with open_browser() as browser:
+        for theme, size in product(("light", "dark"), SIZES):
+            model = ScriptedModel()
+            fake = FakeLetta(model)
+            async with fake.serve() as url, serve_site(Settings(base_url=url)) as site:
+                letta = Letta(url, model, fake)
                 await picture(browser, site, letta, theme, size)
-        await letta.close()
+                await letta.close()
 
 
 if __name__ == "__main__":
