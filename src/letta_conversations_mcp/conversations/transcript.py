@@ -114,6 +114,15 @@ def body(message: Message) -> str:
     return "\n".join(filter(None, [text, *map(call_line, message.calls)]))
 
 
+def rest_of_body(message: Message, start: int) -> str:
+    """The body from its character `start` on. A rest that begins inside a line about a tool call is marked like a
+    further line of it, so it does not look like a call of its own."""
+    whole = body(message)
+    rest = whole[start:]
+    is_inside = start > 0 and whole[start - 1] != "\n" and message.kind in ("tool", "approval")
+    return MARK + rest if is_inside and rest else rest
+
+
 def heading(message: Message, *, with_id: bool = False) -> str:
     at = f" · {minute(message.at)}" if message.at else ""
     speaker = SPEAKER[message.kind] if message.kind != "other" else message.type.removesuffix("_message") or "other"

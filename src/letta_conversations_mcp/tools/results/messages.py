@@ -9,7 +9,16 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from letta_conversations_mcp.conversations.history import HistoryPage
-from letta_conversations_mcp.conversations.transcript import CUT, MESSAGE_CHARS, body, cut, fit, minute, to_markdown
+from letta_conversations_mcp.conversations.transcript import (
+    CUT,
+    MESSAGE_CHARS,
+    body,
+    cut,
+    fit,
+    minute,
+    rest_of_body,
+    to_markdown,
+)
 from letta_conversations_mcp.core.model import ConversationRef, Message, MessageKind, MessageQuery
 from letta_conversations_mcp.tools.results.result import NAME_CHARS, Result
 
@@ -47,7 +56,7 @@ class MessageList(Result):
         agent_name: str = "",
     ) -> MessageList:
         """The page within `budget` characters: every message, long ones cut."""
-        bodies = [body(each)[skip_chars:] for each in page.messages]
+        bodies = [rest_of_body(each, skip_chars) for each in page.messages]
         shown = fit(bodies, budget, beside=MESSAGE_CHARS + ID_CHARS * ids)
         return cls(
             conversation_id=ref.conversation_id,
@@ -59,7 +68,7 @@ class MessageList(Result):
             ),
             older=page.older,
             newer=page.newer,
-            note=_note(query, page, bodies, shown, skip_chars),
+            note=_note(query, page, bodies, shown),
             transcript=to_markdown(page.messages, shown, with_ids=ids),
         )
 
@@ -85,7 +94,7 @@ def _times(messages: Sequence[Message]) -> Iterator[str]:
         before = at
 
 
-def _note(query: MessageQuery, page: HistoryPage, bodies: Sequence[str], shown: Sequence[str], skipped: int) -> str:
+def _note(query: MessageQuery, page: HistoryPage, bodies: Sequence[str], shown: Sequence[str]) -> str:
     """Why the page is empty, or how to read on in what was cut."""
     if not page.messages:
         if page.older if query.order == "desc" else page.newer:
@@ -98,7 +107,8 @@ def _note(query: MessageQuery, page: HistoryPage, bodies: Sequence[str], shown: 
     first = cut_ones[0]
     following = page.messages[first + 1].id if first + 1 < len(page.messages) else ""
     at = f"before={following!r}, " if following else ""
-    far = skipped + len(shown[first]) - len(CUT)
+    unread = len(bodies[first]) - (len(shown[first]) - len(CUT))
+    far = len(body(page.messages[first])) - unread
     return (
         f"Cut to fit: {len(cut_ones)} of these messages. "
         f"To read on in the first of them: the same call with {at}limit=1, skip_chars={far}."
