@@ -99,18 +99,7 @@ async def service(
         try:
             await running.said("Serving MCP at ")
             running.url = running.log.split("Serving MCP at ")[1].split("/mcp")[0]
-            with anyio.fail_after(HANG_SECONDS):
-                while not await is_listening(running.url):
-                    await anyio.sleep(0.05)
             yield running
         finally:
             if process.returncode is None:
                 process.kill()
-
-
-async def is_listening(url: str) -> bool:
-    async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
-        try:
-            return (await http.get(f"{url}/healthz")).is_success
-        except httpx.TransportError:
-            return False

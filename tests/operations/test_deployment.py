@@ -25,7 +25,7 @@ from pydantic import SecretStr
 
 from letta_conversations_mcp.settings import Settings
 from tests.http.team import HEADERS
-from tests.operations.service import Service, is_listening, service
+from tests.operations.service import Service, service
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.loopback import loopback_socket
@@ -228,6 +228,14 @@ async def nginx(folder: Path, *replicas: Service) -> AsyncGenerator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             process.send_signal(signal.SIGTERM)
+
+
+async def is_listening(url: str) -> bool:
+    async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+        try:
+            return (await http.get(f"{url}/healthz")).is_success
+        except httpx.TransportError:
+            return False
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ import anyio
 import httpx
 import pytest
 
+from letta_conversations_mcp.http.shutdown import drain_server
 from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.turns.draining import Drain
 from tests.operations.service import Service, service
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
@@ -69,6 +71,15 @@ async def begin_to_drain(running: Service) -> None:
     with anyio.fail_after(HANG_SECONDS):
         while (await running.get("/readyz")).status_code != 503:
             await anyio.sleep(0.02)
+
+
+async def test_a_signal_in_the_moment_in_which_it_begins_to_serve_ends_it_in_order() -> None:
+    async with service(Settings(base_url="http://127.0.0.1:9")) as running:
+        running.process.send_signal(signal.SIGTERM)
+        status = await running.ended()
+
+    assert status == 0
+    assert "Traceback" not in running.log
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -138,6 +149,28 @@ async def test_connections_are_closed_with_their_next_answer_while_it_drains() -
 
         assert before.headers.get("connection") != "close"
         assert after.headers["connection"] == "close"
+
+
+async def test_a_client_whose_connection_ended_with_its_answer_may_still_connect() -> None:
+    """It may have to request something before it accepts the answer, such as the schema of the tool."""
+    drain, ended = Drain(), anyio.Event()
+
+    async def settle() -> None:
+        pass
+
+    async def end() -> None:
+        await drain_server(drain, settle, lambda: False, 600)
+        ended.set()
+
+    async with anyio.create_task_group() as tasks:
+        with drain.request():
+            tasks.start_soon(end)
+            await anyio.wait_all_tasks_blocked()
+        await anyio.wait_all_tasks_blocked()
+        with drain.request():
+            assert not ended.is_set()
+
+    assert ended.is_set()
 
 
 async def test_a_message_that_waits_for_its_place_is_not_sent_any_more(letta: Letta, model: ScriptedModel) -> None:

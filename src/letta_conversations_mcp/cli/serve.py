@@ -82,7 +82,7 @@ def _serve_http(settings: Settings) -> int:
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port."
         ) from error
     host, port = bound.getsockname()[:2]
-    _report(f"Serving MCP at http://{f'[{host}]' if ':' in host else host}:{port}/mcp", settings)
+    words = f"Serving MCP at http://{f'[{host}]' if ':' in host else host}:{port}/mcp"
     connections = Connections(most_connections())
     config = uvicorn.Config(
         app,
@@ -100,7 +100,9 @@ def _serve_http(settings: Settings) -> int:
         if server.services is not None:
             await server.services.scheduler.settle()
 
-    DrainingServer(config, server.drain, settle, settings.drain_seconds, connections).run(sockets=[bound])
+    DrainingServer(
+        config, server.drain, settle, settings.drain_seconds, connections, started=lambda: _report(words, settings)
+    ).run(sockets=[bound])
     return 0
 
 

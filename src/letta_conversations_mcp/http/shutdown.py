@@ -22,14 +22,15 @@ ANSWER_SECONDS = 1.0
 
 
 LINGER_SECONDS = 0.5
-"""Wait after the last answer while there are connections: a client may have to request something before it accepts the
-answer, and a proxy may be sending a request on a connection that is about to be closed. It would be lost."""
+"""Wait after the last answer: its client may have to request something before it accepts it, and a proxy may be sending
+a request on a connection that is about to be closed. It would be lost."""
 
 
 async def drain_server(
     drain: Drain, settle: Callable[[], Awaitable[None]], has_connections: Callable[[], bool], seconds: float
 ) -> None:
     """Let running calls end, within `seconds`. `settle` returns once Letta has all messages."""
+    was_in_use = drain.requests > 0
     drain.begin(seconds)
     with anyio.move_on_after(max(seconds - ANSWER_SECONDS, seconds / 2)), drain.until_end():
         await settle()
@@ -37,7 +38,7 @@ async def drain_server(
     drain.end()
     with anyio.move_on_after(drain.seconds_left):
         await drain.idle()
-        if has_connections():
+        if was_in_use or has_connections():
             await anyio.sleep(LINGER_SECONDS)
             await drain.idle()
 
@@ -52,12 +53,15 @@ class DrainingServer(uvicorn.Server):
         settle: Callable[[], Awaitable[None]],
         seconds: float,
         connections: Connections,
+        started: Callable[[], None],
     ) -> None:
+        """`started` is called once requests are served and signals are handled."""
         super().__init__(config)
         self._drain = drain
         self._settle = settle
         self._seconds = seconds
         self._connections = connections
+        self._report_start = started
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told = asyncio.Event()
 
@@ -65,6 +69,7 @@ class DrainingServer(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         self._connections.log_accept_errors_once()
         draining = asyncio.create_task(self._drain_when_told())
+        self._report_start()
         try:
             await super().main_loop()
         finally:
