@@ -6,14 +6,19 @@ import gc
 from collections.abc import Generator
 from contextlib import contextmanager
 
+GC_OBJECTS = 2_000
+"""How many new objects start a garbage collection: with 20,000 a server holds 8 % more memory, with 2,000 1 %."""
+
 
 @contextmanager
 def loading() -> Generator[None]:
     """Imports in the body run without garbage collection, which would take a tenth of the time of a start: what they
-    create lives as long as the process."""
+    create lives as long as the process. Afterwards it runs less often than by Python's default, of 700 new
+    objects, with which it takes a tenth of the time of a turn: most of what a turn creates is freed without it."""
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
+        gc.set_threshold(GC_OBJECTS)
         gc.enable()
