@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -69,7 +70,12 @@ def answered(status: int, body: object, headers: dict[str, str] | None = None) -
         (409, {"detail": "something else"}, Refused, {"reason": '"something else"'}),
         (413, "too big", Refused, {"reason": '"too big"'}),
         (422, {"detail": VALIDATION}, NotFound, {"identifier": PLACE}),
-        (422, {"detail": "[{'loc': ('body',), 'msg': 'too long'}, {'msg': 'x'}]"}, Refused, {"reason": '"too long; x"'}),
+        (
+            422,
+            {"detail": "[{'loc': ('body',), 'msg': 'too long'}, {'msg': 'x'}]"},
+            Refused,
+            {"reason": '"too long; x"'},
+        ),
         (422, {"detail": ["a list"]}, Refused, {"reason": "\"['a list']\""}),
         (200, "<html>", Unreachable, {}),
         (302, "", Unreachable, {}),
@@ -103,7 +109,12 @@ def test_a_rate_limit_is_waited_for_as_long_as_it_says_within_bounds(header: str
     assert error.try_again_after == seconds
 
 
-NEVER_SENT = [httpx.ConnectError("x"), httpx.ConnectTimeout("x"), httpx.PoolTimeout("x"), httpx.UnsupportedProtocol("x")]
+NEVER_SENT = [
+    httpx.ConnectError("x"),
+    httpx.ConnectTimeout("x"),
+    httpx.PoolTimeout("x"),
+    httpx.UnsupportedProtocol("x"),
+]
 MAYBE_SENT = [httpx.ReadError("x"), httpx.WriteError("x"), httpx.RemoteProtocolError("x"), httpx.CloseError("x")]
 LATE = [httpx.ReadTimeout("x"), httpx.WriteTimeout("x")]
 
@@ -136,7 +147,14 @@ def test_of_what_may_have_been_sent_nobody_says_that_nothing_was_done(cause: Exc
     assert cause not in LATE or "within 7 s" in str(error)
 
 
-async def opening(handler: Any, here: ConversationRef = HERE) -> Exception:
+def answering(status: int, **content: Any) -> Callable[[httpx.Request], httpx.Response]:
+    def handler(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, **content)
+
+    return handler
+
+
+async def opening(handler: Callable[[httpx.Request], httpx.Response], here: ConversationRef = HERE) -> Exception:
     """What becomes of a message that is handed over with the real SDK to a server that answers like this."""
     http = httpx.AsyncClient(transport=httpx.MockTransport(handler))
     async with letta_client.AsyncLetta(
@@ -179,7 +197,7 @@ async def test_a_message_is_lost_sight_of_unless_it_never_left(cause: Exception)
 async def test_a_refused_message_is_certainly_not_taken_and_a_failure_is_not_a_refusal(
     status: int, detail: str, kind: type[Exception]
 ) -> None:
-    error = await opening(lambda _: httpx.Response(status, json={"detail": detail}))
+    error = await opening(answering(status, json={"detail": detail}))
 
     assert type(error) is kind
     assert not isinstance(error, StreamLost) or error.status == status
@@ -188,13 +206,11 @@ async def test_a_refused_message_is_certainly_not_taken_and_a_failure_is_not_a_r
 async def test_in_the_default_conversation_it_is_the_agent_that_is_missing() -> None:
     default = ConversationRef(conversation_id="default", agent_id="agent-1")
 
-    missing = [
-        await opening(lambda _: httpx.Response(404, json={"detail": "none"}), each) for each in (default, HERE)
-    ]
+    missing = [await opening(answering(404, json={"detail": "none"}), each) for each in (default, HERE)]
 
     assert [vars(each)["kind"] for each in missing] == ["agent", "conversation"]
     assert "agent-1" in str(missing[0])
 
 
 async def test_a_page_is_no_stream() -> None:
-    assert type(await opening(lambda _: httpx.Response(200, text="hello"))) is Unreachable
+    assert type(await opening(answering(200, text="hello"))) is Unreachable
