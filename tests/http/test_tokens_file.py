@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -188,6 +189,22 @@ def test_the_command_adds_to_a_file_that_only_its_owner_reads(path: Path, capsys
     assert said.out == ""
     assert again == 2
     assert "has a token named 'bob' already" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other permissions")
+@pytest.mark.parametrize(("mode", "warns"), [(0o644, True), (0o602, True), (0o600, False), (0o640, False)])
+def test_a_file_that_all_users_can_read_or_change_draws_a_warning(
+    path: Path, mode: int, warns: bool, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text(table())
+    path.chmod(mode)
+
+    TokensFile(path)
+    assert main(["token", "--name", "bob", "--file", str(path)]) == 0
+
+    for said in (caplog.text, capsys.readouterr().err):
+        assert (f"{path} can be read or changed by every user of this machine" in said) is warns
+    assert path.stat().st_mode & 0o777 == mode
 
 
 async def test_a_file_that_was_cut_off_locks_nobody_out(

@@ -16,7 +16,14 @@ from pydantic import ValidationError
 
 from letta_conversations_mcp.cli.exit_status import CommandFailed
 from letta_conversations_mcp.core.access import SCOPES
-from letta_conversations_mcp.http.auth.token_file import BadTokensFile, TokenEntry, hash_of, make_token, read_tokens
+from letta_conversations_mcp.http.auth.token_file import (
+    BadTokensFile,
+    TokenEntry,
+    hash_of,
+    make_token,
+    read_tokens,
+    warning_of,
+)
 
 
 def token(
@@ -72,6 +79,8 @@ def _append(path: Path, entry: TokenEntry, table: str) -> None:
             raise CommandFailed(f"{path} has a token named {entry.name!r} already: choose another --name")
         with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "a") as file:
             file.write(f"\n{table}" if exists else table)
+        if warning := warning_of(path):
+            print(warning, file=sys.stderr)
     except BadTokensFile as error:
         raise CommandFailed(str(error)) from error
     except OSError as error:

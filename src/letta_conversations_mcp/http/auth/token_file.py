@@ -121,6 +121,16 @@ def read_tokens(path: Path) -> list[TokenEntry]:
     return entries
 
 
+def warning_of(path: Path) -> str:
+    """A warning if every user of the machine can read or change the file, else "". A group may be meant to."""
+    if os.name == "nt" or not path.stat().st_mode & 0o006:
+        return ""
+    return (
+        f"The tokens file {path} can be read or changed by every user of this machine. "
+        "Give it to the server's user alone (chmod 600)."
+    )
+
+
 def _read_entry(path: Path, number: int, table: object) -> TokenEntry:
     try:
         return TokenEntry.model_validate(table)
@@ -143,6 +153,8 @@ class TokensFile:
         self._looked_at = time.monotonic()
         self._seen = self._state()
         self._entries = read_tokens(path)
+        if warning := warning_of(path):
+            logger.warning(warning)
 
     @property
     def entries(self) -> list[TokenEntry]:
