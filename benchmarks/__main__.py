@@ -45,10 +45,11 @@ def main() -> int:
     print(heading(), flush=True)
     missed: list[str] = []
     for name in options.only or GROUPS:
+        begun = time.perf_counter()
         group = GROUPS[name](quick=options.quick)
         if options.draw and isinstance(group, replies.ReplyGroup):
             chart.FILE.write_text(chart.draw(group.delays, f"{os.cpu_count()} processors, Python {python}."))
-        print("\n".join(group.lines()) + "\n", flush=True)
+        print("\n".join(group.lines()) + f"\n    Took {time.perf_counter() - begun:.0f} s.\n", flush=True)
         missed += [f"{name}: {row.what}" for row in group.rows if row.missed]
     print("\n".join(["Missed:", *(f"  {each}" for each in missed)]) if missed else "Every goal is met.")
     print(f"Took {time.perf_counter() - started:.0f} s.")

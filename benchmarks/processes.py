@@ -112,9 +112,11 @@ def our_server(base_url: str) -> Generator[StdioServer]:
 
 
 @contextmanager
-def local_server(folder: Path, model_url: str) -> Generator[StdioServer]:
-    """Our console command for agents on this machine, kept in this folder."""
+def local_server(folder: Path, model_url: str, compiled: Path | None = None) -> Generator[StdioServer]:
+    """Our console command for agents on this machine, kept in this folder; Node.js keeps compiled code in the other."""
     variables = {"LETTA_MCP_BACKEND": "local", "LETTA_MCP_LOCAL_DIR": str(folder), "LMSTUDIO_BASE_URL": model_url}
+    if compiled is not None:
+        variables["NODE_COMPILE_CACHE"] = str(compiled)
     with _running(_python("letta_conversations_mcp"), variables) as process:
         yield StdioServer(process)
 
