@@ -217,6 +217,13 @@ class Settings(BackendSettings):
         default=False,
         description="send OpenTelemetry traces to where the OTEL_EXPORTER_OTLP_… variables say; needs the extra otel",
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="processes of serve --http that share its port, such as one for each processor; they are replicas, "
+        "and need --redis-url or --stateless",
+    )
     drain_seconds: float = Field(
         default=10, ge=0, le=3600, description="for running calls to be answered when serve --http is stopped"
     )
@@ -322,6 +329,16 @@ class Settings(BackendSettings):
         for name in ("oidc_audience", "oidc_jwks_url", "oidc_agents_claim"):
             if getattr(self, name) and not self.oidc_issuer:
                 raise ValueError(f"--{name.replace('_', '-')} is of no use without --oidc-issuer")
+        if self.workers > 1 and not self.is_stateless:
+            raise ValueError(
+                "--workers needs --redis-url, through which the workers know each other's calls, or at least "
+                "--stateless: without them the requests of a session would reach workers that do not have it"
+            )
+        if self.workers > 1 and self.metrics_token.get_secret_value():
+            raise ValueError(
+                "--metrics-token and --workers exclude each other: one of the workers would answer for itself alone. "
+                "Start a server for each --port, and ask each for its metrics"
+            )
         return self
 
     @property

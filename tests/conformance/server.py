@@ -10,7 +10,8 @@ from typing import Any
 from mcp.server import MCPServer
 from mcp_types import CallToolResult, GetPromptResult, InputRequiredResult, Prompt, Tool
 
-from letta_conversations_mcp.http import build_app, listen
+from letta_conversations_mcp.http.app import build_app
+from letta_conversations_mcp.http.listening import listen
 from letta_conversations_mcp.server.app import ConversationServer
 from letta_conversations_mcp.server.tasks.handlers import TASK_HANDLERS, TaskHandler
 from letta_conversations_mcp.settings import Settings

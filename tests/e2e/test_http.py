@@ -9,7 +9,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from letta_conversations_mcp.http import CannotServe, build_app, listen
+from letta_conversations_mcp.http.app import CannotServe, build_app
+from letta_conversations_mcp.http.listening import listen
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.bounds import HANG_SECONDS

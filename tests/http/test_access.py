@@ -14,7 +14,7 @@ from mcp import MCPError
 from mcp_types import EmptyResult, ResourceTemplateReference, SubscribeRequest, SubscribeRequestParams
 from pydantic import SecretStr
 
-from letta_conversations_mcp.http import CannotServe, build_app
+from letta_conversations_mcp.http.app import CannotServe, build_app
 from letta_conversations_mcp.http.auth import open_requests, token_file
 from letta_conversations_mcp.http.auth.token_file import make_token
 from letta_conversations_mcp.server.app import build_server

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from letta_conversations_mcp.cli.main import main
-from letta_conversations_mcp.http import CannotServe, build_app
+from letta_conversations_mcp.http.app import CannotServe, build_app
 from letta_conversations_mcp.http.auth import token_file
 from letta_conversations_mcp.http.auth.token_file import (
     PREFIX,

@@ -16,7 +16,8 @@ from mcp.client.session import ElicitationFnT
 from mcp_types import TextContent
 from pydantic import SecretStr
 
-from letta_conversations_mcp.http import build_app, listen
+from letta_conversations_mcp.http.app import build_app
+from letta_conversations_mcp.http.listening import listen
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.turns.timing import Timing

@@ -11,7 +11,8 @@ import pytest
 from mcp_types import ElicitRequest, ElicitRequestFormParams, InputRequiredResult
 from pydantic import SecretStr
 
-from letta_conversations_mcp.http import build_app, listen
+from letta_conversations_mcp.http.app import build_app
+from letta_conversations_mcp.http.listening import listen
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.base import ToolContext, ToolSpec

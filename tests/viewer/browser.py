@@ -15,7 +15,8 @@ from playwright.async_api import Browser, FrameLocator, Page, async_playwright
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from letta_conversations_mcp.http import build_app, listen
+from letta_conversations_mcp.http.app import build_app
+from letta_conversations_mcp.http.listening import listen
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.loopback import serve_loopback

@@ -24,7 +24,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     LETTA: ("api_key", "base_url", "project", "backend"),
     "Agents on this machine": ("local_dir", "local_tools", "app_server_url", "app_server_token"),
     "Tools": ("create_agents", "read_only", "wait_seconds", "max_output_chars", "approvals", "max_depth"),
-    "HTTP": ("host", "port", "public_url", "allowed_hosts", "allowed_origins", "stateless", "drain_seconds"),
+    "HTTP": ("host", "port", "public_url", "allowed_hosts", "allowed_origins", "stateless", "drain_seconds", "workers"),
     "Access over HTTP": (
         "token",
         "tokens_file",

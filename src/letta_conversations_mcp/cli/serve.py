@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, cast
 
 import anyio
 
+from letta_conversations_mcp.cli import loading
 from letta_conversations_mcp.cli.exit_status import CommandFailed
 from letta_conversations_mcp.cli.program_name import SHORT
 from letta_conversations_mcp.core.installation import install_command
 from letta_conversations_mcp.observability.logs import configure_logging
-from letta_conversations_mcp.server.app import build_server
-from letta_conversations_mcp.server.stdio import serve_stdio
 from letta_conversations_mcp.settings import Settings, unknown_variables
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,13 @@ def serve(settings: Settings, *, http: bool) -> int:
         raise CommandFailed(f"--redis-url needs the client of Redis. Install it with: {install_command('redis')}")
     if not http and sys.stdin.isatty():
         print(AT_A_TERMINAL, file=sys.stderr)
+    if http:
+        return _serve_http(settings)
+    with loading():
+        from letta_conversations_mcp.server.stdio import serve_stdio
+
     with _traces(settings):
-        return _serve_http(settings) if http else anyio.run(serve_stdio, settings)
+        return anyio.run(serve_stdio, settings)
 
 
 @contextmanager
@@ -63,33 +69,72 @@ def _traces(settings: Settings) -> Generator[None]:
 
 
 def _serve_http(settings: Settings) -> int:
-    # Imported late: a client waits for the start of a stdio server, which needs neither.
-    import uvicorn
+    def announce(bound: socket.socket) -> None:
+        host, port = bound.getsockname()[:2]
+        _report(f"Serving MCP at http://{f'[{host}]' if ':' in host else host}:{port}/mcp", settings)
 
-    from letta_conversations_mcp.http import KEEP_ALIVE_SECONDS, STOP_SECONDS, CannotServe, build_app, listen
-    from letta_conversations_mcp.http.connections import BACKLOG, Connections, most_connections
-    from letta_conversations_mcp.http.shutdown import DrainingServer
+    if settings.workers == 1:
+        return _serve_at(settings, lambda: _listen(settings), announce)
+    # The supervisor of workers needs nothing of a server.
+    from letta_conversations_mcp.cli.workers import supervise
+
+    with _listen(settings) as bound:
+        return supervise(settings, bound, announce)
+
+
+def serve_worker(settings: Settings, bound: socket.socket, on_start: Callable[[], object]) -> int:
+    """Serve at a socket that other processes accept connections at, too. Calls `on_start` when it begins. Raises
+    CommandFailed when it cannot."""
+    configure_logging(settings)
+
+    def begin(bound: socket.socket) -> None:
+        # Beginning to serve has shortened the queue of connections for all.
+        bound.listen()
+        on_start()
+
+    return _serve_at(settings, lambda: bound, begin, accepted_at_once=1)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    from letta_conversations_mcp.http.listening import listen
+
+    try:
+        return listen(settings)
+    except OSError as error:
+        raise CommandFailed(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port."
+        ) from error
+
+
+def _serve_at(
+    settings: Settings,
+    bind: Callable[[], socket.socket],
+    on_start: Callable[[socket.socket], object],
+    *,
+    accepted_at_once: int | None = None,
+) -> int:
+    # Imported late: a client waits for the start of a stdio server, which needs none of this.
+    with loading():
+        import uvicorn
+
+        from letta_conversations_mcp.http.app import KEEP_ALIVE_SECONDS, STOP_SECONDS, CannotServe, build_app
+        from letta_conversations_mcp.http.connections import BACKLOG, Connections, most_connections
+        from letta_conversations_mcp.http.shutdown import DrainingServer
+        from letta_conversations_mcp.server.app import build_server
 
     server = build_server(settings)
     try:
         app = build_app(server, settings)
     except CannotServe as error:
         raise CommandFailed(str(error)) from error
-    try:
-        bound = listen(settings)
-    except OSError as error:
-        raise CommandFailed(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port."
-        ) from error
-    host, port = bound.getsockname()[:2]
-    words = f"Serving MCP at http://{f'[{host}]' if ':' in host else host}:{port}/mcp"
+    bound = bind()
     connections = Connections(most_connections())
     config = uvicorn.Config(
         app,
         # Makes the connections; the type in uvicorn allows only a class.
         http=cast("Any", connections),
         ws="none",
-        backlog=BACKLOG,
+        backlog=accepted_at_once or BACKLOG,
         log_config=None,
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -100,9 +145,10 @@ def _serve_http(settings: Settings) -> int:
         if server.services is not None:
             await server.services.scheduler.settle()
 
-    DrainingServer(
-        config, server.drain, settle, settings.drain_seconds, connections, started=lambda: _report(words, settings)
-    ).run(sockets=[bound])
+    with _traces(settings):
+        DrainingServer(
+            config, server.drain, settle, settings.drain_seconds, connections, started=partial(on_start, bound)
+        ).run(sockets=[bound])
     return 0
 
 

@@ -8,7 +8,6 @@ against names that the settings give: a page in somebody's browser must not reac
 from __future__ import annotations
 
 import logging
-import socket
 
 from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.routes import build_resource_metadata_url, create_protected_resource_routes
@@ -169,13 +168,15 @@ def _endpoints(
         return await readiness.reason(server.services.backend) if server.services else "The server is starting."
 
     metrics_token = settings.metrics_token.get_secret_value()
+    # One worker's would pass for those of all.
+    has_metrics = settings.workers == 1 and (bool(metrics_token) or not calls_need_token)
     return Middleware(
         Endpoints,
         mcp_path=MCP_PATH,
         unready=unready,
         meter=meter,
         is_known_host=known_host(settings),
-        metrics_token=None if calls_need_token and not metrics_token else metrics_token,
+        metrics_token=metrics_token if has_metrics else None,
         drain=server.drain,
     )
 
@@ -202,22 +203,3 @@ def _publish_metadata(app: Starlette, settings: Settings) -> tuple[list[str], st
     )
     app.router.routes.extend(routes)
     return [route.path for route in routes], str(build_resource_metadata_url(resource))
-
-
-def listen(settings: Settings) -> socket.socket:
-    """A listening socket. So a taken port is an error at the start, port 0 has become a number, and a client that
-    connects before the server is ready waits."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # With the protocol named, or asyncio would leave Nagle's algorithm on, which costs 40 ms for every answer.
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Inherited by every connection: the kernel ends one whose client takes nothing of what is sent to it.
-        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.body_timeout * 1000))
-    try:
-        bound.bind((settings.host, settings.port))
-        bound.listen()
-    except OSError:
-        bound.close()
-        raise
-    return bound

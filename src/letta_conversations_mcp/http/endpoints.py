@@ -143,7 +143,7 @@ class Endpoints:
 
     def _metrics(self, headers: Headers) -> Response:
         if self._metrics_token is None:
-            return PlainTextResponse("There are no metrics without --metrics-token.\n", 404)
+            return PlainTextResponse("There are no metrics without --metrics-token, and none with --workers.\n", 404)
         given = headers.get("authorization", "").encode()
         if self._metrics_token and not hmac.compare_digest(given, f"Bearer {self._metrics_token}".encode()):
             return PlainTextResponse(

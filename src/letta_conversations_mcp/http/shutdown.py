@@ -53,7 +53,7 @@ class DrainingServer(uvicorn.Server):
         settle: Callable[[], Awaitable[None]],
         seconds: float,
         connections: Connections,
-        started: Callable[[], None],
+        started: Callable[[], object],
     ) -> None:
         """`started` is called once requests are served and signals are handled."""
         super().__init__(config)
