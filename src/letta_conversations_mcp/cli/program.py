@@ -65,7 +65,8 @@ class Program(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        for length in (2, 1):
+        # A flag is no second word; to look for it would load all tools.
+        for length in (1,) if args[1:] and args[1].startswith("-") else (2, 1):
             if len(args) >= length and (command := self.get_command(ctx, " ".join(args[:length]))):
                 return command.name, command, args[length:]
         if ctx.resilient_parsing:
