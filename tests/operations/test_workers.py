@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
@@ -165,3 +166,16 @@ async def test_there_are_no_metrics_of_one_worker_alone(two: Service) -> None:
 
     assert answered.status_code == 404
     assert "--workers" in answered.text
+
+
+def test_the_supervisor_loads_nothing_of_a_server() -> None:
+    program = (
+        "import sys\n"
+        "from letta_conversations_mcp.cli import main, workers\n"
+        "workers.supervise = lambda *_: print({'mcp', 'uvicorn', 'letta_client'} & set(sys.modules)) or 0\n"
+        "sys.exit(main.main(['serve', '--http', '--workers', '2', '--stateless', '--port', '0']))"
+    )
+    environ = {"LETTA_BASE_URL": "http://127.0.0.1:9"}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "set()"
