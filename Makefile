@@ -95,7 +95,7 @@ viewer-check: viewer/node_modules/.package-lock.json
 		{ echo "The viewer is stale: run make viewer and commit the result."; exit 1; }
 
 recording: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --group recording
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group recording
 	$(BIN)/python -m tests.cli.tour_recording
 
 viewer-images: $(VENV)/.installed viewer

@@ -103,6 +103,7 @@ def marketplace(server: Description) -> dict[str, Any]:
     """Claude Code's `.claude-plugin/marketplace.json`: this repository offers one plugin, itself."""
     return {
         "name": server.name,
+        "description": server.summary,
         "owner": {"name": server.author},
         "plugins": [{"name": server.name, "source": "./", "description": server.summary}],
     }
@@ -117,7 +118,7 @@ def docker_catalogue(server: Description) -> dict[str, Any]:
         "type": "server",
         "meta": {"category": "ai", "tags": list(server.keywords)},
         "about": {"title": server.title, "description": server.summary},
-        "source": {"project": server.repository},
+        "source": {"project": server.repository, "commit": server.commit},
         "run": {"command": ["serve"]},
         "config": {
             "description": "Connect to Letta Cloud with a key, or to your own server by its address",

@@ -35,6 +35,7 @@ class Description(BaseModel, frozen=True, extra="forbid"):
     title: str
     summary: str
     repository: str
+    commit: str
     registry_name: str
     image: str
     author: str

@@ -27,9 +27,7 @@ async def outputs() -> dict[Path, str]:
         ROOT / ".claude-plugin" / "plugin.json": _json(bundles.plugin(server)),
         ROOT / ".claude-plugin" / "marketplace.json": _json(bundles.marketplace(server)),
         ROOT / "distribution" / "mcpb" / "manifest.json": _json(bundles.bundle(server, listed)),
-        ROOT / "distribution" / "docker" / "server.yaml": yaml.safe_dump(
-            bundles.docker_catalogue(server), sort_keys=False
-        ),
+        ROOT / "distribution" / "docker" / "server.yaml": _yaml(bundles.docker_catalogue(server)),
         ROOT / "distribution" / "docker" / "tools.json": _json(
             [{"name": each["name"], "description": each["description"]} for each in listed]
         ),
@@ -45,6 +43,17 @@ async def listed_tools() -> list[dict[str, Any]]:
     async with Client(build_server(Settings(base_url="http://127.0.0.1:9", create_agents=True))) as client:
         found = (await client.list_tools()).tools
     return [each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in found]
+
+
+class _Prettier(yaml.SafeDumper):
+    """Indents lists, as Prettier does, with which Docker's catalogue checks an entry."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, indentless=False)
+
+
+def _yaml(value: object) -> str:
+    return yaml.dump(value, Dumper=_Prettier, sort_keys=False, width=1_000).replace("'", '"')
 
 
 def _json(value: object) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+import yaml
 
 from distribution.clients import ClientGuide, client_guides, cursor_link, vscode_link
 from distribution.description import ROOT, read_description
@@ -86,6 +88,21 @@ async def test_the_bundles_name_the_same_server_options_and_secrets() -> None:
     }
     assert set(bundle["server"]["mcp_config"]["env"]) == {each["name"] for each in variables}
     assert {each["name"] for each in bundle["tools"]} == {each["name"] for each in await listed_tools()}
+
+
+def test_dockers_catalogue_takes_its_entry() -> None:
+    """The rules of `cmd/validate` in docker/mcp-registry that need no network."""
+    entry = yaml.safe_load((ROOT / "distribution" / "docker" / "server.yaml").read_text())
+    title, config = entry["about"]["title"], entry["config"]
+
+    assert re.fullmatch(r"[a-z0-9-]+", entry["name"])
+    assert "MCP" not in title
+    assert "Server" not in title
+    assert all(word[0].isupper() for word in title.split())
+    assert re.fullmatch(r"[a-f0-9]{40}", entry["source"]["commit"])
+    assert all(re.fullmatch(r"[\w-]+\.[\w.-]+", each["name"]) for each in config["secrets"])
+    parameters = [f"{{{{{entry['name']}.{each}}}}}" for each in config["parameters"]["properties"]]
+    assert [each["value"] for each in config["env"]] == parameters
 
 
 def test_the_registry_finds_its_proof_in_readme_and_image() -> None:

@@ -482,6 +482,15 @@ def pins(file: str) -> dict[str, str]:
     return dict(re.findall(r"(?m)^([A-Za-z0-9._-]+)==([^ ;\\\n]+)", (ROOT / file).read_text()))
 
 
+def test_every_package_of_development_has_a_tested_version() -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    named = {
+        re.split(r"[^A-Za-z0-9._-]", each)[0] for group in groups.values() for each in group if isinstance(each, str)
+    }
+
+    assert named - {"letta-conversations-mcp"} - set(pins("constraints.txt")) == set()
+
+
 def test_the_image_installs_the_tested_versions_and_only_files_with_known_hashes() -> None:
     tested, installed = pins("constraints.txt"), pins("deploy/image-requirements.txt")
 
