@@ -13,7 +13,7 @@ from letta_conversations_mcp.http.app import CannotServe, build_app
 from letta_conversations_mcp.http.listening import listen
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
-from tests.rig.bounds import HANG_SECONDS
+from tests.rig.loopback import http_client
 from tests.rig.servers import http_server
 
 TOKEN = "a-long-enough-random-token"
@@ -31,7 +31,7 @@ ACCEPT = {"Accept": "application/json, text/event-stream"}
 
 
 async def initialize(url: str, **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as client:
+    async with http_client() as client:
         return await client.post(f"{url}/mcp", json=INITIALIZE, headers=ACCEPT | headers)
 
 
@@ -82,7 +82,7 @@ async def test_with_a_token_only_its_bearer_may_call() -> None:
 async def test_the_health_route_is_open_and_tells_the_version() -> None:
     async with (
         http_server(Settings(token=SecretStr(TOKEN))) as url,
-        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as client,
+        http_client() as client,
     ):
         response = await client.get(f"{url}/healthz")
 

@@ -7,12 +7,12 @@ import json
 from typing import Any
 from xml.etree import ElementTree
 
-import httpx
 import pytest
 from mcp_types import CacheableResult
 
 from letta_conversations_mcp.settings import Settings
 from tests.rig.letta_server import Letta
+from tests.rig.loopback import http_client
 from tests.rig.servers import Caller, Way, http_server
 
 pytestmark = pytest.mark.all_ways
@@ -80,7 +80,7 @@ async def test_clients_of_the_older_protocol_get_no_fields_of_the_newer_one(
     headers = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2025-11-25"}
     body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
     settings = Settings(base_url=letta.base_url, stateless=True)
-    async with http_server(settings) as url, httpx.AsyncClient(trust_env=False, timeout=30) as http:
+    async with http_server(settings) as url, http_client(timeout=30) as http:
         answer = (await http.post(f"{url}/mcp", json=body, headers=headers)).text
 
     result = json.loads(answer.partition("data: ")[2])["result"]

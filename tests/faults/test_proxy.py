@@ -19,7 +19,7 @@ from tests.faults.plan import At, Break, Fault, Garble, How, Plan, Refuse, Reply
 from tests.faults.proxy import Proxy
 from tests.faults.relay_http import relay_http
 from tests.rig.bounds import HANG_SECONDS
-from tests.rig.loopback import loopback_socket, serve_loopback
+from tests.rig.loopback import http_client, loopback_socket, serve_loopback
 
 SEND = "/v1/conversations/conv-1/messages"
 EVENTS = [f"data: event {number}\n\n" for number in range(1, 4)]
@@ -67,7 +67,7 @@ async def server() -> AsyncGenerator[Server]:
         served.proxy = Proxy("127.0.0.1", bound.getsockname()[1], relay_http)
         async with (
             served.proxy.serve() as address,
-            httpx.AsyncClient(base_url=f"http://{address}", timeout=3, trust_env=False) as served.http,
+            http_client(base_url=f"http://{address}", timeout=3) as served.http,
         ):
             yield served
 

@@ -15,6 +15,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from letta_conversations_mcp.http.auth.token_file import hash_of, make_token
 from letta_conversations_mcp.settings import Settings
+from tests.rig.loopback import http_client
 from tests.rig.servers import Caller, Era, http_server
 
 HEADERS = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
@@ -97,7 +98,7 @@ async def post(
 ) -> httpx.Response:
     """One request in the newer protocol, without a client's help."""
     body, own = modern_call(method, params, name)
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+    async with http_client(timeout=30) as http:
         return await http.post(f"{url}/mcp", json=body, headers=encoded({**own, **(headers or {})}))
 
 

@@ -23,6 +23,7 @@ from letta_conversations_mcp.tools.catalogue import TOOLS
 from tests.http.team import HEADERS, Team, call_tool, client_of, member, modern_call, post
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
+from tests.rig.loopback import http_client
 from tests.rig.model import Hold, Say
 from tests.rig.servers import Answer, Era, http_server
 
@@ -185,7 +186,7 @@ async def open_stream(url: str, headers: dict[str, str]) -> AsyncGenerator[Async
     """The lines of a stream of changes, after its acknowledgement."""
     body, own = modern_call("subscriptions/listen", {"notifications": {"resourcesListChanged": True}})
     async with (
-        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http,
+        http_client() as http,
         http.stream("POST", f"{url}/mcp", json=body, headers={**own, **headers}) as response,
     ):
         assert response.status_code == 200
@@ -201,7 +202,7 @@ async def stream_of_session(url: str, headers: dict[str, str]) -> AsyncGenerator
     """The lines of the stream that a client of the older protocol opens with GET."""
     params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a test", "version": "1"}}
     call = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
-    async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS, headers={**HEADERS, **headers}) as http:
+    async with http_client(headers={**HEADERS, **headers}) as http:
         opened = await http.post(f"{url}/mcp", json=call)
         session_id = opened.headers["mcp-session-id"]
         http.headers.update({"Mcp-Session-Id": session_id, "MCP-Protocol-Version": "2025-11-25"})

@@ -22,7 +22,7 @@ from letta_conversations_mcp.settings import Settings
 from tests.http.team import HEADERS, Team, call_tool, client_of, modern_call, post
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
-from tests.rig.loopback import loopback_socket, serve_loopback
+from tests.rig.loopback import http_client, loopback_socket, serve_loopback
 from tests.rig.model import Hold, Say
 from tests.rig.servers import http_server
 
@@ -54,7 +54,7 @@ async def pour(stream: anyio.abc.SocketStream) -> None:
 
 async def test_a_body_over_the_limit_is_refused() -> None:
     settings = Settings(base_url=NOWHERE, max_body_bytes=100_000)
-    async with http_server(settings) as url, httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+    async with http_server(settings) as url, http_client() as http:
         refusal = await http.post(f"{url}/mcp", content=b"x" * 100_001, headers=HEADERS)
         still_there = await post(url, "tools/list", {})
 
@@ -143,7 +143,7 @@ async def test_a_request_of_very_many_values_is_refused_before_it_is_parsed(valu
     many = f'{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{"x":[{",".join([values] * 20_000)}]}}}}'
     async with (
         http_server(Settings(base_url=NOWHERE)) as url,
-        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http,
+        http_client() as http,
     ):
         refusal = await http.post(f"{url}/mcp", content=many, headers=HEADERS)
 
@@ -172,7 +172,7 @@ async def test_a_header_makes_no_stream_of_a_call(team: Team, letta: Letta) -> N
     body, headers = modern_call("tools/call", {"name": "list_agents", "arguments": {}}, "list_agents")
     async with (
         http_server(settings) as url,
-        httpx.AsyncClient(trust_env=False, headers=team.bearer("ann")) as http,
+        http_client(headers=team.bearer("ann")) as http,
         anyio.create_task_group() as tasks,
     ):
         answers.append(await http.post(f"{url}/mcp", json=body, headers=headers | liar))
@@ -255,7 +255,7 @@ async def test_a_stream_of_changes_takes_no_place_of_a_call(team: Team) -> None:
     async with (
         http_server(settings) as url,
         client_of(url, token, "legacy") as legacy,
-        httpx.AsyncClient(trust_env=False, headers=team.bearer("ann")) as http,
+        http_client(headers=team.bearer("ann")) as http,
         http.stream("POST", f"{url}/mcp", json=body, headers=headers) as stream,
     ):
         assert stream.status_code == 200
@@ -271,7 +271,7 @@ async def test_streams_of_changes_have_a_bound(team: Team, monkeypatch: pytest.M
     body, headers = modern_call("subscriptions/listen", {"notifications": {"toolsListChanged": True}})
     async with (
         http_server(team.settings(NOWHERE)) as url,
-        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http,
+        http_client() as http,
         http.stream("POST", f"{url}/mcp", json=body, headers=headers | team.bearer("ann")),
         http.stream("POST", f"{url}/mcp", json=body, headers=headers | team.bearer("bob")),
     ):

@@ -19,8 +19,8 @@ from letta_conversations_mcp.http.auth import oidc
 from letta_conversations_mcp.settings import Settings
 from tests.http.provider import Provider, new_rsa_key, provider
 from tests.http.team import Team, call_tool, client_of, post
-from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
+from tests.rig.loopback import http_client
 from tests.rig.servers import Era, http_server
 
 PUBLIC = "https://team.example/mcp"
@@ -112,7 +112,7 @@ async def test_what_is_wrong_with_a_token_is_a_refusal() -> None:
 
 
 async def test_a_client_is_told_where_to_get_a_token() -> None:
-    async with serving() as (url, idp), httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+    async with serving() as (url, idp), http_client() as http:
         refusal = await http.post(f"{url}/mcp", json={})
         metadata = await http.get(f"{url}/.well-known/oauth-protected-resource/mcp")
 

@@ -18,7 +18,7 @@ from letta_conversations_mcp.http.sessions import Sessions
 from letta_conversations_mcp.settings import Settings
 from tests.http.team import HEADERS
 from tests.rig.bounds import HANG_SECONDS
-from tests.rig.loopback import loopback_socket, serve_loopback
+from tests.rig.loopback import http_client, loopback_socket, serve_loopback
 from tests.rig.servers import http_server
 
 MOST = 8
@@ -78,7 +78,7 @@ async def front() -> AsyncGenerator[Front]:
 
     async with (
         serve_loopback(named, loopback_socket()) as url,
-        httpx.AsyncClient(base_url=url, trust_env=False) as http,
+        http_client(base_url=url) as http,
     ):
         yield Front(http)
 
@@ -148,7 +148,7 @@ async def test_a_session_that_nobody_uses_is_closed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(app_module, "SESSION_IDLE_SECONDS", 0.1)
     async with (
         http_server(Settings()) as url,
-        httpx.AsyncClient(base_url=url, headers=HEADERS, trust_env=False) as http,
+        http_client(base_url=url, headers=HEADERS) as http,
     ):
         front = Front(http)
         session_id = await front.open("ann")

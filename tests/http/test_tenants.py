@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 from mcp import MCPError
 from mcp_types import (
@@ -22,8 +21,8 @@ from mcp_types import (
 
 from letta_conversations_mcp.server.tasks.extension import IDENTIFIER
 from tests.http.team import Team, client_of, modern_call
-from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
+from tests.rig.loopback import http_client
 from tests.rig.model import Hold, Say
 from tests.rig.servers import Caller, Era, http_server
 
@@ -296,7 +295,7 @@ async def test_a_task_of_somebody_else_is_answered_as_one_that_never_was(team: T
             body, headers = modern_call(method, params, name)
             capabilities = body["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"]
             capabilities["extensions"] = {IDENTIFIER: {}}
-            async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+            async with http_client() as http:
                 answer = await http.post(f"{url}/mcp", json=body, headers=headers | team.bearer(who))
             lines = [line for line in answer.text.splitlines() if line.startswith("data: ")]
             return json.loads(lines[-1].removeprefix("data: ") if lines else answer.text)

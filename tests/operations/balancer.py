@@ -6,14 +6,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from itertools import cycle
 
-import httpx
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from tests.rig.loopback import loopback_socket, serve_loopback
+from tests.rig.loopback import http_client, loopback_socket, serve_loopback
 
 HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "content-length", "host")
 
@@ -24,7 +23,7 @@ class Balancer:
     def __init__(self, urls: Sequence[str]) -> None:
         self.urls = urls
         self._next = cycle(urls)
-        self._http = httpx.AsyncClient(trust_env=False, timeout=60)
+        self._http = http_client()
         self.served: list[str] = []
 
     async def forward(self, request: Request) -> StreamingResponse:

@@ -19,6 +19,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from letta_conversations_mcp.settings import Settings
 from tests.rig.bounds import HANG_SECONDS
+from tests.rig.loopback import http_client
 from tests.rig.servers import Caller, Era, environment
 
 
@@ -73,7 +74,7 @@ class Service:
             yield Caller(client)
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
-        async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+        async with http_client() as http:
             return await http.get(f"{self.url}{path}", headers=headers)
 
 

@@ -28,7 +28,7 @@ from tests.http.team import HEADERS
 from tests.operations.service import Service, service
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
-from tests.rig.loopback import loopback_socket
+from tests.rig.loopback import http_client, loopback_socket
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.programs import installed
 from tests.rig.real_letta import free_port
@@ -231,7 +231,7 @@ async def nginx(folder: Path, *replicas: Service) -> AsyncGenerator[str]:
 
 
 async def is_listening(url: str) -> bool:
-    async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+    async with http_client() as http:
         try:
             return (await http.get(f"{url}/healthz")).is_success
         except httpx.TransportError:
@@ -434,7 +434,7 @@ async def test_nginx_keeps_no_body_of_a_caller_without_a_token(nginx_folder: Pat
 async def test_errors_of_nginx_are_those_of_json_rpc(
     behind_nginx: str, size: int, headers: dict[str, str], status: int
 ) -> None:
-    async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+    async with http_client() as http:
         answer = await http.post(f"{behind_nginx}/mcp", content=b"x" * size, headers=HEADERS | headers)
 
     assert answer.status_code == status
@@ -448,7 +448,7 @@ async def test_without_a_replica_nginx_says_that_nothing_is_certain(folder: Path
         for each in (one, other):
             each.process.kill()
             await each.ended()
-        async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+        async with http_client() as http:
             answer = await http.post(f"{url}/mcp", json={}, headers=HEADERS)
 
     assert answer.status_code == 502
@@ -466,7 +466,7 @@ async def test_through_nginx_a_client_finds_the_provider_of_its_token(folder: Pa
     host = {"Host": "letta.example.org"}
     async with (
         _two_behind_nginx(folder, settings) as url,
-        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http,
+        http_client() as http,
     ):
         metadata = await http.get(f"{url}{path}", headers=host)
         refused = await http.post(f"{url}/mcp", json={}, headers=HEADERS | host)

@@ -19,6 +19,7 @@ from tests.operations.service import Service, service
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
+from tests.rig.loopback import http_client
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import Era
 
@@ -47,7 +48,7 @@ MODERN = {
 
 
 async def call_once(running: Service) -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+    async with http_client() as http:
         return await http.post(f"{running.url}/mcp", json=LIST_MODELS, headers=MODERN)
 
 
@@ -137,7 +138,7 @@ async def test_connections_are_closed_with_their_next_answer_while_it_drains() -
     async with (
         fake.serve() as letta_url,
         service(Settings(base_url=letta_url)) as running,
-        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http,
+        http_client() as http,
         anyio.create_task_group() as tasks,
     ):
         before = await http.get(f"{running.url}/healthz")
@@ -259,7 +260,7 @@ async def test_a_listening_client_is_told_of_the_end_and_does_not_hold_the_serve
     }
     async with (
         service(Settings(base_url="http://127.0.0.1:9", drain_seconds=600)) as running,
-        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http,
+        http_client() as http,
         http.stream("POST", f"{running.url}/mcp", json=body, headers=headers) as stream,
     ):
         lines = stream.aiter_lines()
@@ -279,7 +280,7 @@ async def test_a_second_signal_does_not_wait() -> None:
     fake, gate = slow_letta()
     async with fake.serve() as letta_url:
         settings = Settings(base_url=letta_url, drain_seconds=600)
-        async with service(settings) as running, httpx.AsyncClient(trust_env=False, timeout=20) as http:
+        async with service(settings) as running, http_client(timeout=20) as http:
             call = asyncio.create_task(http.post(f"{running.url}/mcp", json=LIST_MODELS, headers=MODERN))
             await asked(fake)
             await begin_to_drain(running)

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from typing import Literal
 
 import anyio
-import httpx
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
@@ -21,6 +20,7 @@ from tests.http.team import HEADERS, modern_call
 from tests.operations.service import Service, service
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
+from tests.rig.loopback import http_client
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import Era
 
@@ -38,7 +38,7 @@ async def headers_of(running: Service, era: Era) -> dict[str, str]:
     if era == "modern":
         return {}
     hello = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "a test", "version": "1"}}
-    async with httpx.AsyncClient(trust_env=False, headers=HEADERS) as http:
+    async with http_client(headers=HEADERS) as http:
         call = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
         opened = await http.post(f"{running.url}/mcp", json=call)
     return {**HEADERS, "MCP-Protocol-Version": LEGACY, "Mcp-Session-Id": opened.headers["mcp-session-id"]}

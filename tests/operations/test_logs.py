@@ -7,7 +7,6 @@ import sys
 from collections.abc import Generator
 
 import anyio
-import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -15,8 +14,8 @@ from letta_conversations_mcp.observability.context import Subject, about
 from letta_conversations_mcp.observability.logs import configure_logging, hide, secrets_of
 from letta_conversations_mcp.settings import Settings
 from tests.operations.service import Service, service
-from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
+from tests.rig.loopback import http_client
 from tests.rig.model import Refuse, Say, ScriptedModel
 from tests.rig.servers import http_server
 
@@ -63,7 +62,7 @@ async def work(fake: FakeLetta, model: ScriptedModel, running: Service) -> str:
         seen.append(await caller.refused(TEXT))
     async with running.client("modern", TOKEN) as caller:
         seen.append((await caller.ok("send_message", agent=agent_id, message=TEXT)).text)
-    async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+    async with http_client() as http:
         for headers in ({}, {"Authorization": f"Bearer {KEY}"}, {"Authorization": f"Bearer {TOKEN}"}):
             for path in ("/mcp", "/metrics", "/readyz", "/healthz"):
                 response = await http.post(f"{running.url}{path}", content=TEXT, headers=headers)
@@ -124,7 +123,7 @@ async def test_every_line_is_json_with_the_ids_of_what_it_is_about() -> None:
 
 
 async def test_the_id_that_a_proxy_gave_to_a_request_is_kept_and_a_strange_one_is_not() -> None:
-    async with http_server(Settings()) as url, httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+    async with http_server(Settings()) as url, http_client() as http:
         kept = await http.post(f"{url}/mcp", headers={"X-Request-ID": "edge-1234"})
         replaced = await http.post(f"{url}/mcp", headers={"X-Request-ID": "a b\tc"})
 

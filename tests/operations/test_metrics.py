@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
-import httpx
 import pytest
 from mcp import Client
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,6 +16,7 @@ from letta_conversations_mcp.settings import Settings
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
+from tests.rig.loopback import http_client
 from tests.rig.model import Hold, Refuse, Say, ScriptedModel
 from tests.rig.servers import Caller, http_server
 
@@ -41,7 +41,7 @@ class Scrape:
 
 async def scrape(url: str, token: str = "") -> Scrape:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+    async with http_client() as http:
         response = await http.get(f"{url}/metrics", headers=headers)
     assert response.status_code == 200, response.text
     return Scrape(response.text)
@@ -165,7 +165,7 @@ async def test_no_label_holds_an_id_a_name_or_a_text(letta: Letta) -> None:
 async def test_where_calls_need_a_token_metrics_need_one_of_their_own() -> None:
     closed = Settings(token=SecretStr(TOKEN))
     opened = Settings(token=SecretStr(TOKEN), metrics_token=SecretStr(METRICS_TOKEN))
-    async with httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+    async with http_client() as http:
         async with http_server(closed) as url:
             none = await http.get(f"{url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
         async with http_server(opened) as url:
@@ -179,5 +179,5 @@ async def test_where_calls_need_a_token_metrics_need_one_of_their_own() -> None:
 
 @pytest.mark.parametrize("path", ["/metrics/", "/readyz/x", "/healthz2"])
 async def test_paths_beside_the_known_ones_get_nothing(path: str) -> None:
-    async with http_server(Settings()) as url, httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+    async with http_server(Settings()) as url, http_client() as http:
         assert (await http.get(f"{url}{path}")).status_code == 404

@@ -15,7 +15,7 @@ from tests.http.team import Team
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
-from tests.rig.loopback import loopback_socket
+from tests.rig.loopback import http_client, loopback_socket
 from tests.rig.model import ScriptedModel
 from tests.rig.servers import http_server
 
@@ -29,7 +29,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def ask(settings: Settings, path: str = "/readyz") -> httpx.Response:
-    async with http_server(settings) as url, httpx.AsyncClient(trust_env=False, timeout=20) as http:
+    async with http_server(settings) as url, http_client(timeout=20) as http:
         return await http.get(f"{url}{path}")
 
 
@@ -90,7 +90,7 @@ async def test_letta_is_asked_once_however_many_ask_and_again_when_the_answer_is
     async with (
         fake.serve() as letta_url,
         http_server(Settings(base_url=letta_url)) as url,
-        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http,
+        http_client() as http,
     ):
         async with anyio.create_task_group() as tasks:
             for _ in range(20):
@@ -108,7 +108,7 @@ async def test_a_page_under_a_name_of_its_own_reads_nothing(letta: Letta, path: 
     settings = Settings(base_url=letta.base_url, allowed_hosts=("letta.example.org",), token=SecretStr("x" * 20))
     opened = settings.model_copy(update={"metrics_token": SecretStr("for-metrics")})
     answers: dict[str, int] = {}
-    async with http_server(opened) as url, httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as http:
+    async with http_server(opened) as url, http_client() as http:
         for host in (
             "evil.example",
             "letta.example.org.evil.example",

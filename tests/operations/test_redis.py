@@ -22,6 +22,7 @@ from tests.operations.service import Service, service
 from tests.operations.test_metrics import Scrape
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
+from tests.rig.loopback import http_client
 from tests.rig.programs import installed
 from tests.rig.real_letta import free_port, redis_running
 from tests.rig.servers import in_own_task
@@ -296,7 +297,7 @@ async def listening(server: Service, uri: str) -> AsyncGenerator[list[str]]:
                 acknowledged.set()
 
     async with (
-        httpx.AsyncClient(trust_env=False, timeout=30) as http,
+        http_client(timeout=30) as http,
         http.stream("POST", f"{server.url}/mcp", json=body, headers=HEADERS) as stream,
         anyio.create_task_group() as tasks,
     ):

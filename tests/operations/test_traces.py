@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
-import httpx
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from starlette.applications import Starlette
@@ -21,7 +20,7 @@ from tests.http.team import modern_call
 from tests.operations.service import service
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
-from tests.rig.loopback import loopback_socket, serve_loopback
+from tests.rig.loopback import http_client, loopback_socket, serve_loopback
 from tests.rig.model import Refuse, Say, ScriptedModel
 
 TEXT = "Xylophone seventy-three"
@@ -80,7 +79,7 @@ async def test_a_turn_is_a_span_with_its_ids_within_the_span_of_its_call_and_wit
                 await caller.refused(TEXT)
             body, headers = modern_call("tools/call", {"name": "list_agents", "arguments": {}}, "list_agents")
             body["params"]["_meta"]["traceparent"] = f"00-{TRACE}-{'b' * 16}-01"
-            async with httpx.AsyncClient(trust_env=False) as http:
+            async with http_client() as http:
                 await http.post(f"{running.url}/mcp", json=body, headers=headers)
             running.process.terminate()
             await running.ended()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-import httpx
-
 from tests.rig.fake_letta import FakeLetta
+from tests.rig.loopback import http_client
 from tests.rig.model import ScriptedModel
 
 MODEL = "openai-proxy/fake-1"
@@ -21,7 +20,7 @@ class Letta:
         self.base_url = base_url
         self.model = model
         self._fake = fake
-        self._http = httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=60, follow_redirects=True)
+        self._http = http_client(base_url=base_url, follow_redirects=True)
 
     @property
     def fake(self) -> FakeLetta:

@@ -29,6 +29,7 @@ import anyio
 import httpx
 from anyio.abc import Process
 
+from tests.rig.loopback import http_client
 from tests.rig.model import ScriptedModel
 from tests.rig.openai_model import serve_model
 
@@ -125,7 +126,7 @@ async def letta_process(program: Path, port: int, log: Path, env: Mapping[str, s
     command_line = (str(program), "server", "--host", "127.0.0.1", "--port", str(port))
     async with running(command_line, log, cwd=log.parent, env=env) as process:
         # Without the proxies of the environment: the server is on this machine.
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=5) as client:
+        async with http_client(base_url=f"http://127.0.0.1:{port}", timeout=5) as client:
             await until_ready("Letta", lambda: is_healthy(client), process, log)
         yield process
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-import httpx
 import pytest
 from playwright.async_api import Browser, Page, expect
 from pydantic import SecretStr
@@ -12,6 +11,7 @@ from pydantic import SecretStr
 from letta_conversations_mcp.settings import Settings
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
+from tests.rig.loopback import http_client
 from tests.rig.servers import http_server
 
 TOKEN = "a long random text"
@@ -75,7 +75,7 @@ async def test_a_token_in_the_address_is_taken_out_of_it_at_once(page: Page, let
 async def test_the_page_allows_nothing_but_itself_and_answers_only_under_its_names(letta: Letta) -> None:
     async with (
         http_server(Settings(base_url=letta.base_url)) as url,
-        httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as client,
+        http_client() as client,
     ):
         page = await client.get(url)
         foreign = await client.get(url, headers={"Host": "evil.example"})
@@ -92,7 +92,7 @@ async def test_the_page_allows_nothing_but_itself_and_answers_only_under_its_nam
 
 async def test_the_page_itself_needs_no_token_and_the_tools_do(letta: Letta) -> None:
     settings = Settings(base_url=letta.base_url, token=SecretStr(TOKEN))
-    async with http_server(settings) as url, httpx.AsyncClient(trust_env=False, timeout=HANG_SECONDS) as client:
+    async with http_server(settings) as url, http_client() as client:
         page, call = await client.get(url), await client.post(f"{url}/mcp", json={})
 
     assert (page.status_code, call.status_code) == (200, 401)
