@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from letta_conversations_mcp.cli.main import main
+from letta_conversations_mcp.core.access import EVERYTHING
 from letta_conversations_mcp.http.app import CannotServe, build_app
 from letta_conversations_mcp.http.auth import token_file
 from letta_conversations_mcp.http.auth.token_file import (
@@ -227,6 +228,38 @@ async def test_a_file_that_was_cut_off_locks_nobody_out(
     assert found == [[True, True], [True, True], [True, False], [False, False]]
     assert caplog.text.count("stay in force") == 2
     assert "gone: bob" in caplog.text
+
+
+async def test_a_file_is_looked_at_now_and_then_and_read_only_when_it_has_changed(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = make_token()
+    path.write_text("tokens = []")
+    file = TokensFile(path)
+
+    async def is_let_in(looks_every: float) -> bool:
+        monkeypatch.setattr(token_file, "LOOK_SECONDS", looks_every)
+        return await file.verify_token(token) is not None
+
+    assert not await is_let_in(looks_every=0)
+    path.write_text(table(sha256=f'"{hash_of(token)}"'))
+    assert not await is_let_in(looks_every=1000)
+    assert await is_let_in(looks_every=0)
+    assert await is_let_in(looks_every=0)
+    assert caplog.text.count("was read again") == 1
+    assert "gone" not in caplog.text
+
+
+async def test_the_one_token_is_let_in_and_no_other() -> None:
+    only = token_file.OneToken("the-token")
+
+    found = await only.verify_token("the-token")
+
+    assert isinstance(found, CallerToken)
+    assert found.access == EVERYTHING
+    assert [await only.verify_token(each) for each in ("", "the-toke", "the-tokens", hash_of("the-token"))] == [
+        None
+    ] * 4
 
 
 def test_tokens_are_long_and_different() -> None:

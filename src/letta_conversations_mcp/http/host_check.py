@@ -18,7 +18,7 @@ def host_and_origin_check(settings: Settings) -> TransportSecuritySettings:
     """What the SDK accepts at the MCP endpoint, `name:*` for any port."""
     names = ["127.0.0.1", "localhost", "[::1]"]
     if settings.listens_beyond_loopback and not _is_unspecified(settings.host):
-        names.append(settings.host)
+        names.append(f"[{settings.host}]" if ":" in settings.host else settings.host)
     hosts = [*names, *(f"{name}:*" for name in names), *settings.allowed_hosts]
     origins = [f"http://{name}{port}" for name in names for port in ("", ":*")]
     if settings.public_url:

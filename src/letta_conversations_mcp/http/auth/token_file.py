@@ -135,7 +135,7 @@ def _read_entry(path: Path, number: int, table: object) -> TokenEntry:
     try:
         return TokenEntry.model_validate(table)
     except ValidationError as error:
-        problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"])) or "it"
         words = problem["msg"].removeprefix("Value error, ")
         raise BadTokensFile(
