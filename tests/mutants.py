@@ -31,9 +31,23 @@ TESTS: dict[str, Sequence[str]] = {
     "conversations": ["conversations", "e2e/test_keys.py", "e2e/test_branches.py", "e2e/test_changing.py"],
     "notifications": ["notifications", "e2e/test_subscriptions.py"],
     "http": ["http"],
-    "backends": ["backends", "e2e", "notifications"],
+    "http/auth/oidc": ["http/test_provider_tokens.py"],
+    "http/auth/token_file": ["http/test_tokens_file.py"],
+    "http/host_check": ["http/test_host_check.py"],
+    "http/limits": ["http/test_limits.py"],
+    "http/sessions": ["http/test_sessions.py"],
+    "backends": ["backends/test_open.py", "backends/test_pool.py", "backends/letta_api", "e2e", "notifications"],
+    "backends/scoped": ["backends/test_scoped.py", "backends/test_scoped_arguments.py"],
+    "backends/letta_api/sdk_errors": ["backends/letta_api"],
+    "backends/letta_api/stream": ["backends/letta_api"],
+    "backends/app_server": [
+        "backends/app_server/test_runs.py",
+        "backends/app_server/test_turn_stream.py",
+        "backends/app_server/test_reminders.py",
+    ],
 }
-"""For each package the tests that state its rules. More of them find more, and take longer for each mutant."""
+"""For each package or module the tests that state its rules, none of which starts an App Server. More find more, and
+take longer for each mutant."""
 
 SETUP = """[mutmut]
 source_paths=src
@@ -48,12 +62,18 @@ pytest_add_cli_args=
     -m
     not all_ways
     -k
-    not process and not App
+    not process
 pytest_add_cli_args_test_selection=
     {tests}
 timeout_multiplier=5
 timeout_constant=3
 """
+
+
+def tests_of(name: str) -> Sequence[str]:
+    """The paths of the tests for a module or package: its own, or those of the package that it is in."""
+    known = [str(each) for each in (Path(name), *Path(name).parents) if str(each) in TESTS]
+    return [f"tests/{each}" for each in (TESTS[known[0]] if known else ["e2e"])]
 
 
 def patterns(names: Sequence[str]) -> list[str]:
@@ -100,13 +120,17 @@ def is_of_words(difference: str) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants")
-    parser.add_argument("names", nargs="*", default=list(TESTS), metavar="MODULE", help="core/model, turns, …")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        default=[each for each in TESTS if "/" not in each],
+        metavar="MODULE",
+        help="core/model, turns, …",
+    )
     parser.add_argument("--tests", nargs="+", help="paths of tests, instead of those that belong to the package")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     chosen = parser.parse_args()
-    tests: list[str] = chosen.tests or [
-        f"tests/{each}" for name in chosen.names for each in TESTS.get(Path(name).parts[0], ["e2e"])
-    ]
+    tests: list[str] = chosen.tests or [each for name in chosen.names for each in tests_of(name)]
     prepare(patterns(chosen.names), tests)
     mutmut("run", "--max-children", str(chosen.jobs))
     states = Counter[str]()
