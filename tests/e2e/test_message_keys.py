@@ -119,3 +119,42 @@ async def test_a_key_that_letta_has_not_seen_is_not_confirmed(mcp: Caller, letta
 @pytest.mark.parametrize("key", ["x" * 201])
 async def test_a_key_has_a_longest_length(mcp: Caller, key: str) -> None:
     assert "message_key" in await mcp.refused("send_message", agent="any", message="hello", message_key=key)
+
+
+@asynccontextmanager
+async def busy(letta: Letta) -> AsyncGenerator[tuple[Caller, dict[str, str]]]:
+    """A process whose own turn runs in a conversation, and a call that makes a branch there."""
+    conversation = await letta.new_conversation((await letta.new_agent())[0])
+    held = Hold(Say("the first answer"))
+    letta.model.enqueue(held, to="first")
+    async with another_process(letta) as process:
+        await process.running(conversation_id=conversation, message="first")
+        yield process, {"conversation_id": conversation, "message": "Pay it", "message_key": "k", "on_busy": "fork"}
+        held.gate.set()
+
+
+async def test_a_key_names_the_same_message_in_a_branch_too(letta: Letta) -> None:
+    async with busy(letta) as (first, call):
+        paid = (await first.ok("send_message", **call)).data
+        async with another_process(letta) as second:
+            again = (await second.ok("send_message", **call)).data
+
+    branch = paid["conversation_id"]
+    assert branch != call["conversation_id"]
+    assert (branch, paid["run_id"]) == (again["conversation_id"], again["run_id"])
+    assert (await letta.stored_texts(paid["agent_id"], branch)).count("Pay it") == 1
+
+
+@pytest.mark.fake_only
+async def test_nothing_is_sent_in_a_branch_that_cannot_be_given_its_key(letta: Letta) -> None:
+    """Another process could not find it, and would send the message once more."""
+    async with busy(letta) as (first, call):
+        letta.fake.fail("PATCH", "/v1/conversations/*", status=500)
+        refusal = await first.refused("send_message", **call)
+        sent = (await first.ok("send_message", **call)).data
+        there = await letta.request("GET", "/v1/conversations/", params={"agent_id": sent["agent_id"]})
+
+    assert "Nothing was sent" in refusal
+    assert "may have been" not in refusal
+    assert {each["id"] for each in there} == {call["conversation_id"], sent["conversation_id"]}
+    assert sent["reply"] == "echo: Pay it"

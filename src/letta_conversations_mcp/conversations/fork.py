@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from letta_conversations_mcp.conversations.keys import key_changes, without_mark
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument
+from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, ServerFault
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, Conversation, ConversationChanges, ConversationRef
 
 
@@ -33,6 +34,7 @@ async def fork(
 
     Raises:
         InvalidArgument: the agent does not see `at_message` in this conversation; nothing was done.
+        ServerFault: the branch could not be given its key, by which it has to be found again, and was deleted.
         NotFound: there is no such conversation.
     """
     context, isolated = await _context(backend, ref)
@@ -51,12 +53,11 @@ async def fork(
         notes.append("This Letta server ignored hidden: the branch is listed like any other.")
     if isolated and not made.isolated_block_ids:
         notes.append("The branch sees the agent's own memory blocks, not the isolated ones of its source.")
-    if summary or key:
-        changes = (
-            ConversationChanges(summary=without_mark(summary)) if summary else key_changes(backend, ref.agent_id, key)
-        )
-        made, problem = await _name(backend, made, changes)
+    if summary:
+        made, problem = await _name(backend, made, summary)
         notes.append(problem)
+    elif key:
+        made = await _with_key(backend, made, key_changes(backend, ref.agent_id, key))
     return Branch(conversation=made, shared=shared, notes=tuple(filter(None, notes)))
 
 
@@ -82,9 +83,20 @@ def _where(at_message: str, context: tuple[str, ...] | None, shared: int | None)
     )
 
 
-async def _name(backend: Backend, made: Conversation, changes: ConversationChanges) -> tuple[Conversation, str]:
+async def _name(backend: Backend, made: Conversation, summary: str) -> tuple[Conversation, str]:
     try:
-        named = await backend.update_conversation(made.id, changes)
+        named = await backend.update_conversation(made.id, ConversationChanges(summary=without_mark(summary)))
     except ConversationError:
         return made, "The branch is there, but could not be given its summary; update does that."
     return named, ""
+
+
+async def _with_key(backend: Backend, made: Conversation, changes: ConversationChanges) -> Conversation:
+    try:
+        return await backend.update_conversation(made.id, changes)
+    except ConversationError as error:
+        with suppress(ConversationError):
+            await backend.delete_conversation(made.id)
+        raise ServerFault(
+            "give a branch its key", 0, "", "Nothing was sent; the same call can be made again."
+        ) from error
