@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-
-import pytest
 from mcp import Client
 
 from letta_conversations_mcp.server.app import build_server
@@ -12,18 +9,10 @@ from letta_conversations_mcp.settings import Settings
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.model import ScriptedModel
-from tests.rig.servers import Caller, in_own_task
+from tests.rig.servers import Caller
 
 UNKNOWN_CONVERSATION = "conv-00000000-0000-4000-8000-000000000000"
 RIGHT_TO_LEFT = "\u202eשלום 😀 مرحبا"
-
-
-@pytest.fixture
-async def cloud() -> AsyncGenerator[tuple[Caller, FakeLetta]]:
-    """A server that keeps everything that letta-client knows of."""
-    fake = FakeLetta(ScriptedModel(), cloud=True)
-    async with fake.serve() as url, in_own_task(Client(build_server(Settings(base_url=url)))) as client:
-        yield Caller(client), fake
 
 
 async def test_a_conversation_is_renamed_and_nothing_else(mcp: Caller, letta: Letta) -> None:

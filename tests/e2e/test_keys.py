@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
 import anyio
@@ -11,23 +10,14 @@ import pytest
 from mcp import Client
 
 from letta_conversations_mcp.conversations.keys import mark
-from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.model import ScriptedModel
-from tests.rig.servers import Answer, Caller, Way, in_own_task, stdio_server
+from tests.rig.servers import Answer, Caller, Way, stdio_server
 
 TASKS = 20
-
-
-@pytest.fixture
-async def cloud() -> AsyncGenerator[tuple[Caller, FakeLetta]]:
-    """A server that keeps descriptions."""
-    fake = FakeLetta(ScriptedModel(), cloud=True)
-    async with fake.serve() as url, in_own_task(Client(build_server(Settings(base_url=url)))) as client:
-        yield Caller(client), fake
 
 
 async def opened_at_once(callers: list[Caller], agent_id: str, **arguments: object) -> list[Answer]:

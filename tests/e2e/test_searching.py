@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-
 import pytest
-from mcp import Client
 
-from letta_conversations_mcp.server.app import build_server
-from letta_conversations_mcp.settings import Settings
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
-from tests.rig.model import ScriptedModel
-from tests.rig.servers import Answer, Caller, in_own_task
+from tests.rig.servers import Answer, Caller
 
 UNKNOWN_CONVERSATION = "conv-00000000-0000-4000-8000-000000000000"
-
-
-@pytest.fixture
-async def cloud() -> AsyncGenerator[tuple[Caller, FakeLetta]]:
-    """A server with a search of its own."""
-    fake = FakeLetta(ScriptedModel(), cloud=True)
-    async with fake.serve() as url, in_own_task(Client(build_server(Settings(base_url=url)))) as client:
-        yield Caller(client), fake
 
 
 def found(answer: Answer) -> list[str]:

@@ -41,6 +41,17 @@ INPUT_CHARS = 15_000
 OUTPUT_CHARS = 9_000
 """What all tools together may take of a client's context: names, descriptions and arguments; and answers."""
 
+READ_ONLY = {
+    "list_conversations",
+    "describe",
+    "wait_for_reply",
+    "list_messages",
+    "search_messages",
+    "list_agents",
+    "list_models",
+    "show_conversation",
+}
+
 
 async def listed_tools(settings: Settings | None = None) -> list[Tool]:
     async with Client(build_server(settings or Settings(base_url="http://127.0.0.1:9", create_agents=True))) as client:
@@ -107,16 +118,7 @@ async def test_every_tool_has_a_title_hints_and_a_description_of_a_useful_length
 async def test_hints_tell_what_a_tool_does() -> None:
     hints = {tool.name: tool.annotations for tool in await listed_tools()}
 
-    assert {name for name, each in hints.items() if each and each.read_only_hint} == {
-        "list_conversations",
-        "describe",
-        "wait_for_reply",
-        "list_messages",
-        "search_messages",
-        "list_agents",
-        "list_models",
-        "show_conversation",
-    }
+    assert {name for name, each in hints.items() if each and each.read_only_hint} == READ_ONLY
     assert {name for name, each in hints.items() if each and each.destructive_hint} == {
         "compact",
         "delete",
@@ -157,16 +159,7 @@ async def test_the_same_argument_name_is_the_same_type_everywhere() -> None:
 async def test_a_read_only_server_offers_only_what_changes_nothing() -> None:
     names = {tool.name for tool in await listed_tools(Settings(base_url="http://127.0.0.1:9", read_only=True))}
 
-    assert names == {
-        "list_conversations",
-        "describe",
-        "wait_for_reply",
-        "list_messages",
-        "search_messages",
-        "list_agents",
-        "list_models",
-        "show_conversation",
-    }
+    assert names == READ_ONLY
 
 
 async def test_what_a_read_only_server_does_not_offer_it_does_not_do() -> None:

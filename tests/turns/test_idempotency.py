@@ -239,15 +239,6 @@ async def test_another_session_or_none_is_not_joined(first: str, second: str) ->
     assert place.begun == ["slow", "slow"]
 
 
-async def test_only_a_session_that_gave_up_silently_gets_an_answer_a_second_time() -> None:
-    place = Place()
-    place.turns = {"slow": [at_once(says("one")), at_once(says("two"))]}
-    async with scheduler_at(place) as scheduler:
-        replies = [(await call(scheduler, "slow", session="s")).reply for _ in range(2)]
-
-    assert replies == ["one", "two"]
-
-
 # Keys
 
 

@@ -61,6 +61,16 @@ def mcp(local_caller: Caller, model: ScriptedModel) -> Caller:
 
 
 @pytest.fixture
+async def lonely(
+    tmp_path: Path, model_url: str, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[Caller]:
+    """Our server with a state folder of its own."""
+    monkeypatch.setenv("LMSTUDIO_BASE_URL", model_url)
+    async with in_own_task(Way("memory", "modern").to(Settings(backend="local", local_dir=tmp_path))) as connected:
+        yield connected
+
+
+@pytest.fixture
 async def agent(mcp: Caller) -> str:
     """The id of a new agent."""
     return (await mcp.ok("create_agent", name=unique("newcomer"), model=MODEL, human="Name: Ann")).data["agent_id"]

@@ -29,16 +29,6 @@ async def caller(local_settings: Settings, model: ScriptedModel) -> AsyncGenerat
         yield connected
 
 
-@pytest.fixture
-async def lonely(
-    tmp_path: Path, model_url: str, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
-) -> AsyncGenerator[Caller]:
-    """Our server with a state folder of its own."""
-    monkeypatch.setenv("LMSTUDIO_BASE_URL", model_url)
-    async with in_own_task(ONE_WAY.to(Settings(backend="local", local_dir=tmp_path))) as connected:
-        yield connected
-
-
 async def new_agent(caller: Caller) -> str:
     return (await caller.ok("create_agent", name=unique("sturdy"), model=MODEL)).data["agent_id"]
 

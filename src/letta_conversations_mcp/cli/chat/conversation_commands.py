@@ -128,8 +128,7 @@ async def cancel(session: Session, argument: str) -> None:
 
 
 async def fork(session: Session, argument: str) -> None:
-    if session.queued:
-        raise ToolFailed("Messages wait to be sent here. /cancel takes them back.")
+    session.check_nothing_queued()
     source = session.place.quoted
     made = await session.connection.call("fork", Forked, **session.place.address, summary=argument)
     await session.go_to(made.conversation_id)

@@ -32,8 +32,7 @@ class Found:
 
 
 async def new(session: Session, argument: str) -> None:
-    if session.queued:
-        raise ToolFailed("Messages wait to be sent here. /cancel takes them back.")
+    session.check_nothing_queued()
     place = session.place
     await session.go_to_agent(AgentRow(id=place.agent_id, name=place.agent, model=place.agent_model))
     session.place.summary = argument
@@ -79,8 +78,7 @@ async def switch(session: Session, argument: str) -> None:
     if not argument:
         await list_(session, "")
         return
-    if session.queued:
-        raise ToolFailed("Messages wait to be sent here. /cancel takes them back.")
+    session.check_nothing_queued()
     wanted = await _find(session, argument)
     if wanted:
         await enter(session, *wanted)
@@ -182,8 +180,7 @@ async def agent(session: Session, argument: str) -> None:
     if not argument:
         await agents(session, "")
         return
-    if session.queued:
-        raise ToolFailed("Messages wait to be sent here. /cancel takes them back.")
+    session.check_nothing_queued()
     if argument.isdigit() and 0 < int(argument) <= len(session.listed_agents):
         await begin(session, session.listed_agents[int(argument) - 1])
     else:

@@ -184,6 +184,11 @@ class Session:
             self._tasks.start_soon(self._work, self._queue)
         self.screen.refresh()
 
+    def check_nothing_queued(self) -> None:
+        """Raises ToolFailed while messages wait to be sent in this conversation."""
+        if self.queued:
+            raise ToolFailed("Messages wait to be sent here. /cancel takes them back.")
+
     def take_back(self) -> list[str]:
         """Empty the queue. Gives the messages that were in it."""
         texts = [text for text, _ in self._queue if text]
