@@ -350,3 +350,16 @@ async def test_a_fork_shows_what_it_shares_with_its_source(mcp: Caller, letta: L
     assert texts(page.data) == whole
     assert collected == whole
     assert texts(forward.data)[:3] == whole[:3]
+
+
+@pytest.mark.fake_only
+async def test_a_page_is_one_request_once_the_conversation_and_its_agent_are_known(mcp: Caller, letta: Letta) -> None:
+    agent_id, conversation_id = await a_conversation(letta, 1)
+    first = await mcp.ok("list_messages", conversation_id=conversation_id)
+    letta.fake.requests.clear()
+
+    second = await mcp.ok("list_messages", conversation_id=conversation_id)
+
+    assert second.data == first.data
+    assert second.data["agent_name"]
+    assert [each.path for each in letta.fake.requests] == [f"/v1/agents/{agent_id}/messages"]

@@ -23,7 +23,7 @@ SECONDS = 3.0
 
 
 FRESH_SECONDS = 60.0
-"""How long a name beside a reply is believed: every turn would cost a request, and mostly a connection of its own."""
+"""How long a name beside an answer is believed: every turn and page would cost a request more."""
 
 MOST_KNOWN = 1_000
 
@@ -31,29 +31,26 @@ _known: WeakKeyDictionary[Backend, dict[str, tuple[str, float]]] = WeakKeyDictio
 
 
 async def agent_names(backend: Backend, agent_ids: Iterable[str]) -> dict[str, str]:
-    """Names by id, without those that could not be read."""
+    """Names by id, without those that could not be read. They may be `FRESH_SECONDS` old."""
+    ids = list(agent_ids)
+    known = _known.setdefault(backend, {})
+    now = anyio.current_time()
+    names = {each: known[each][0] for each in ids if each in known and now - known[each][1] < FRESH_SECONDS}
 
     async def name(agent_id: str) -> str:
         return (await backend.get_agent(agent_id)).name
 
-    return await _ask(name, agent_ids)
+    asked = await _ask(name, (each for each in ids if each not in names))
+    if len(known) + len(asked) > MOST_KNOWN:
+        known.clear()
+    known.update({each: (found, now) for each, found in asked.items() if found})
+    return names | asked
 
 
 async def agent_name(backend: Backend, agent_id: str) -> str:
-    """The name of one agent beside an answer that others wait for; "" if it does not come at once. It may be
-    `FRESH_SECONDS` old."""
-    known = _known.setdefault(backend, {})
-    name, asked_at = known.get(agent_id, ("", -FRESH_SECONDS))
-    now = anyio.current_time()
-    if now - asked_at < FRESH_SECONDS:
-        return name
+    """The name of one agent beside an answer that others wait for; "" if it does not come at once."""
     with anyio.move_on_after(ONE_SECONDS):
-        name = (await agent_names(backend, [agent_id])).get(agent_id, "")
-        if len(known) >= MOST_KNOWN:
-            known.clear()
-        if name:
-            known[agent_id] = (name, now)
-        return name
+        return (await agent_names(backend, [agent_id])).get(agent_id, "")
     return ""
 
 

@@ -296,6 +296,8 @@ async def open_connection(
             open_timeout=connect_seconds,
             max_size=FRAME_BYTES,
             proxy=None,
+            # The server is on this machine, where it would cost both sides time for nothing.
+            compression=None,
         )
     except InvalidHandshake as error:
         status = getattr(getattr(error, "response", None), "status_code", 0)
