@@ -8,7 +8,7 @@ from evals.world import Case, open_world
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 
-TOOLS = build_server(Settings(base_url="http://127.0.0.1:9", create_agents=True)).tools
+TOOLS = build_server(Settings(base_url="http://127.0.0.1:9", create_agents=True)).specs
 
 
 async def problems_of(case: Case) -> list[str]:
@@ -19,7 +19,7 @@ async def problems_of(case: Case) -> list[str]:
             if tool not in TOOLS:
                 return [f"there is no tool {tool}"]
             try:
-                TOOLS[tool].fn_metadata.validate_arguments(arguments)
+                TOOLS[tool].build(0.0).fn_metadata.validate_arguments(arguments)
             except ValidationError as error:
                 return [f"{tool}: {error}"]
         if case.only_checked:

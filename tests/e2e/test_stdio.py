@@ -271,7 +271,7 @@ async def test_the_sdk_is_not_loaded_before_it_is_needed() -> None:
         "import sys, letta_conversations_mcp.cli.main\n"
         "from letta_conversations_mcp.server.app import build_server\n"
         "from letta_conversations_mcp.settings import Settings\n"
-        "build_server(Settings()).tools\n"
+        "build_server(Settings()).specs\n"
         "print(sorted({'letta_client', 'httpx'} & set(sys.modules)))"
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +11,12 @@ from mcp_types import Tool
 
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.tools.base import DEFINITIONS
+from letta_conversations_mcp.tools.catalogue import TOOLS
 from tests.rig.servers import Caller
 
 pytestmark = pytest.mark.all_ways
 
-SNAPSHOTS = Path(__file__).parent / "tool_schemas"
 EXPECTED = (
     "create_conversation",
     "list_conversations",
@@ -37,6 +37,9 @@ EXPECTED = (
     "list_models",
     "show_conversation",
 )
+OF_THE_PAGE = "view_messages"
+"""Listed only for clients that show the viewer."""
+
 INPUT_CHARS = 15_000
 OUTPUT_CHARS = 9_000
 """What all tools together may take of a client's context: names, descriptions and arguments; and answers."""
@@ -58,6 +61,10 @@ async def listed_tools(settings: Settings | None = None) -> list[Tool]:
         return (await client.list_tools()).tools
 
 
+def published(tool: Tool) -> dict[str, Any]:
+    return tool.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
 def size(schema: dict[str, Any]) -> int:
     return len(json.dumps(schema, ensure_ascii=False, separators=(",", ":")))
 
@@ -72,16 +79,31 @@ async def test_agents_are_created_on_a_letta_server_only_when_the_settings_say_s
     assert {"create_agent", "delete_agent"} & set(names) == set()
 
 
-async def test_the_schemas_are_those_that_were_agreed(pytestconfig: pytest.Config) -> None:
+def test_the_definitions_are_those_of_the_code(pytestconfig: pytest.Config) -> None:
     """Renewed with `pytest --renew`; the difference is for a reviewer to read."""
-    for tool in await listed_tools():
-        published = tool.model_dump(mode="json", by_alias=True, exclude_none=True)
-        path = SNAPSHOTS / f"{tool.name}.json"
-        if pytestconfig.getoption("--renew"):
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(published, indent=2, ensure_ascii=False) + "\n")
-        assert json.loads(path.read_text()) == published, f"{tool.name} changed"
-    assert {path.stem for path in SNAPSHOTS.glob("*.json")} == {*EXPECTED, "create_agent", "delete_agent"}
+    built = {spec.name: published(spec.build(Settings().wait_seconds).definition()) for spec in TOOLS}
+    if pytestconfig.getoption("--renew"):
+        DEFINITIONS.write_text(json.dumps(built, indent=1, ensure_ascii=False) + "\n")
+
+    assert json.loads(DEFINITIONS.read_text()) == built, "pytest --renew writes them again"
+    assert {*built} == {*EXPECTED, "create_agent", "delete_agent", OF_THE_PAGE}
+
+
+async def test_the_definitions_are_listed() -> None:
+    listed = {tool.name: published(tool) for tool in await listed_tools()}
+    defined = json.loads(DEFINITIONS.read_text())
+
+    assert OF_THE_PAGE not in listed
+    assert {**listed, OF_THE_PAGE: defined[OF_THE_PAGE]} == defined
+
+
+async def test_the_wait_of_the_settings_is_listed_and_no_other_server_s() -> None:
+    for seconds in (7, 2.5, 45):
+        settings = Settings(base_url="http://127.0.0.1:9", wait_seconds=seconds)
+        schemas = {tool.name: tool.input_schema["properties"] for tool in await listed_tools(settings)}
+        waits = {name: each["wait_seconds"]["default"] for name, each in schemas.items() if "wait_seconds" in each}
+
+        assert {"send_message": seconds, "wait_for_reply": seconds}.items() <= waits.items()
 
 
 async def test_names_descriptions_and_input_schemas_stay_small() -> None:

@@ -219,7 +219,7 @@ async def test_over_stdio_nothing_of_this_is_loaded() -> None:
         "from letta_conversations_mcp.settings import Settings\n"
         "from letta_conversations_mcp.observability.logs import configure_logging\n"
         "configure_logging(Settings())\n"
-        "build_server(Settings()).tools\n"
+        "build_server(Settings()).specs\n"
         "print(sorted({'prometheus_client', 'pythonjsonlogger', 'redis', 'opentelemetry.sdk'} & set(sys.modules)))"
     )
 

@@ -44,7 +44,7 @@ from letta_conversations_mcp.server.subscriptions import MOST_LISTENING, Callers
 from letta_conversations_mcp.server.tasks.extension import Tasks
 from letta_conversations_mcp.server.viewer import hide_viewer_tools, viewer_app
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.tools.base import ConversationTool, Services, ToolContext, ToolSpec, services_of
+from letta_conversations_mcp.tools.base import Services, ToolContext, ToolSpec, services_of
 from letta_conversations_mcp.tools.mcp_errors import to_mcp_error, to_tool_error
 from letta_conversations_mcp.turns.draining import Drain
 from letta_conversations_mcp.turns.replicas import Replicas
@@ -197,11 +197,6 @@ class ConversationServer(MCPServer[Services]):
 
         return [prompt for prompt in PROMPTS if not (prompt.writes and self._options.read_only)]
 
-    @cached_property
-    def tools(self) -> dict[str, ConversationTool]:
-        """The tools by name, in the order in which they are listed."""
-        return {name: spec.build(self._options.wait_seconds) for name, spec in self.specs.items()}
-
     def scope_of(self, tool: str) -> Scope | None:
         """The scope that a tool needs; None for an unknown tool."""
         spec = self.specs.get(tool)
@@ -220,7 +215,7 @@ class ConversationServer(MCPServer[Services]):
 
     async def _cancel(self, ctx: ServerRequestContext[Services, Any], arguments: Mapping[str, str]) -> None:
         """Call the tool `cancel` on behalf of the caller of `ctx`."""
-        if "cancel" not in self.tools:
+        if "cancel" not in self.specs:
             return
         try:
             await self.call_tool("cancel", dict(arguments), Context(request_context=ctx, mcp_server=self))
@@ -228,7 +223,7 @@ class ConversationServer(MCPServer[Services]):
             raise to_mcp_error(error) from error
 
     async def list_tools(self) -> list[Tool]:
-        return [self.tools[name].listed() for name in self._usable()]
+        return [self.specs[name].listed(self._options.wait_seconds) for name in self._usable()]
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: ToolContext | None = None
@@ -242,7 +237,8 @@ class ConversationServer(MCPServer[Services]):
                 raise ToolError(f"There is no tool {name[:80]!r}. There are: {', '.join(usable)}.")
             if context is None:
                 raise ToolError("A tool is called by a client of this server.")
-            return await self.tools[name].run(arguments, context, convert_result=True)
+            tool = self.specs[name].build(self._options.wait_seconds)
+            return await tool.run(arguments, context, convert_result=True)
 
     def _usable_prompts(self) -> list[PromptSpec]:
         """The prompts whose tools the current caller may use."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import anyio
@@ -22,6 +23,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import InputRequiredResult, ToolAnnotations
 from pydantic import Field, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import from_json
 
 from letta_conversations_mcp.core.access import Access, Scope
 from letta_conversations_mcp.core.backend import Backend
@@ -82,6 +84,9 @@ MessageKeyArgument = Annotated[
         max_length=MOST_KEY_CHARS,
     ),
 ]
+
+DEFINITIONS = Path(__file__).parent / "definitions.json"
+"""What `tools/list` shows of each tool, by name. Written by `pytest tests/e2e/test_tools_listed.py --renew`."""
 
 CALL_SECONDS = 50.0
 """Timeout of calls that wait for no reply: many clients give up after 60 seconds."""
@@ -148,8 +153,8 @@ class ConversationTool(Tool):
         async with time_limit(f"answer {self.name}", CALL_SECONDS):
             return await self.fn(**arguments)
 
-    def listed(self) -> mcp_types.Tool:
-        """The tool as `tools/list` shows it."""
+    def definition(self) -> mcp_types.Tool:
+        """The tool as `tools/list` shows it, which `DEFINITIONS` keeps."""
         return mcp_types.Tool(
             name=self.name,
             title=self.title,
@@ -224,6 +229,15 @@ class ToolSpec:
         # A caller with an agent list could not see the agent that they created.
         return access.may(self.scope) and not (self.manages_agents and access.agents is not None)
 
+    def listed(self, wait_seconds: float) -> mcp_types.Tool:
+        """The tool as `tools/list` shows it, without the schemas' models, which take milliseconds for each tool."""
+        tool = mcp_types.Tool.model_validate(_definitions()[self.name])
+        properties = tool.input_schema["properties"]
+        if waiting := properties.get("wait_seconds"):
+            waiting = {**waiting, "default": _shortest(wait_seconds)}
+            tool.input_schema["properties"] = {**properties, "wait_seconds": waiting}
+        return tool
+
     @cache  # noqa: B019 - the specs are constants
     def build(self, wait_seconds: float) -> ConversationTool:
         """The tool with its schemas, which take some milliseconds to derive. `wait_seconds`: how long a call waits
@@ -235,7 +249,7 @@ class ToolSpec:
         model.model_rebuild(force=True)
         parameters = _compact_schema(model.model_json_schema(by_alias=True, schema_generator=_JsonSchema))
         if waiting := parameters["properties"].get("wait_seconds"):
-            waiting["default"] = int(wait_seconds) if wait_seconds.is_integer() else wait_seconds
+            waiting["default"] = _shortest(wait_seconds)
         return ConversationTool(
             fn=self.fn,
             name=self.name,
@@ -259,6 +273,15 @@ class ToolSpec:
         if not self.shown_in:
             return None
         return {"ui": {"resourceUri": self.shown_in, "visibility": ["model", "app"] if self.for_models else ["app"]}}
+
+
+@cache
+def _definitions() -> Mapping[str, Any]:
+    return from_json(DEFINITIONS.read_bytes())
+
+
+def _shortest(number: float) -> float:
+    return int(number) if number.is_integer() else number
 
 
 def _has_nul(value: object) -> bool:
