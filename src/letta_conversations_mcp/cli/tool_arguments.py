@@ -67,7 +67,7 @@ def commands_of_tools() -> Mapping[str, ToolSpec]:
 @cache
 def schema_of(tool: str) -> Schema:
     # The default wait is for models; a command waits until the turn ends.
-    return commands_of_tools()[tool].build(0.0).parameters
+    return commands_of_tools()[tool].listed(0.0).input_schema
 
 
 def tool_names() -> Sequence[str]:
