@@ -40,7 +40,7 @@ def measure(*, quick: bool) -> Group:
 
     The bare server shows what Python and the MCP SDK take by themselves; the rest is ours.
     """
-    rounds = 5 if quick else 15
+    rounds = 5 if quick else 10
     warm_up = 1
     with letta_server() as letta:
         ours, bare = _Starts(partial(our_server, letta.base_url)), _Starts(bare_server)
