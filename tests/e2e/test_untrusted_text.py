@@ -146,7 +146,7 @@ def test_a_message_read_from_its_middle_on_does_not_begin_with_an_imitated_call(
 
     pages = [
         MessageList.of(ref, MessageQuery(), HistoryPage((message,)), 10_000, skip_chars=skip, ids=False)
-        for skip in range(len(whole) + 1)
+        for skip in range(len(whole) + 3)
     ]
 
     for skip, page in enumerate(pages):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+import anyio
 import pytest
 from playwright.async_api import Browser, Page, expect
 from pydantic import SecretStr
@@ -46,6 +47,36 @@ async def test_without_an_address_the_conversations_are_listed(page: Page, letta
 
         await expect(page.get_by_role("heading", name="the newest of all")).to_be_visible()
         await page.go_back()
+        await expect(page.get_by_role("heading", name="Conversations")).to_be_visible()
+
+
+@pytest.mark.fake_only
+async def test_going_back_leads_to_the_list_while_a_conversation_is_still_loaded(page: Page, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id, "slow to load")
+    gate = anyio.Event()
+    async with http_server(Settings(base_url=letta.base_url)) as url:
+        await page.goto(url)
+        letta.fake.stall("GET", f"/v1/conversations/{conversation_id}", gate)
+        await page.get_by_role("button", name="slow to load").click()
+        await expect(page.get_by_text("Loading…", exact=True)).to_be_visible()
+        await page.go_back()
+
+        await expect(page.get_by_role("heading", name="Conversations")).to_be_visible()
+        gate.set()
+
+
+async def test_going_back_from_a_link_leads_to_where_one_was(page: Page, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id, "linked to")
+    async with http_server(Settings(base_url=letta.base_url)) as url:
+        await page.goto(url)
+        await expect(page.get_by_role("heading", name="Conversations")).to_be_visible()
+        await page.goto(f"{url}/#conversation={conversation_id}")
+        await expect(page.get_by_role("heading", name="linked to")).to_be_visible()
+        await expect(page).to_have_url(f"{url}/#conversation={conversation_id}&agent={agent_id}")
+        await page.go_back()
+
         await expect(page.get_by_role("heading", name="Conversations")).to_be_visible()
 
 

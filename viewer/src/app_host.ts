@@ -71,6 +71,8 @@ export class AppHost implements Host {
     return !result.isError;
   }
 
+  opening(): void {}
+
   showed(place: Place, _title: string): void {
     if (!this.capabilities.updateModelContext || !place.conversation) return;
     // Ids only: what agents and people wrote must not reach the model as if it came from the user.

@@ -31,6 +31,8 @@ export interface Host {
   openLink(url: string): void;
   /** Offers a text as a file; false where that is not possible. */
   download(name: string, text: string): Promise<boolean>;
+  /** The viewer is about to show another conversation; what it knows of it comes with `showed`. */
+  opening(place: Place): void;
   /** The viewer shows another conversation now. */
   showed(place: Place, title: string): void;
   /** Switches between a part of the chat and the whole window; undefined where there is no such choice. */

@@ -19,7 +19,7 @@ export class HttpHost implements Host {
         given.delete("token");
         history.replaceState(null, "", `${location.pathname}#${given}`);
       }
-      open({ conversation: given.get("conversation") ?? "", agent: given.get("agent") ?? "" });
+      open(named());
     };
     window.addEventListener("hashchange", read);
     read();
@@ -77,13 +77,29 @@ export class HttpHost implements Host {
     return true;
   }
 
+  opening(place: Place): void {
+    // At once, so that going back leads here even while the conversation is loaded.
+    const here = named();
+    if (here.conversation !== place.conversation || here.agent !== place.agent) history.pushState(null, "", address(place));
+  }
+
   showed(place: Place, title: string): void {
     document.title = title;
-    const shown = new URLSearchParams();
-    if (place.conversation) shown.set("conversation", place.conversation);
-    if (place.agent) shown.set("agent", place.agent);
-    if (`#${shown}` !== location.hash) history.pushState(null, "", `#${shown}`);
+    history.replaceState(null, "", address(place));
   }
+}
+
+/** What the page's address names. */
+function named(): Place {
+  const given = new URLSearchParams(location.hash.slice(1));
+  return { conversation: given.get("conversation") ?? "", agent: given.get("agent") ?? "" };
+}
+
+function address(place: Place): string {
+  const shown = new URLSearchParams();
+  if (place.conversation) shown.set("conversation", place.conversation);
+  if (place.agent) shown.set("agent", place.agent);
+  return `#${shown}`;
 }
 
 /** For this tab only: it is gone when the tab is closed. */

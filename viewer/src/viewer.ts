@@ -126,6 +126,7 @@ export class Viewer {
     this.meter.hidden = true;
     this.render();
     if (!place.conversation) return this.choose();
+    this.host.opening(place);
     this.transcript.element.replaceChildren(h("p", { class: "empty" }, "Loading…"));
     await this.trying(epoch, async () => {
       const [page] = await Promise.all([this.fetch({ limit: FIRST_PAGE }), this.describe(epoch)]);

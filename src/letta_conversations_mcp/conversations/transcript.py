@@ -119,8 +119,9 @@ def rest_of_body(message: Message, start: int) -> str:
     further line of it, so it does not look like a call of its own."""
     whole = body(message)
     rest = whole[start:]
-    is_inside = start > 0 and whole[start - 1] != "\n" and message.kind in ("tool", "approval")
-    return MARK + rest if is_inside and rest else rest
+    if not rest or start == 0 or message.kind not in ("tool", "approval"):
+        return rest
+    return rest if whole[start - 1] == "\n" else MARK + rest
 
 
 def heading(message: Message, *, with_id: bool = False) -> str:
