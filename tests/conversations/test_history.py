@@ -91,6 +91,8 @@ async def test_paging_shows_every_wanted_message_once_and_in_order(
 
     pages = await _page_through(memory, MessageQuery(order=order, limit=limit), kinds)
 
+    # What the server stores as one message is one, and none is read beyond those that were asked for.
+    assert max(len({message.id for message in page.messages}) for page in pages) <= limit
     wanted = [message for row in rows for message in row if message.kind in kinds]
     assert [message for page in pages for message in page.messages] == wanted
 

@@ -263,6 +263,7 @@ async def test_a_stream_ends_when_its_token_expires(team: Team, letta: Letta) ->
     ):
         with anyio.fail_after(HANG_SECONDS):
             assert not [line async for line in of_ann if line.startswith("data")]
+        assert datetime.now(UTC) >= soon.replace(microsecond=0), "it ended before its time"
 
 
 async def test_a_call_that_waits_ends_with_its_token_and_its_turn_goes_on(team: Team, letta: Letta) -> None:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 import pytest
 from mcp import MCPError
 from mcp_types import (
@@ -19,8 +20,10 @@ from mcp_types import (
     SubscribeRequestParams,
 )
 
+from letta_conversations_mcp.core.errors import NotFound
 from letta_conversations_mcp.server.tasks.extension import IDENTIFIER
 from tests.http.team import Team, client_of, modern_call
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.loopback import http_client
 from tests.rig.model import Hold, Say
@@ -281,7 +284,9 @@ async def test_nobody_subscribes_to_a_conversation_of_somebody_else(team: Team, 
     assert refused.value.error.code == INVALID_PARAMS
 
 
-async def test_a_task_of_somebody_else_is_answered_as_one_that_never_was(team: Team, letta: Letta) -> None:
+async def test_a_task_of_somebody_else_is_answered_as_one_whose_conversation_is_not_there(
+    team: Team, letta: Letta
+) -> None:
     """Its id is a secret, and opens nothing to those who may not see its conversation."""
     held = Hold(Say("a secret of somebody else"))
     letta.model.enqueue(held)
@@ -302,16 +307,19 @@ async def test_a_task_of_somebody_else_is_answered_as_one_that_never_was(team: T
 
         made = await ask("bob", "tools/call", {"name": "send_message", "arguments": arguments}, "send_message")
         task = {"taskId": made["result"]["taskId"]}
-        refusals = [
-            await ask("ann", method, task | {"inputResponses": {}})
-            for method in ("tasks/get", "tasks/cancel", "tasks/update")
-        ]
+        methods = ("tasks/get", "tasks/cancel", "tasks/update")
+        refusals = [await ask("ann", method, task | {"inputResponses": {}}) for method in methods]
+        before = await ask("bob", "tasks/get", task)
         held.gate.set()
-        own = await ask("bob", "tasks/get", task)
+        status = before["result"]["status"]
+        with anyio.fail_after(HANG_SECONDS):
+            while status == "working":
+                status = (await ask("bob", "tasks/get", task))["result"]["status"]
 
-    assert ["result" in each for each in refusals] == [False] * 3
-    assert not any(theirs in json.dumps(each) for each in refusals)
-    assert own["result"]["status"] in ("working", "completed")
+    [conversation] = await letta.request("GET", "/v1/conversations/", params={"agent_id": theirs})
+    assert {each["error"]["message"] for each in refusals} == {str(NotFound.conversation(conversation["id"]))}
+    # Not cancelled by somebody else either.
+    assert (before["result"]["status"], status) == ("working", "completed")
 
 
 async def test_callers_with_no_agent_at_all_see_nothing(team: Team, letta: Letta, era: Era) -> None:

@@ -8,7 +8,17 @@ import pytest
 
 from letta_conversations_mcp.backends.app_server.app_server_json import with_otid, without_repeats
 from letta_conversations_mcp.backends.app_server.conversation_state import ControlRequest, LoopState
-from letta_conversations_mcp.backends.app_server.runs import is_of, run_id_of, run_of, shown, turns_of, with_run_ids
+from letta_conversations_mcp.backends.app_server.runs import (
+    CUT_OFF,
+    FORGOTTEN,
+    STOPPED_SHORT,
+    is_of,
+    run_id_of,
+    run_of,
+    shown,
+    turns_of,
+    with_run_ids,
+)
 from letta_conversations_mcp.core.model import Chunk, ToolCall
 
 SILENCE = 60.0
@@ -75,6 +85,18 @@ def test_how_a_turn_ended(answer: list[Chunk], state: LoopState | None, status: 
     assert (run.stop_reason == "error") == (run.failure is not None) == (status == "failed")
 
 
+def test_what_is_said_of_a_turn_that_failed_and_whether_its_message_is_stored() -> None:
+    failures = [
+        run_of([user("hello", "m"), *answer], state, SILENCE).failure
+        for answer, state in (([says("ye")], STALLS), ([asks("1")], IDLE), ([], IDLE))
+    ]
+
+    assert failures[:2] == [STOPPED_SHORT, FORGOTTEN]
+    assert failures[2]
+    assert failures[2].stored
+    assert "ended without an answer" in failures[2].message
+
+
 @pytest.mark.parametrize(
     ("taken", "status"),
     [
@@ -91,7 +113,8 @@ def test_an_answer_whose_message_no_run_has_taken_is_a_part_of_one(taken: list[s
     run = run_of(turn, LoopState(active=False, taken=frozenset(taken)), SILENCE)
 
     assert run.status == status
-    assert run.failure is None or run.failure.stored
+    assert run.failure == (CUT_OFF if status == "failed" else None)
+    assert run.stop_reason == ("error" if status == "failed" else "end_turn")
 
 
 def test_a_message_that_is_stored_again_for_another_attempt_is_one_message() -> None:

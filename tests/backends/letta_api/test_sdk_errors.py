@@ -11,6 +11,7 @@ import pytest
 
 from letta_conversations_mcp.backends.letta_api.sdk_errors import Asking
 from letta_conversations_mcp.backends.letta_api.stream import KeepsNoStreams, open_response
+from letta_conversations_mcp.conversations.compaction import TOO_LITTLE
 from letta_conversations_mcp.core.backend import StreamLost
 from letta_conversations_mcp.core.errors import (
     AwaitingApproval,
@@ -55,7 +56,8 @@ def answered(status: int, body: object, headers: dict[str, str] | None = None) -
     [
         (400, {"detail": "no such thing"}, Refused, {"reason": '"no such thing"'}),
         (400, {"error": {"message": "the model's words"}}, Refused, {"reason": '"the model\'s words"'}),
-        (400, {"detail": "Summarization failed: x"}, Refused, {}),
+        (400, {"detail": "Summarization failed: x"}, Refused, {"reason": TOO_LITTLE}),
+        (400, ["no mapping"], Refused, {"reason": ""}),
         (401, {"detail": "who?"}, Unauthorized, {}),
         (402, {"detail": ""}, Refused, {"reason": "no credits are left"}),
         (403, {"detail": "not yours"}, Refused, {"reason": '"not yours"'}),
@@ -69,6 +71,7 @@ def answered(status: int, body: object, headers: dict[str, str] | None = None) -
         (409, {"detail": "is being processed"}, Busy, {"conversation_id": PLACE, "run_id": ""}),
         (409, {"detail": "something else"}, Refused, {"reason": '"something else"'}),
         (413, "too big", Refused, {"reason": '"too big"'}),
+        (414, "too long", Refused, {"reason": '"too long"'}),
         (422, {"detail": VALIDATION}, NotFound, {"identifier": PLACE}),
         (
             422,
@@ -90,6 +93,9 @@ def test_an_answer_becomes_the_error_that_it_means(
 
     assert type(error) is kind
     assert facts.items() <= vars(error).items()
+    if kind in (Refused, ServerFault):
+        assert f"to do it: {facts['reason']}" in str(error) if kind is Refused else "to do it (HTTP" in str(error)
+        assert str(error).endswith(".")
     # Only where Letta failed is it unknown what was done.
     assert (AFTER in str(error)) == (kind is ServerFault)
 

@@ -139,6 +139,8 @@ async def test_cancel_stops_the_turn(letta: Letta, model: ScriptedModel) -> None
         await terminal.until("The turn was stopped.")
         held.gate.set()
         await terminal.until_status("/help")
+        terminal.enter("and now?")
+        await terminal.until("echo: and now?")
         assert "never wanted" not in terminal.text
 
 
