@@ -139,12 +139,35 @@ def test_a_call_that_waits_for_a_decision_is_the_one_that_was_announced() -> Non
     assert first["message_type"] == "tool_call_message"
     # The arguments are in the stream already, and are not to be there twice.
     assert known[0]["tool_calls"] == [{"tool_call_id": "call-1", "name": "Bash", "arguments": ""}]
-    assert known[0]["otid"] == "piece-1"
+    assert [each[0]["otid"] for each in (known, unknown)] == ["piece-1", "call-1"]
     assert [each["arguments"] for each in unknown[0]["tool_calls"]] == ['{"command": "ls"}']
     assert known[1] == unknown[1] == {"message_type": "stop_reason", "stop_reason": "requires_approval"}
     assert reader.ended
     assert list(foreign.stop_at(call)) == []
     assert not foreign.ended
+
+
+def test_each_call_is_found_where_it_was_announced() -> None:
+    reader = TurnReader("local-run-m", begun=True)
+    for number, otid in (("1", "piece-1"), ("2", "")):
+        call = {"tool_call_id": f"call-{number}", "name": "Bash", "arguments": "{}"}
+        read(reader, delta("approval_request_message", f"id-{number}", otid=otid, tool_calls=[call]))
+
+    asked = [next(reader.stop_at(ToolCall(id=f"call-{number}", name="Bash"))) for number in "12"]
+
+    assert [each["otid"] for each in asked] == ["piece-1", "id-2"]
+
+
+@pytest.mark.parametrize("taken", [["m"], []])
+def test_an_answer_that_stalls_ends_its_turn_as_failed(taken: list[str]) -> None:
+    reader = TurnReader("local-run-m", begun=True)
+    read(reader, taking(*taken))
+
+    error, end = reader.give_up()
+
+    assert (error["error_type"], error["stored"]) == ("stalled", bool(taken))
+    assert end == {"message_type": "stop_reason", "stop_reason": "error"}
+    assert reader.ended
 
 
 def test_a_model_that_is_asked_again_takes_back_the_pieces_of_its_run_and_its_error() -> None:
