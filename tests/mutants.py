@@ -42,6 +42,7 @@ TESTS: dict[str, Sequence[str]] = {
     "backends/letta_api/stream": ["backends/letta_api"],
     "backends/app_server": [
         "backends/app_server/test_runs.py",
+        "backends/app_server/test_hand_over.py",
         "backends/app_server/test_turn_stream.py",
         "backends/app_server/test_reminders.py",
     ],
