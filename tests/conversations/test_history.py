@@ -135,6 +135,19 @@ async def test_a_page_has_as_many_of_the_wanted_kind_as_were_asked_for_when_they
     assert page.older
 
 
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_a_page_has_no_more_than_were_asked_for_when_it_takes_several_requests(order: Order) -> None:
+    kinds: list[MessageKind] = ["reasoning", "reasoning", *["user"] * 8, "reasoning", "reasoning"]
+    memory = Memory([[_message(number, kind)] for number, kind in enumerate(kinds)])
+
+    page = await _read(memory, MessageQuery(limit=4, order=order))
+
+    assert [each.id for each in page.messages] == [
+        f"message-{number}" for number in (range(2, 6) if order == "asc" else range(6, 10))
+    ]
+    assert memory.requests == 2
+
+
 async def test_a_search_for_a_rare_kind_is_bounded_and_can_go_on_from_where_it_ended() -> None:
     rows = [[_message(n, "summary" if n == 0 else "user")] for n in range(100)]
     memory = Memory(rows)
