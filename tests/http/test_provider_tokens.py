@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,21 @@ def idp() -> Provider:
     return Provider(ISSUER)
 
 
+def as_json(document: object) -> bytes:
+    return json.dumps(document).encode()
+
+
+class InParts(httpx.AsyncByteStream):
+    """A document that does not come at once."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        yield self._content[:100]
+        yield self._content[100:]
+
+
 class Web:
     """What is published, by URL; None for an address that fails."""
 
@@ -39,7 +55,7 @@ class Web:
     def answer(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(str(request.url))
         document = self.documents.get(str(request.url))
-        return httpx.Response(200, json=document) if document is not None else httpx.Response(500)
+        return httpx.Response(500) if document is None else httpx.Response(200, stream=InParts(as_json(document)))
 
 
 @pytest.fixture
@@ -110,12 +126,16 @@ async def test_only_the_agents_that_the_claim_names_are_the_callers(
         ({"typ": "JWT"}, True),
         ({"typ": "application/at+jwt"}, True),
         ({"typ": "id+jwt"}, False),
+        ({"typ": None}, True),
+        *(({name: None}, False) for name in ("exp", "iss", "aud", "sub")),
     ],
 )
 @pytest.mark.usefixtures("web")
 async def test_what_a_token_has_to_say(idp: Provider, claims: dict[str, Any], is_good: bool) -> None:
     now = int(time.time())
-    told = {name: value + now if name in ("exp", "nbf") else value for name, value in claims.items()}
+    told: dict[str, Any] = {
+        name: value + now if name in ("exp", "nbf") and value is not None else value for name, value in claims.items()
+    }
 
     assert (await tokens().verify_token(idp.token(PUBLIC, **told)) is not None) == is_good
 
@@ -208,12 +228,51 @@ async def test_keys_come_only_from_where_the_issuer_itself_says(idp: Provider, w
     assert await tokens(oidc_jwks_url=KEYS).verify_token(idp.token(PUBLIC))
 
 
+async def test_keys_are_fetched_again_only_when_they_are_old_or_one_is_missing(
+    idp: Provider, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = tokens(oidc_jwks_url=KEYS)
+    old, new = idp.token(PUBLIC), Provider(ISSUER, {"key-2": new_rsa_key()})
+    web.documents[KEYS] = {"keys": [*idp.jwks()["keys"], *new.jwks()["keys"]]}
+
+    for token in (old, new.token(PUBLIC, key_id="key-2"), old):
+        assert await verifier.verify_token(token)
+    assert len(web.asked) == 1
+
+    # A key that the provider has withdrawn counts until its keys are old.
+    web.documents[KEYS] = new.jwks()
+    assert await verifier.verify_token(old)
+    monkeypatch.setattr(oidc, "KEYS_SECONDS", -1)
+    assert await verifier.verify_token(old), "it was asked just now"
+    monkeypatch.setattr(oidc, "UNKNOWN_KEY_SECONDS", 0)
+    assert await verifier.verify_token(old) is None
+    assert len(web.asked) == 2
+
+
+async def test_an_issuer_that_ends_in_a_slash_is_named_with_it_and_asked_without(idp: Provider, web: Web) -> None:
+    issuer = f"{ISSUER}/"
+    web.documents[DISCOVERY]["issuer"] = issuer
+    verifier = OidcTokens(Settings(oidc_issuer=issuer, public_url=PUBLIC))
+
+    assert await verifier.verify_token(idp.token(PUBLIC, iss=issuer))
+    assert await verifier.verify_token(idp.token(PUBLIC)) is None
+
+
+@pytest.mark.parametrize(("scope", "scp"), [("read delete", None), (None, ["read", "delete"]), ("read", "delete")])
+@pytest.mark.usefixtures("web")
+async def test_scopes_are_read_from_both_claims(idp: Provider, scope: object, scp: object) -> None:
+    found = await tokens().verify_token(idp.token(PUBLIC, scope=scope, scp=scp))
+
+    assert isinstance(found, CallerToken)
+    assert found.access.scopes == {"read", "delete"}
+
+
 @pytest.mark.parametrize(("spare", "is_good"), [(0, True), (-1, False)])
 async def test_a_document_is_read_up_to_its_bound(
     idp: Provider, web: Web, monkeypatch: pytest.MonkeyPatch, spare: int, is_good: bool
 ) -> None:
     web.documents[DISCOVERY] = {"issuer": ISSUER, "jwks_uri": KEYS}
-    size = len(json.dumps(web.documents[KEYS], ensure_ascii=False, separators=(",", ":")))
+    size = len(as_json(web.documents[KEYS]))
     monkeypatch.setattr(oidc, "DOCUMENT_BYTES", size + spare)
 
     try:
