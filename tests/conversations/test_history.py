@@ -137,8 +137,7 @@ async def test_a_page_has_as_many_of_the_wanted_kind_as_were_asked_for_when_they
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 async def test_a_page_has_no_more_than_were_asked_for_when_it_takes_several_requests(order: Order) -> None:
-    kinds: list[MessageKind] = ["reasoning", "reasoning", *["user"] * 8, "reasoning", "reasoning"]
-    memory = Memory([[_message(number, kind)] for number, kind in enumerate(kinds)])
+    memory = Memory([[_message(number, "user" if 2 <= number < 10 else "reasoning")] for number in range(12)])
 
     page = await _read(memory, MessageQuery(limit=4, order=order))
 
