@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import anyio
 import pytest
@@ -13,6 +14,7 @@ from pydantic import SecretStr
 from letta_conversations_mcp.observability.context import Subject, about
 from letta_conversations_mcp.observability.logs import configure_logging, hide, secrets_of
 from letta_conversations_mcp.settings import Settings
+from tests.http.team import Team
 from tests.operations.service import Service, service
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.loopback import http_client
@@ -93,19 +95,21 @@ async def test_a_secret_gets_into_no_output_and_a_message_only_when_asked(log_fo
     assert (REPLY in running.log) is log_messages
 
 
-async def test_every_line_is_json_with_the_ids_of_what_it_is_about() -> None:
-    model = ScriptedModel()
-    fake = FakeLetta(model)
+async def test_every_line_is_json_with_the_ids_of_what_it_is_about(tmp_path: Path) -> None:
+    team = Team(tmp_path / "tokens.toml")
+    token = team.add("ann")
+    fake = FakeLetta(ScriptedModel())
     agent_id = fake.add_agent("talker")
-    async with fake.serve() as letta_url:
-        settings = Settings(base_url=letta_url, log_format="json", log_level="INFO")
-        async with service(settings) as running:
-            async with running.client("modern") as caller:
-                fake.drop("POST", "/v1/conversations/*/messages", after_events=1)
-                sent = await caller.ok("send_message", agent=agent_id, message="hello")
-            await running.said("the turn ended")
-            running.process.terminate()
-            await running.ended()
+    async with (
+        fake.serve() as letta_url,
+        service(team.settings(letta_url, log_format="json", log_level="INFO")) as running,
+    ):
+        async with running.client("modern", token) as caller:
+            fake.drop("POST", "/v1/conversations/*/messages", after_events=1)
+            sent = await caller.ok("send_message", agent=agent_id, message="hello")
+        await running.said("the turn ended")
+        running.process.terminate()
+        await running.ended()
 
     assert len(running.events) == len(running.log.splitlines())
     lost = next(each for each in running.events if "was lost" in each["message"])
@@ -115,6 +119,8 @@ async def test_every_line_is_json_with_the_ids_of_what_it_is_about() -> None:
         assert event.get("conversation_id") == sent.data["conversation_id"]
         assert event["run_id"] == sent.data["run_id"]
         assert event["request_id"] == lost["request_id"]
+        assert event["caller"] == "ann"
+        assert event["tool"] == "send_message"
     assert lost["level"] == "WARNING"
     assert (answered["outcome"], ended["status"]) == ("ok", "completed")
     assert answered["seconds"] >= 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -12,11 +13,17 @@ from mcp import Client
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
+from letta_conversations_mcp import __version__
+from letta_conversations_mcp.http.app import build_app
+from letta_conversations_mcp.http.listening import listen
+from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.tools.context import ToolContext
+from letta_conversations_mcp.tools.results.models import ModelList
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
-from tests.rig.loopback import http_client
+from tests.rig.loopback import http_client, serve_loopback
 from tests.rig.model import Hold, Refuse, Say, ScriptedModel
 from tests.rig.servers import Caller, http_server
 
@@ -82,6 +89,45 @@ async def test_calls_turns_and_requests_to_letta_are_counted_by_how_they_ended(
     assert seen.value("letta_mcp_turns_total", status="failed") == 1
     assert seen.value("letta_mcp_turn_seconds_count") == 2
     assert seen.value("letta_mcp_letta_requests_total", status="200") > 2
+    for name in ("letta_mcp_tasks", "process_resident_memory_bytes", "process_open_fds", "python_info"):
+        assert seen.value(name) > 0, name
+    assert seen.value("letta_mcp_info", version=__version__) == 1
+
+
+async def test_a_fault_of_this_server_and_a_call_that_is_given_up_are_no_errors_that_a_caller_was_told() -> None:
+    fake, gate = FakeLetta(ScriptedModel()), anyio.Event()
+    fake.stall("GET", "/v1/agents/*", gate)
+    async with fake.serve() as letta_url:
+        settings = Settings(base_url=letta_url)
+        server = build_server(settings)
+        server.specs["list_models"] = replace(server.specs["list_models"], fn=faulty)
+        async with (
+            serve_loopback(build_app(server, settings), listen(settings.model_copy(update={"port": 0}))) as url,
+            Client(f"{url}/mcp") as client,
+        ):
+            caller = Caller(client)
+            told = await caller.refused("list_models")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(caller.call, "list_agents")
+                with anyio.fail_after(HANG_SECONDS):
+                    while not fake.requests:
+                        await anyio.sleep(0.02)
+                tasks.cancel_scope.cancel()
+            with anyio.fail_after(HANG_SECONDS):
+                while (seen := await scrape(url)).value("letta_mcp_tool_calls_total") < 2:
+                    await anyio.sleep(0.02)
+        gate.set()
+
+    assert "failed inside this MCP server" in told
+    assert "not for callers" not in told
+    assert seen.value("letta_mcp_tool_calls_total", tool="list_models", outcome="crash") == 1
+    assert seen.value("letta_mcp_tool_calls_total", tool="list_agents", outcome="cancelled") == 1
+    assert seen.value("letta_mcp_tool_calls_total") == 2
+
+
+async def faulty(ctx: ToolContext) -> ModelList:
+    """A tool with a fault."""
+    raise RuntimeError("not for callers")
 
 
 async def test_turns_that_run_and_messages_that_wait_are_told_apart(letta: Letta, model: ScriptedModel) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -23,6 +25,7 @@ from tests.operations.test_metrics import Scrape
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.loopback import http_client
+from tests.rig.model import Hold, Say
 from tests.rig.programs import installed
 from tests.rig.real_letta import free_port, redis_running
 from tests.rig.servers import in_own_task
@@ -328,6 +331,48 @@ async def test_a_subscription_made_on_one_server_hears_of_a_message_sent_through
                 await anyio.sleep(0.02)
 
     assert any(uri in each for each in told)
+
+
+async def test_redis_gets_no_text_and_keeps_nothing_for_over_ten_minutes(redis_url: str, letta: Letta) -> None:
+    from redis.asyncio import Redis
+
+    agent_id, name = await letta.new_agent()
+    held = Hold(Say("Quagmire forty-two"))
+    letta.model.enqueue(held)
+    # A database of its own, in which nothing of other tests expires.
+    own_url = redis_url.removesuffix("0") + "1"
+    here = {"conversation_id": await letta.new_conversation(agent_id, "Marmalade six")}
+    seen: list[str] = []
+    kept: list[int] = []
+
+    async def record(monitor: Any) -> None:
+        while True:
+            seen.append((await monitor.next_command())["command"])
+
+    async with (
+        Redis.from_url(own_url) as redis,  # pyright: ignore[reportUnknownMemberType]
+        redis.monitor() as monitor,
+        service(sharing(own_url, letta_base_url=letta.base_url)) as server,
+        server.client("modern") as caller,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(record, monitor)
+        tasks.start_soon(partial(caller.call, "send_message", **here, message="Xylophone seventy-three"))
+        await letta.model.asked()
+        kept += [await redis.ttl(each) for each in await redis.keys()]  # pyright: ignore[reportUnknownMemberType]
+        await caller.ok("create_conversation", agent=name, summary="Marmalade seven")
+        await caller.ok("update", **here, summary="Zeppelin nine")
+        await caller.ok("cancel", **here)
+        held.gate.set()
+        tasks.cancel_scope.cancel()
+
+    told = "\n".join(seen)
+    assert kept
+    assert all(0 < seconds <= 600 for seconds in kept)
+    assert here["conversation_id"] in told
+    assert "PUBLISH" in told
+    for text in (name, "Marmalade", "Xylophone", "Quagmire", "Zeppelin"):
+        assert text not in told
 
 
 async def test_the_bus_shows_in_the_metrics(redis_url: str, letta: Letta) -> None:
