@@ -70,7 +70,7 @@ def client_guides(server: Description) -> tuple[ClientGuide, ...]:
         ),
         ClientGuide(
             "Claude Code",
-            "A command; `--scope user` makes the server available in all projects.",
+            "Run this command; `--scope user` makes the server available in all projects.",
             shell(f"claude mcp add letta -e LETTA_API_KEY={KEY} -- {server.name}"),
             shell(f'claude mcp add --transport http letta {URL} --header "Authorization: Bearer {PLACEHOLDER}"'),
             f"Or install the plugin from a clone: `claude plugin marketplace add ./{server.name}`, then "

@@ -117,7 +117,7 @@ DEMO = Command(
     "demo",
     _demo,
     BackendSettings,
-    "Show the main job in a quarter of a minute, with an agent made for it on this machine.",
+    "A quick tour of 15 seconds, with an agent made for it on this machine.",
     params=[
         GroupedOption("--agent", default="", metavar="NAME", help="talk with this agent of yours instead"),
         GroupedOption("--model", default="", metavar="HANDLE", help="the new agent's model (default: the first found)"),

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 MODULE = "letta_conversations_mcp.cli.workers"
 
 RESTART_SECONDS = 1.0
-"""Pause before a worker is started in the place of one that ended before it served."""
+"""Pause before replacing a worker that ended before it served."""
 
 READY = b"ready\n"
 """What a worker writes to stdout once it serves."""

@@ -88,6 +88,6 @@ def _identity(call: ToolCall) -> tuple[str, ...]:
 
 
 def calls_chunk(calls: Sequence[ToolCall]) -> Chunk:
-    """The decided calls as a chunk, for the rest of their turn: its stream has their results without the calls."""
+    """The decided calls as a chunk to put before the rest of their turn, whose stream has only their results."""
     listed = [{"tool_call_id": each.id, "name": each.name, "arguments": each.arguments} for each in calls]
     return {"message_type": "tool_call_message", "otid": "decided", "tool_calls": listed}

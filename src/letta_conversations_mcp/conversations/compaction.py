@@ -55,8 +55,8 @@ async def count_in_context(backend: Backend, ref: ConversationRef) -> int | None
 
 
 def compaction_body(settings: CompactionSettings) -> dict[str, object]:
-    """The settings in the server's JSON. What the server calls the share to keep is the share that it evicts (seen on
-    0.16.8: 0.9 leaves 2 of 13 messages, 0.3 leaves 11)."""
+    """The settings in the server's JSON. The server takes what it calls the share to keep for the share to evict
+    (seen on 0.16.8: 0.9 leaves 2 of 13 messages, 0.3 leaves 11)."""
     body: dict[str, object] = settings.model_dump(exclude_defaults=True, exclude={"keep_percent"})
     if settings.keep_percent is not None:
         evicted = 1 - settings.keep_percent / 100

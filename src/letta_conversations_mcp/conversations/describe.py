@@ -1,6 +1,6 @@
 """Everything about one conversation, gathered from several requests.
 
-What the server does not report is left out. A request that fails costs only its own part of the answer.
+What the server does not report is left out. If a request fails, only its own part of the answer is missing.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
 
 
 def without_mark(text: str) -> str:
-    """The text without the form of a key's mark at its end: such a mark gets round brackets."""
+    """The text, with round brackets instead of square ones around anything at its end that looks like a key's mark."""
     return _MARK.sub(lambda found: f"({found[0].strip()[1:-1]})", text)
 
 

@@ -166,7 +166,7 @@ class Backend(Protocol):
         self, ref: ConversationRef, message: Outgoing, *, run_id: str, after: int
     ) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
         """Resume the stream of a message that was handed over before: of this run, after chunk number `after`. Without
-        a run id, only a server that remembers message ids for ever can resume; it accepts the message now if it never
+        a run id, only a server that remembers message ids forever can resume; it accepts the message now if it never
         arrived.
 
         Entering raises NotResumable (no stream, or no trace of the message), Busy if another message's turn runs and

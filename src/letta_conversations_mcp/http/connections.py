@@ -46,7 +46,7 @@ def most_connections() -> int:
 
 
 class Connections:
-    """Makes uvicorn's connections, in the place of its protocol class, and keeps the idle ones in the order in which
+    """Makes uvicorn's connections, instead of its protocol class, and keeps the idle ones in the order in which
     they became idle."""
 
     def __init__(self, most: int, head_seconds: float = HEAD_SECONDS) -> None:

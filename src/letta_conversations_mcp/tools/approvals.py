@@ -115,7 +115,7 @@ async def respond_to_approval(
 
 
 async def _let_the_person_decide(ctx: ToolContext, ref: ConversationRef, seconds: float) -> Turn:
-    """A model has approved where only a person may: put it to them.
+    """A model has approved what only a person may approve: ask the person.
 
     Raises:
         NothingPending: no tool call waits.

@@ -106,7 +106,7 @@ CONTEXT = "ctx"
 
 
 class _JsonSchema(GenerateJsonSchema):
-    """Defaults are JSON as they are: pydantic would make a serializer for each of hundreds."""
+    """Takes defaults as they are, because all are JSON: pydantic would build a serializer for each of hundreds."""
 
     def encode_default(self, dft: Any) -> Any:
         return dft
@@ -166,7 +166,7 @@ class ConversationTool(Tool):
         )
 
     def _too_long(self, arguments: Mapping[str, Any]) -> InvalidArgument | None:
-        """Texts whose own maximum is not in the schema have one all the same; stating it 50 times would cost tokens."""
+        """Checks the maximum of texts whose schema states none: stating it 50 times would cost tokens."""
         for name, value in arguments.items():
             schema = self.parameters["properties"].get(name, {})
             texts = cast("list[object]", value if isinstance(value, list) else [value])

@@ -1,4 +1,4 @@
-"""Tells the supervisor that this process uses its server right now, so that the server is not ended meanwhile."""
+"""Tells the supervisor that this process is using its server, so that the server is not stopped meanwhile."""
 
 from __future__ import annotations
 

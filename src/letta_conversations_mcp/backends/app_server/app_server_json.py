@@ -111,9 +111,9 @@ def is_only_reminder(data: Mapping[str, object]) -> bool:
 
 
 def without_repeats(chunks: Sequence[Chunk]) -> list[Chunk]:
-    """Listed messages, oldest first, with a user's message once, though it is stored again for every attempt to answer
-    it: with the same otid by a server that is started again after it was killed in a turn, with another one when the
-    model fails and is asked again (both seen with 0.34.12)."""
+    """Listed messages, oldest first, without the copies of a user's message that the server stores for every attempt to
+    answer it: under the same otid if it was killed in a turn and started again, under another if the model failed and
+    was asked again (both seen with 0.34.12)."""
     kept: list[Chunk] = []
     for chunk in chunks:
         if kept and _is_repeat(chunk, kept[-1]):

@@ -14,14 +14,14 @@ BACKEND = "backend"
 
 
 def broken_records(state: Path) -> list[Path]:
-    """The files without which the server does not start: an agent's that was made on a full disk is empty."""
+    """Broken files that keep the server from starting, such as the empty one of an agent created on a full disk."""
     backend = state / BACKEND
     files = (*sorted(backend.glob("agents/*.json")), *backend.glob("providers/auth.json"))
     return [path for path in files if not _is_json(_content(path))]
 
 
 def broken_line(state: Path, ref: ConversationRef) -> tuple[Path, int] | None:
-    """The file of a conversation's messages and the number of the first line that is no JSON; None if there is none. A
+    """The file of a conversation's messages and the number of the first line that is not JSON; None if there is none. A
     single such line makes all messages of its conversation unreadable."""
     is_default = ref.conversation_id == DEFAULT_CONVERSATION
     name = f"default:{ref.agent_id}" if is_default else f"conversation:{ref.conversation_id}"

@@ -4,8 +4,8 @@ Speaks the App Server's WebSocket protocol, version 1 (tested with Letta Code 0.
 `SubscriptionKeeper` subscribes to the same conversations from a process of its own, because the server stops a turn
 whose last subscribed socket closes, and its conversation is then unusable until the server restarts (measured).
 
-Unknown frames are ignored. So are unknown commands, by the server: it never answers them. Every request therefore has a
-timeout.
+Unknown frames are ignored. The server, for its part, never answers a command that it does not know, so every request
+has a timeout.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Connection:
         return self.server.activity is None or self.server.activity.hold()
 
     async def release_when_idle(self) -> None:
-        """Let the server be ended whenever nothing goes on over this connection."""
+        """Let the server be stopped whenever this connection is idle."""
         while self.server.activity is not None:
             await self._used.wait()
             self._used = anyio.Event()

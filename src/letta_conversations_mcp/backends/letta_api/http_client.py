@@ -123,7 +123,7 @@ class CountingClient(letta_client.DefaultAsyncHttpxClient):
 
 
 def _trust_nobody() -> ssl.SSLContext:
-    """For connections without TLS: httpx wants a context all the same, and reading certificates takes 30 ms."""
+    """For connections without TLS: httpx requires a context even there, and reading certificates takes 30 ms."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 

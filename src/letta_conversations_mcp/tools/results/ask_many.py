@@ -19,7 +19,7 @@ ROW_CHARS = 300
 
 @dataclass(frozen=True)
 class Target:
-    """One that is asked. `name` is an agent, which `opens` a new conversation, or the id of a conversation."""
+    """Who is asked: `name` is an agent, which `opens` a new conversation, or the id of a conversation."""
 
     name: str
     opens: bool
