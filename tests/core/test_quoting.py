@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from letta_conversations_mcp.core.quoting import QUOTE_CHARS, quote
+from letta_conversations_mcp.core.quoting import QUOTE_CHARS, quote, said, without_password
 
 CONVERSATION = "conv-123e4567-e89b-42d3-a456-426614174000"
 KEY = "sk-let-NmYyZTk4ZjMtYjVhZC00MGE3LWI2ZTktM2Q4YjBiODEyMzQ1"
@@ -91,3 +91,29 @@ def test_what_is_cut_off_is_marked() -> None:
 @pytest.mark.parametrize(("thing", "quoted"), [(None, "None"), (7, "7"), (["a"], "['a']"), ("", "")])
 def test_what_is_no_text_is_quoted_too(thing: object, quoted: str) -> None:
     assert quote(thing) == quoted
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("no such thing", '"no such thing"'),
+        ('it said "stop" and', "\"it said 'stop' and\""),
+        (" \n ", ""),
+        ("", ""),
+    ],
+)
+def test_a_text_within_a_sentence_ends_where_its_quotation_marks_do(text: str, told: str) -> None:
+    assert said(text) == told
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://letta.local:8283/v1?x=1", "http://letta.local:8283/v1?x=1"),
+        ("http://ann:hush@letta.local:8283/v1", "http://letta.local:8283/v1"),
+        ("http://ann@letta.local", "http://letta.local"),
+        ("http://ann:hu@sh@letta.local", "http://letta.local"),
+    ],
+)
+def test_an_address_is_shown_without_name_and_password(url: str, shown: str) -> None:
+    assert without_password(url) == shown
