@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import httpx
+import httpx_sse
 import letta_client
 import pytest
 
 from letta_conversations_mcp.backends.letta_api.sdk_errors import Asking
-from letta_conversations_mcp.backends.letta_api.stream import open_response
+from letta_conversations_mcp.backends.letta_api.stream import open_response, read_chunks
 from letta_conversations_mcp.core.backend import StreamLost
 from letta_conversations_mcp.core.model import ConversationRef
 
@@ -31,3 +32,44 @@ async def test_an_error_whose_body_breaks_off_leaves_it_uncertain_whether_the_me
         with pytest.raises(StreamLost, match="the connection broke"):
             async with open_response(request, Asking("http://letta.test", key_given=True), HERE, 10):
                 pass
+
+
+async def events(*data: str, error: Exception | None = None) -> AsyncIterator[httpx_sse.ServerSentEvent]:
+    for each in data:
+        yield httpx_sse.ServerSentEvent(data=each)
+    if error:
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        # A whole step without a number that comes twice in a row is a repetition.
+        (['{"id": "a"}', '{"id": "a"}'], ["a"]),
+        (['{"id": "a"}', '{"id": "b"}', '{"id": "a"}'], ["a", "b", "a"]),
+        # Fragments with numbers may well be equal; what is repeated of them is told by the number.
+        (['{"id": "a", "seq_id": 1}', '{"id": "a", "seq_id": 1}'], ["a", "a"]),
+        (['{"id": "a", "seq_id":2}', '{"id": "a", "seq_id":2}'], ["a", "a"]),
+        (['{"id": "a", "seq_id": null}', '{"id": "a", "seq_id": null}'], ["a"]),
+        (['{"id": "a"}', "[DONE]", '{"id": "b"}'], ["a"]),
+        (["no JSON", "[1]", '{"id": "a"}'], [None, None, "a"]),
+    ],
+)
+async def test_a_step_that_is_sent_twice_is_read_once_and_an_equal_fragment_is_not_lost(
+    sent: list[str], read: list[str | None]
+) -> None:
+    assert [chunk.get("id") async for chunk in read_chunks(events(*sent), 5)] == read
+
+
+@pytest.mark.parametrize(
+    ("error", "silent"),
+    [(httpx.ReadTimeout("x"), True), (httpx.ReadError("x"), False), (httpx_sse.SSEError("x"), False)],
+)
+async def test_a_stream_that_breaks_gives_what_came_before(error: Exception, silent: bool) -> None:
+    chunks = read_chunks(events('{"id": "a"}', error=error), 5)
+
+    assert await anext(chunks) == {"id": "a"}
+    with pytest.raises(StreamLost) as raised:
+        await anext(chunks)
+    assert raised.value.silent == silent
+    assert not silent or "5 s" in str(raised.value)
