@@ -11,10 +11,12 @@ import anyio.abc
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from letta_conversations_mcp.http.app import KEEP_ALIVE_SECONDS
 from letta_conversations_mcp.http.connections import Connections
 from letta_conversations_mcp.settings import Settings
 from tests.operations.service import service
 from tests.rig.bounds import HANG_SECONDS
+from tests.rig.clock import let_pass
 from tests.rig.loopback import loopback_socket, serve_loopback
 
 SOON = 0.2
@@ -117,6 +119,18 @@ async def test_an_idle_connection_that_was_used_is_kept() -> None:
         async with connected(url) as later:
             assert await is_closed(later)
         assert await answers(used, HEAD + b"\r\n")
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_an_idle_connection_is_kept_for_longer_than_balancers_keep_theirs() -> None:
+    options = {"http": Connections(10), "lifespan": "off", "timeout_keep_alive": KEEP_ALIVE_SECONDS}
+    async with serve_loopback(App(), loopback_socket(), **options) as url, connected(url) as stream:
+        for _ in range(2):
+            assert await answers(stream, HEAD + b"\r\n")
+            let_pass(619)
+        assert await answers(stream, HEAD + b"\r\n")
+        let_pass(621)
+        assert await is_closed(stream)
 
 
 async def test_the_connection_that_has_been_idle_for_longest_makes_room() -> None:

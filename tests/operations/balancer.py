@@ -1,4 +1,4 @@
-"""A plain load balancer for the tests: every request goes to the next server, and nothing is sticky."""
+"""A plain load balancer for the tests: every request goes to the next server, unless sessions are sticky."""
 
 from __future__ import annotations
 
@@ -20,20 +20,24 @@ HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "content-length",
 class Balancer:
     """`served` has the server of each request, in order; `urls` all that there are."""
 
-    def __init__(self, urls: Sequence[str]) -> None:
+    def __init__(self, urls: Sequence[str], *, sticky: bool) -> None:
         self.urls = urls
+        self._sticky = sticky
+        self._homes: dict[str, str] = {}
         self._next = cycle(urls)
         self._http = http_client()
         self.served: list[str] = []
 
     async def forward(self, request: Request) -> StreamingResponse:
-        url = next(self._next)
+        url = self._homes.get(request.headers.get("mcp-session-id", "")) or next(self._next)
         self.served.append(url)
         headers = [(name, value) for name, value in request.headers.items() if name not in HOP_BY_HOP]
         forwarded = self._http.build_request(
             request.method, f"{url}{request.url.path}", headers=headers, content=await request.body()
         )
         response = await self._http.send(forwarded, stream=True)
+        if self._sticky and (session_id := response.headers.get("mcp-session-id")):
+            self._homes[session_id] = url
         kept = {name: value for name, value in response.headers.items() if name not in HOP_BY_HOP}
         return StreamingResponse(
             response.aiter_raw(), response.status_code, kept, background=BackgroundTask(response.aclose)
@@ -44,8 +48,8 @@ class Balancer:
 
 
 @asynccontextmanager
-async def balanced(urls: Sequence[str]) -> AsyncGenerator[tuple[str, Balancer]]:
-    balancer = Balancer(urls)
+async def balanced(urls: Sequence[str], *, sticky: bool = False) -> AsyncGenerator[tuple[str, Balancer]]:
+    balancer = Balancer(urls, sticky=sticky)
     app = Starlette(routes=[Route("/{path:path}", balancer.forward, methods=["GET", "POST", "DELETE"])])
     async with serve_loopback(app, loopback_socket()) as url:
         yield url, balancer

@@ -19,7 +19,7 @@ from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say
 from tests.rig.programs import installed
 from tests.rig.real_letta import redis_running
-from tests.rig.servers import Answer, Caller, Era, in_own_task
+from tests.rig.servers import Answer, Caller, Era, http_server, in_own_task
 
 URI = "letta://conversations/conv-123e4567-e89b-42d3-a456-426614174000"
 
@@ -169,3 +169,31 @@ async def test_an_older_client_is_not_promised_to_be_told_of_changes(behind: tup
     assert resources
     assert not resources.subscribe
     assert not resources.list_changed
+
+
+async def test_sessions_are_kept_by_replicas_when_each_goes_to_the_same_one(letta: Letta) -> None:
+    settings = Settings(base_url=letta.base_url)
+    agent_id, _ = await letta.new_agent()
+    uri = f"letta://conversations/{await letta.new_conversation(agent_id)}"
+    async with (
+        http_server(settings) as one,
+        http_server(settings) as other,
+        balanced([one, other], sticky=True) as (url, balancer),
+        Client(f"{url}/mcp", mode="legacy") as client,
+        Client(f"{url}/mcp", mode="legacy") as neighbour,
+    ):
+        for each in (client, neighbour):
+            await each.session.send_request(SubscribeRequest(params=SubscribeRequestParams(uri=uri)), EmptyResult)
+            assert (await Caller(each).ok("list_models")).data["models"]
+
+    assert set(balancer.served) == {one, other}
+
+
+async def test_without_that_another_replica_does_not_know_the_session(letta: Letta) -> None:
+    settings = Settings(base_url=letta.base_url)
+    async with http_server(settings) as one, http_server(settings) as other, balanced([one, other]) as (url, _):
+        with pytest.raises(BaseExceptionGroup) as raised:
+            async with Client(f"{url}/mcp", mode="legacy") as client:
+                await client.list_tools()
+
+    assert raised.group_contains(MCPError, match="Session not found")
