@@ -133,6 +133,18 @@ async def test_a_session_that_its_client_ends_gives_its_place_back(front: Front)
     assert await front.works("ann", third)
 
 
+async def test_a_session_that_the_server_has_ended_gives_its_place_back_when_it_is_asked_for(front: Front) -> None:
+    first, second = await front.open("ann"), await front.open("ann")
+    # Behind the back of what counts them, where a session is its caller's alone.
+    await front.close("eve", second)
+    assert not await front.works("ann", second)
+
+    third = await front.open("ann")
+
+    assert await front.works("ann", first)
+    assert await front.works("ann", third)
+
+
 async def test_a_request_that_opens_no_session_takes_no_place(front: Front) -> None:
     first, second = await front.open("ann"), await front.open("ann")
     for _ in range(3):
