@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from letta_conversations_mcp.core.message_json import (
+    DENIED,
     KIND_OF_TYPE,
     calls_of,
     int_field,
@@ -15,7 +16,7 @@ from letta_conversations_mcp.core.message_json import (
     returns_of,
     text_of,
 )
-from letta_conversations_mcp.core.model import Chunk, Message, ToolCall
+from letta_conversations_mcp.core.model import Chunk, Message, ToolCall, TurnFailure
 
 ALERT = '{"type": "system_alert", "message": "Note: older messages are hidden.", "time": "2026-11-21"}'
 ARGUMENTS = '{"query": "tea"}'
@@ -152,3 +153,33 @@ def test_a_failure_of_odd_fields_is_a_failure_without_words() -> None:
         "detail": "",
         "stored": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("status", "result", "expected"),
+    [
+        ("success", f"{DENIED} no", "success"),
+        ("error", "it broke", "error"),
+        ("error", f"{DENIED} not now", "denied"),
+        ("error", f"it said: {DENIED}", "error"),
+        ("error", [{"type": "text", "text": DENIED}], "denied"),
+    ],
+)
+def test_only_a_call_that_was_denied_is_told_as_denied(status: str, result: object, expected: str) -> None:
+    [call] = returns_of({"tool_call_id": "a", "status": status, "tool_return": result})
+
+    assert call.status == expected
+
+
+@pytest.mark.parametrize(("stored", "is_stored"), [(True, True), (False, False), (None, False), ("true", False)])
+def test_a_failure_says_whether_the_message_is_stored_only_where_the_server_does(
+    stored: object, is_stored: bool
+) -> None:
+    failure = read_failure({"error_type": "llm_error", "message": "broke", "detail": "more", "stored": stored})
+
+    assert failure == TurnFailure(type="llm_error", message="broke", detail="more", stored=is_stored)
+
+
+@pytest.mark.parametrize("name", ["summary", "content"])
+def test_a_summary_is_read_from_either_field(name: str) -> None:
+    assert read_message({"message_type": "summary_message", name: "so far"}).text == "so far"

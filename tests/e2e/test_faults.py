@@ -9,10 +9,11 @@ import pytest
 from mcp import MCPError
 
 from letta_conversations_mcp.backends.letta_api import messages
+from letta_conversations_mcp.settings import Settings
 from tests.rig.fake_faults import RecordedRequest
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Hold, Say, Use
-from tests.rig.servers import Caller
+from tests.rig.servers import Caller, connect
 
 pytestmark = pytest.mark.fake_only
 
@@ -132,17 +133,19 @@ async def test_the_same_message_is_never_taken_twice(mcp: Caller, letta: Letta) 
 
 
 async def test_a_server_that_kept_no_streams_is_asked_again_after_a_while_and_not_before(
-    mcp: Caller, letta: Letta, monkeypatch: pytest.MonkeyPatch
+    letta: Letta, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its Redis may have been restarting."""
     _, conversation_id = await a_conversation(letta)
     words = json.dumps({"detail": "Background streaming requires Redis to be running."})
     letta.fake.fail("POST", "/v1/conversations/*/stream", status=503, body=words)
 
-    for text in ("one", "two"):
-        await mcp.ok("send_message", conversation_id=conversation_id, message=text)
-    monkeypatch.setattr(messages, "ASK_AGAIN_SECONDS", -1)
-    await mcp.ok("send_message", conversation_id=conversation_id, message="three")
+    async with connect(Settings(base_url=letta.base_url), "memory", "legacy") as client:
+        mcp = Caller(client)
+        for text in ("one", "two"):
+            await mcp.ok("send_message", conversation_id=conversation_id, message=text)
+        monkeypatch.setattr(messages, "ASK_AGAIN_SECONDS", -1)
+        await mcp.ok("send_message", conversation_id=conversation_id, message="three")
 
     assert [each.json.get("background", False) for each in sends(letta)] == [False, False, True]
 
