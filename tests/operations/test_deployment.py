@@ -429,7 +429,13 @@ async def test_nginx_keeps_no_body_of_a_caller_without_a_token(nginx_folder: Pat
 
 @pytest.mark.parametrize(
     ("size", "headers", "status"),
-    [(100, {}, 401), (100, {"Authorization": "Bearer wrong"}, 401), (34_000_000, BEARER, 413), (100, BEARER, 400)],
+    [
+        (100, {}, 401),
+        (100, {"Authorization": "Bearer wrong"}, 401),
+        (100, BEARER | {"Origin": "https://elsewhere.example"}, 403),
+        (34_000_000, BEARER, 413),
+        (100, BEARER, 400),
+    ],
 )
 async def test_errors_of_nginx_are_those_of_json_rpc(
     behind_nginx: str, size: int, headers: dict[str, str], status: int
