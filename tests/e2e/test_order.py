@@ -182,11 +182,33 @@ async def test_a_branch_answers_at_once_when_somebody_elses_turn_runs(mcp: Calle
     assert await letta.stored_texts(agent_id, conversation_id) == ["somebody else's"]
 
 
-async def forked_at_once(mcp: Caller, conversation_id: str) -> Answer:
+async def test_a_branch_answers_a_message_with_a_key_at_once_when_letta_knows_whose_turn_runs(
+    mcp: Caller, letta: Letta
+) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id)
+    held = Hold(Say("theirs"))
+    letta.model.enqueue(held, to="somebody else's")
+
+    async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
+        stack.callback(held.gate.set)
+        tasks.start_soon(partial(letta.send, conversation_id, "somebody else's", background=True))
+        await letta.model.asked()
+        branch = await forked_at_once(mcp, conversation_id, message_key="quick one")
+        again = await forked_at_once(mcp, conversation_id, message_key="quick one")
+        held.gate.set()
+
+    assert branch.data["reply"] == "echo: quick"
+    assert again.data["conversation_id"] == branch.data["conversation_id"]
+    assert await letta.stored_texts(agent_id, branch.data["conversation_id"]) == ["quick"]
+    assert await letta.stored_texts(agent_id, conversation_id) == ["somebody else's"]
+
+
+async def forked_at_once(mcp: Caller, conversation_id: str, **more: str) -> Answer:
     """The answer of a branch, which must not wait for the turn that runs; its caller would."""
     with anyio.fail_after(20):
         return await mcp.ok(
-            "send_message", conversation_id=conversation_id, message="quick", on_busy="fork", wait_seconds=300
+            "send_message", conversation_id=conversation_id, message="quick", on_busy="fork", wait_seconds=300, **more
         )
 
 

@@ -214,12 +214,14 @@ async def find_run(
 async def _keeps_stream(backend: Backend, ref: ConversationRef, message: Outgoing, run: Run, timing: Timing) -> bool:
     """Whether the server still has the stream of a run. If so, it also knows the otids of messages that arrived at that
     time: both are in its Redis, the otid first (0.16.8)."""
+    keeps = False
     with suppress(NotResumable, StreamLost, ConversationError), anyio.move_on_after(timing.unseen):
         async with backend.resume(ref, message, run_id=run.id, after=0) as chunks:
             async for chunk in chunks:
                 if int_field(chunk, "seq_id"):
-                    return True
-    return False
+                    keeps = True
+                    break
+    return keeps
 
 
 async def find_by_key(
@@ -271,8 +273,14 @@ async def _history(backend: Backend, ref: ConversationRef) -> tuple[list[Message
 async def _active_run_of(
     backend: Backend, ref: ConversationRef, message: OutgoingMessage, timing: Timing
 ) -> Run | None:
+    """The active run that answers a message. Waits until each shows its message, unless the server knows the otids of
+    all messages since then."""
     for run in await backend.list_runs(ref, limit=RECENT_RUNS):
         if run.active:
+            if await _keeps_stream(backend, ref, message, run, timing):
+                if run_id := await backend.run_of_otid(ref, message.otid):
+                    return await backend.get_run(ref, run_id)
+                continue
             run, shown = await _until_message_shown(backend, ref, run, message, timing)
             if any(map(message.is_in, shown)):
                 return run
