@@ -8,6 +8,7 @@ its own. A test that takes `mcp` or `way` runs in one way, unless it is marked `
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
@@ -51,6 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # The developer's own settings, before any fixture or process of the tests can read them.
     for name in [each for each in os.environ if each.startswith("LETTA_") and each != "LETTA_TEST_HOME"]:
         del os.environ[name]
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As in a background job of a shell. Processes that a test interrupts would ignore it, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.cache:
         # Each App Server has a folder of its own, and would compile Letta Code for itself.
         os.environ.setdefault("NODE_COMPILE_CACHE", str(config.cache.mkdir("node")))
