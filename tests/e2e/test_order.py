@@ -189,15 +189,17 @@ async def test_a_branch_answers_a_message_with_a_key_at_once_when_letta_knows_wh
     conversation_id = await letta.new_conversation(agent_id)
     held = Hold(Say("theirs"))
     letta.model.enqueue(held, to="somebody else's")
+    branches: list[Answer] = []
 
     async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
         stack.callback(held.gate.set)
         tasks.start_soon(partial(letta.send, conversation_id, "somebody else's", background=True))
         await letta.model.asked()
-        branch = await forked_at_once(mcp, conversation_id, message_key="quick one")
-        again = await forked_at_once(mcp, conversation_id, message_key="quick one")
+        for _ in range(2):
+            branches.append(await forked_at_once(mcp, conversation_id, message_key="quick one"))
         held.gate.set()
 
+    branch, again = branches
     assert branch.data["reply"] == "echo: quick"
     assert again.data["conversation_id"] == branch.data["conversation_id"]
     assert await letta.stored_texts(agent_id, branch.data["conversation_id"]) == ["quick"]
