@@ -195,8 +195,7 @@ async def test_a_branch_answers_a_message_with_a_key_at_once_when_letta_knows_wh
         stack.callback(held.gate.set)
         tasks.start_soon(partial(letta.send, conversation_id, "somebody else's", background=True))
         await letta.model.asked()
-        for _ in range(2):
-            branches.append(await forked_at_once(mcp, conversation_id, message_key="quick one"))
+        branches.extend([await forked_at_once(mcp, conversation_id, message_key="quick one") for _ in range(2)])
         held.gate.set()
 
     branch, again = branches
