@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import anyio
@@ -164,44 +165,34 @@ async def test_a_branch_answers_when_the_conversation_is_busy(mcp: Caller, letta
     assert "quick" not in await letta.stored_texts(agent_id, conversation_id)
 
 
-async def test_a_branch_answers_at_once_when_somebody_elses_turn_runs(mcp: Caller, letta: Letta) -> None:
-    agent_id, _ = await letta.new_agent()
-    conversation_id = await letta.new_conversation(agent_id)
+@asynccontextmanager
+async def somebody_elses_turn(letta: Letta, conversation_id: str, *, background: bool) -> AsyncGenerator[None]:
+    """A turn that was begun past our server, and runs inside. Letta keeps the stream of one in the background."""
     held = Hold(Say("theirs"))
     letta.model.enqueue(held, to="somebody else's")
-    branches: list[Answer] = []
-
     async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
         stack.callback(held.gate.set)
-        tasks.start_soon(letta.send, conversation_id, "somebody else's")
+        tasks.start_soon(partial(letta.send, conversation_id, "somebody else's", background=background))
         await letta.model.asked()
-        branches.append(await forked_at_once(mcp, conversation_id))
+        yield
         held.gate.set()
 
-    assert branches[0].data["reply"] == "echo: quick"
-    assert await letta.stored_texts(agent_id, conversation_id) == ["somebody else's"]
 
-
-async def test_a_branch_answers_a_message_with_a_key_at_once_when_letta_knows_whose_turn_runs(
-    mcp: Caller, letta: Letta
+@pytest.mark.parametrize(("background", "key"), [(False, {}), (True, {"message_key": "quick one"})])
+async def test_a_branch_answers_at_once_when_somebody_elses_turn_runs(
+    mcp: Caller, letta: Letta, *, background: bool, key: dict[str, str]
 ) -> None:
     agent_id, _ = await letta.new_agent()
     conversation_id = await letta.new_conversation(agent_id)
-    held = Hold(Say("theirs"))
-    letta.model.enqueue(held, to="somebody else's")
     branches: list[Answer] = []
 
-    async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
-        stack.callback(held.gate.set)
-        tasks.start_soon(partial(letta.send, conversation_id, "somebody else's", background=True))
-        await letta.model.asked()
-        branches.extend([await forked_at_once(mcp, conversation_id, message_key="quick one") for _ in range(2)])
-        held.gate.set()
+    async with somebody_elses_turn(letta, conversation_id, background=background):
+        branches.extend([await forked_at_once(mcp, conversation_id, **key) for _ in range(2)])
 
-    branch, again = branches
-    assert branch.data["reply"] == "echo: quick"
-    assert again.data["conversation_id"] == branch.data["conversation_id"]
-    assert await letta.stored_texts(agent_id, branch.data["conversation_id"]) == ["quick"]
+    branch, again = (each.data["conversation_id"] for each in branches)
+    assert branches[0].data["reply"] == "echo: quick"
+    assert (again == branch) == bool(key)
+    assert await letta.stored_texts(agent_id, branch) == ["quick"]
     assert await letta.stored_texts(agent_id, conversation_id) == ["somebody else's"]
 
 

@@ -34,7 +34,7 @@ async def fork(
 
     Raises:
         InvalidArgument: the agent does not see `at_message` in this conversation; nothing was done.
-        ServerFault: the branch could not be given its key, by which it has to be found again, and was deleted.
+        ServerFault: the branch could not be given the key by which it has to be found again. It is deleted if possible.
         NotFound: there is no such conversation.
     """
     context, isolated = await _context(backend, ref)

@@ -177,7 +177,7 @@ class Backend(Protocol):
 
     async def run_of_otid(self, ref: ConversationRef, otid: str) -> str:
         """The id of the run that took the message with this otid; "" if the server has no record of that. Sends
-        nothing."""
+        nothing. Raises StreamLost if the connection breaks."""
         ...
 
     async def list_approvals(self, ref: ConversationRef) -> Sequence[ToolCall]:

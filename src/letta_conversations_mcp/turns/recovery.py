@@ -193,7 +193,7 @@ async def find_run(
     settled_at = anyio.current_time() + timing.settle
     pause = timing.poll_first
     while True:
-        if run_id := await backend.run_of_otid(ref, message.otid):
+        if run_id := await _known_run(backend, ref, message.otid):
             return await backend.get_run(ref, run_id)
         runs = [each for each in await backend.list_runs(ref, limit=RECENT_RUNS) if _is_created_since(each, since)]
         failed: Run | None = None
@@ -224,6 +224,26 @@ async def _keeps_stream(backend: Backend, ref: ConversationRef, message: Outgoin
     return keeps
 
 
+async def _belongs_to_another_message(
+    backend: Backend, ref: ConversationRef, message: Outgoing, run: Run, timing: Timing
+) -> bool:
+    """True if the server knows the otids of all messages since the run began, and not that of this message. It is asked
+    after the run was listed, because the message may have been sent meanwhile."""
+    if not await _keeps_stream(backend, ref, message, run, timing):
+        return False
+    try:
+        return not await backend.run_of_otid(ref, message.otid)
+    except StreamLost:
+        return False
+
+
+async def _known_run(backend: Backend, ref: ConversationRef, otid: str) -> str:
+    """The run that the server names for an otid; "" if it names none, or the connection breaks."""
+    with suppress(StreamLost):
+        return await backend.run_of_otid(ref, otid)
+    return ""
+
+
 async def find_by_key(
     backend: Backend, ref: ConversationRef, identity: CallIdentity, message: OutgoingMessage, timing: Timing
 ) -> KeySearch:
@@ -243,7 +263,7 @@ async def find_by_key(
         if known := next(filter(tried.is_in, history), None):
             _check_text(tried, known)
             run_id = known.run_id
-        run_id = run_id or await backend.run_of_otid(ref, tried.otid)
+        run_id = run_id or await _known_run(backend, ref, tried.otid)
         run = await backend.get_run(ref, run_id) if run_id else await _active_run_of(backend, ref, tried, timing)
         if run is None:
             return KeySearch(tried, None, failed, is_whole)
@@ -273,14 +293,10 @@ async def _history(backend: Backend, ref: ConversationRef) -> tuple[list[Message
 async def _active_run_of(
     backend: Backend, ref: ConversationRef, message: OutgoingMessage, timing: Timing
 ) -> Run | None:
-    """The active run that answers a message. Waits until each shows its message, unless the server knows the otids of
-    all messages since then."""
+    """The active run that answers a message. Waits until each run shows its message, unless the server knows that it
+    belongs to another one."""
     for run in await backend.list_runs(ref, limit=RECENT_RUNS):
-        if run.active:
-            if await _keeps_stream(backend, ref, message, run, timing):
-                if run_id := await backend.run_of_otid(ref, message.otid):
-                    return await backend.get_run(ref, run_id)
-                continue
+        if run.active and not await _belongs_to_another_message(backend, ref, message, run, timing):
             run, shown = await _until_message_shown(backend, ref, run, message, timing)
             if any(map(message.is_in, shown)):
                 return run

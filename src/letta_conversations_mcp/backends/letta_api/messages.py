@@ -21,7 +21,7 @@ import anyio
 from letta_conversations_mcp.backends.letta_api.base import ApiBase
 from letta_conversations_mcp.backends.letta_api.client import Client
 from letta_conversations_mcp.backends.letta_api.letta_json import Json, agent_of_default, message_body
-from letta_conversations_mcp.core.backend import NotResumable, StreamLost
+from letta_conversations_mcp.core.backend import NotResumable
 from letta_conversations_mcp.core.errors import NotFound, Refused
 from letta_conversations_mcp.core.message_json import text_field
 from letta_conversations_mcp.core.model import Chunk, ConversationRef, Outgoing, OutgoingMessage
@@ -100,7 +100,7 @@ class ApiMessages(ApiBase):
                 async for chunk in chunks:
                     if run_id := text_field(chunk, "run_id"):
                         return run_id
-        except (KeepsNoStreams, NotFound, Refused, StreamLost):
+        except (KeepsNoStreams, NotFound, Refused):
             # 404 for an unknown or expired otid, 400 for a conversation in which nothing ever ran.
             return ""
         return ""

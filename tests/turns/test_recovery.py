@@ -1,0 +1,88 @@
+"""The search for a message with a key, while a turn runs that does not show its message yet."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import cast
+
+import anyio
+import pytest
+
+from letta_conversations_mcp.core.backend import Backend, StreamLost
+from letta_conversations_mcp.core.model import Chunk, ConversationRef, Message, OutgoingMessage, Run
+from letta_conversations_mcp.turns.idempotency import CallIdentity
+from letta_conversations_mcp.turns.recovery import KeySearch, find_by_key
+from tests.rig.bounds import HANG_SECONDS
+from tests.rig.place import HERE, QUICK, Place, message
+
+KEYED = CallIdentity(target=str(HERE), key="monday")
+
+
+class Thinking(Place):
+    """An active turn that shows its message when it is asked for the third time. Its stream is kept, if any is."""
+
+    def __init__(self, otid: str, *, keeps_streams: bool, otid_is_lost: bool = False) -> None:
+        super().__init__()
+        self.runs = {"run-1": [Run(id="run-1", status="running")]}
+        self.resumptions = [_pings] if keeps_streams else None
+        self._otid = otid
+        self._otid_is_lost = otid_is_lost
+        self.looks = 0
+
+    async def run_of_otid(self, ref: ConversationRef, otid: str) -> str:
+        if self._otid_is_lost:
+            raise StreamLost("the connection broke")
+        return await super().run_of_otid(ref, otid)
+
+    async def get_run(self, ref: ConversationRef, run_id: str) -> Run:
+        self.looks += 1
+        if self.looks == 3:
+            self.messages = [Message(id="m", kind="user", type="user_message", otid=self._otid, run_id="run-1")]
+        return await super().get_run(ref, run_id)
+
+
+async def _pings(_: OutgoingMessage) -> AsyncIterator[Chunk]:
+    yield {"message_type": "ping", "run_id": "run-1", "seq_id": 1}
+    await anyio.sleep_forever()
+
+
+async def search(place: Place) -> KeySearch:
+    with anyio.fail_after(HANG_SECONDS):
+        return await find_by_key(cast("Backend", place), HERE, KEYED, message("hello"), QUICK)
+
+
+async def test_a_turn_that_letta_knows_to_be_anothers_is_not_waited_for() -> None:
+    place = Thinking("another's", keeps_streams=True)
+
+    found = await search(place)
+
+    assert found.run is None
+    assert place.looks == 0
+
+
+@pytest.mark.parametrize(("keeps_streams", "otid_is_lost"), [(False, False), (True, True)])
+async def test_a_turn_of_which_nothing_is_known_is_waited_for_until_it_shows_its_message(
+    *, keeps_streams: bool, otid_is_lost: bool
+) -> None:
+    place = Thinking(KEYED.otid(HERE), keeps_streams=keeps_streams, otid_is_lost=otid_is_lost)
+
+    found = await search(place)
+
+    assert found.run
+    assert found.run.id == "run-1"
+
+
+async def test_a_turn_that_began_during_the_search_is_found() -> None:
+    place = Thinking(KEYED.otid(HERE), keeps_streams=True)
+    asked: list[str] = []
+
+    async def known_from_the_second_time(ref: ConversationRef, otid: str) -> str:
+        asked.append(otid)
+        return "run-1" if len(asked) > 1 else ""
+
+    place.run_of_otid = known_from_the_second_time
+
+    found = await search(place)
+
+    assert found.run
+    assert found.run.id == "run-1"
