@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+import anyio
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Say, Use
@@ -44,6 +45,41 @@ async def test_the_host_learns_which_conversation_is_shown_and_nothing_that_was_
     assert "instructions" not in str(seen["contexts"])
     assert "show_conversation" in seen["modelTools"]
     assert "view_messages" not in seen["modelTools"]
+
+
+async def test_what_acts_on_a_conversation_is_not_offered_before_it_is_loaded(viewer: Viewer, letta: Letta) -> None:
+    """An export would have no name, and a message could go elsewhere than the title says."""
+    agent_id, _ = await letta.new_agent()
+    first = await letta.new_conversation(agent_id, "the first")
+    await letta.new_conversation(agent_id, "the second")
+    described = anyio.Event()
+
+    async def hold_descriptions(route: Route) -> None:
+        if '"describe"' in (route.request.post_data or ""):
+            await described.wait()
+        await route.continue_()
+
+    await viewer.open(conversation_id=first)
+    more, fork = (viewer.frame.get_by_role("button", name=name, exact=True) for name in ("More", "Fork"))
+    message = viewer.frame.get_by_label("Message", exact=True)
+    await expect(message).to_be_visible()
+    await expect(more).to_be_enabled()
+
+    await viewer.page.route("**/mcp", hold_descriptions)
+    await viewer.frame.get_by_role("button", name="Conversations").click()
+    await viewer.frame.get_by_role("button", name="the second").click()
+
+    await expect(viewer.frame.get_by_text("Loading…")).to_be_visible()
+    await expect(viewer.frame.get_by_role("heading", name="the first")).to_have_count(0)
+    await expect(more).to_be_disabled()
+    await expect(fork).to_be_disabled()
+    await expect(message).to_be_hidden()
+
+    described.set()
+    await expect(viewer.frame.get_by_role("heading", name="the second")).to_be_visible()
+    await expect(more).to_be_enabled()
+    await expect(fork).to_be_enabled()
+    await expect(message).to_be_visible()
 
 
 async def test_reasoning_and_tool_calls_are_folded_and_open_on_demand(viewer: Viewer, letta: Letta) -> None:

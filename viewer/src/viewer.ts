@@ -44,6 +44,8 @@ export class Viewer {
   private turn: Turn | null = null;
   private offline = false;
   private loading: Promise<boolean> | null = null;
+  /** Whether the open conversation's messages and name are here. What acts on it is not offered before. */
+  private loaded = false;
   private epoch = 0;
   /** Whether the view follows what is added; somebody who reads further up is not moved. */
   private atEnd = true;
@@ -120,7 +122,9 @@ export class Viewer {
   private async open(place: Place): Promise<void> {
     const epoch = ++this.epoch;
     this.place = place;
-    Object.assign(this, { messages: [], older: "", pending: [], outgoing: null, turn: null, summary: "", agentName: "agent" });
+    Object.assign(this, { messages: [], older: "", pending: [], outgoing: null, turn: null, summary: "", agentName: "agent", loaded: false });
+    this.title.textContent = "Conversation";
+    this.sub.textContent = "";
     this.say("");
     this.live.replaceChildren();
     this.meter.hidden = true;
@@ -136,8 +140,8 @@ export class Viewer {
       this.messages = page.messages;
       this.older = page.older;
       this.takeState(page);
+      this.loaded = true;
       this.render();
-      this.footer.hidden = false;
       this.toEnd();
       this.host.showed(this.place, this.name());
       if (this.turn) void this.follow(epoch);
@@ -148,9 +152,6 @@ export class Viewer {
   private async choose(): Promise<void> {
     const epoch = this.epoch;
     this.title.textContent = "Conversations";
-    this.sub.textContent = "";
-    this.footer.hidden = true;
-    this.actions.replaceChildren();
     const rows = h("div", { class: "choices" }, h("p", { class: "empty" }, "Loading…"));
     this.transcript.element.replaceChildren(rows);
     await this.trying(epoch, async () => {
@@ -551,7 +552,14 @@ export class Viewer {
   }
 
   private renderActions(): void {
-    if (this.actions.childElementCount || !this.place.conversation) return;
+    if (!this.place.conversation) return this.actions.replaceChildren();
+    if (!this.actions.childElementCount) this.buildActions();
+    for (const each of this.needingConversation) each.disabled = !this.loaded;
+  }
+
+  private needingConversation: HTMLButtonElement[] = [];
+
+  private buildActions(): void {
     const conversations = dropdown("Conversations ▾", (panel, close) => {
       const rows = h("div", { class: "choices" }, h("p", { class: "empty" }, "Loading…"));
       const filter = h("input", { type: "search", placeholder: "Find by name", "aria-label": "Find a conversation by name", autocomplete: "off" });
@@ -580,7 +588,9 @@ export class Viewer {
       },
       { "aria-label": "More" },
     );
-    this.actions.append(conversations.opener, button("Fork", () => this.fork()), more.opener, conversations.panel, more.panel);
+    const fork = button("Fork", () => this.fork());
+    this.needingConversation = [fork, more.opener];
+    this.actions.append(conversations.opener, fork, more.opener, conversations.panel, more.panel);
   }
 
   private async create(): Promise<void> {
@@ -595,6 +605,7 @@ export class Viewer {
   // ---- showing ----
 
   private render(): void {
+    this.footer.hidden = !this.loaded;
     this.renderActions();
     this.renderTranscript();
     this.renderWaiting();
@@ -606,7 +617,7 @@ export class Viewer {
   private renderTranscript(): void {
     if (!this.place.conversation) return;
     this.transcript.render(this.messages);
-    const empty = !this.messages.length && !this.outgoing && !this.turn && !this.footer.hidden;
+    const empty = !this.messages.length && !this.outgoing && !this.turn && this.loaded;
     this.element.classList.toggle("is-empty", empty);
   }
 
