@@ -28,7 +28,7 @@ async def test_a_running_turn_is_stopped_and_those_who_wait_are_told(mcp: Caller
         answers[name] = await mcp.ok(tool, **place, **arguments)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: keep("send", "send_message", message="Think long"))
+        tasks.start_soon(lambda: keep("send", "send_message", message="Think long", wait_seconds=50))
         await letta.model.asked()
         tasks.start_soon(lambda: keep("wait", "wait_for_reply"))
         await keep("stop", "cancel")
@@ -43,6 +43,22 @@ async def test_a_running_turn_is_stopped_and_those_who_wait_are_told(mcp: Caller
     assert again.data["reply"] == "echo: And now?"
     # Letta drops what it was streaming token by token when it is stopped, with the message (seen on 0.16.8).
     assert await letta.stored_texts(agent_id, place["conversation_id"]) == ["And now?"]
+
+
+async def test_a_stopped_turn_that_nobody_watched_keeps_its_message(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    place = {"conversation_id": await letta.new_conversation(agent_id)}
+    held = Hold(Say("too late"))
+    letta.model.enqueue(held)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: mcp.client.call_tool("send_message", {**place, "message": "Think long"}))
+        await letta.model.asked()
+        await mcp.ok("cancel", **place)
+    held.gate.set()
+    await mcp.ok("send_message", **place, message="And now?")
+
+    assert await letta.stored_texts(agent_id, place["conversation_id"]) == ["Think long", "And now?"]
 
 
 async def test_what_a_stopped_turn_has_done_stays_and_is_told(mcp: Caller, letta: Letta) -> None:

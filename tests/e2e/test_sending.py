@@ -343,3 +343,26 @@ async def test_a_reply_that_is_there_is_given_without_waiting_and_one_that_is_no
 
     assert (ended.data["status"], ended.data["reply"]) == ("completed", "echo: sent past our server")
     assert statuses == ["running"]
+
+
+@pytest.mark.all_ways
+async def test_a_reply_that_nobody_watches_is_asked_for_in_whole_messages(mcp: Caller, letta: Letta) -> None:
+    """Seen by what a server says of a reply that is cut off: nothing where it streams token by token."""
+    agent_id, _ = await letta.new_agent()
+    letta.model.enqueue(Say("and so on", cut=True))
+
+    result = await mcp.client.call_tool("send_message", {"agent": agent_id, "message": "Write a book"})
+
+    assert (result.structured_content or {})["stop_reason"] == "max_tokens_exceeded"
+
+
+@pytest.mark.parametrize("wait_seconds", [{"wait_seconds": 50}, {}], ids=["with its own wait", "with progress"])
+async def test_a_reply_that_somebody_watches_is_streamed_token_by_token(
+    mcp: Caller, letta: Letta, wait_seconds: dict[str, float]
+) -> None:
+    agent_id, _ = await letta.new_agent()
+    letta.model.enqueue(Say("and so on", cut=True))
+
+    answer = await mcp.ok("send_message", agent=agent_id, message="Write a book", **wait_seconds)
+
+    assert answer.data["stop_reason"] == "end_turn"

@@ -76,6 +76,20 @@ async def test_the_reply_to_a_cancelled_call_answers_its_repetition_once() -> No
     assert (anew.reply, anew.repeated) == ("second", False)
 
 
+async def test_an_answered_call_is_no_evidence_while_another_like_it_is_cancelled() -> None:
+    """Only the call that was given up is repeated, not one that was answered before."""
+    place, gate = Place(), anyio.Event()
+    place.turns = {"slow": [at_once(says("first")), when_opened(gate, says("second"))]}
+    async with scheduler_at(place) as scheduler:
+        answered = await call(scheduler, "slow")
+        await give_up(scheduler, "slow")
+        gate.set()
+        again = await call(scheduler, "slow")
+
+    assert (answered.reply, answered.repeated) == ("first", False)
+    assert (again.reply, again.repeated) == ("second", True)
+
+
 async def test_the_reply_to_a_cancelled_call_is_kept_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
     place, gate = Place(), anyio.Event()
     place.turns = {"slow": [when_opened(gate, says("first")), at_once(says("second"))]}

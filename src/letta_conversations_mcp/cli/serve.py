@@ -146,9 +146,11 @@ def _serve_at(
             await server.services.scheduler.settle()
 
     with _traces(settings):
-        DrainingServer(
+        serving = DrainingServer(
             config, server.drain, settle, settings.drain_seconds, connections, started=partial(on_start, bound)
-        ).run(sockets=[bound])
+        )
+        # uvicorn's own `run` would leave it to every lock and deadline to find out that this is asyncio.
+        anyio.run(serving.serve, [bound], backend_options={"loop_factory": config.get_loop_factory()})
     return 0
 
 

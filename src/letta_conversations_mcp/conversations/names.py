@@ -40,7 +40,10 @@ async def agent_names(backend: Backend, agent_ids: Iterable[str]) -> dict[str, s
     async def name(agent_id: str) -> str:
         return (await backend.get_agent(agent_id)).name
 
-    asked = await _ask(name, (each for each in ids if each not in names))
+    unknown = [each for each in ids if each not in names]
+    if not unknown:
+        return names
+    asked = await _ask(name, unknown)
     if len(known) + len(asked) > MOST_KNOWN:
         known.clear()
     known.update({each: (found, now) for each, found in asked.items() if found})

@@ -356,13 +356,16 @@ class Image(Frozen):
 
 
 class OutgoingMessage(Frozen):
-    """What is sent. `otid` names the message: one that is handed over again with the same otid is the same message."""
+    """What is sent. `otid` names the message: one that is handed over again with the same otid is the same message.
+    With `is_watched` the reply is streamed token by token where the server can do that, otherwise message by message.
+    """
 
     text: str
     otid: str = ""
     images: tuple[Image, ...] = ()
     model: str = ""
     max_steps: int | None = None
+    is_watched: bool = False
 
     def is_in(self, message: Message) -> bool:
         """True if a listed message shows that Letta has this one."""

@@ -43,7 +43,7 @@ from letta_conversations_mcp.tools.base import (
     time_limit,
 )
 from letta_conversations_mcp.tools.calls import Destination, identity_of, reply_of
-from letta_conversations_mcp.tools.progress import heartbeat, reporter
+from letta_conversations_mcp.tools.progress import heartbeat, is_watched, reporter
 from letta_conversations_mcp.tools.results.cancellation import Cancellation
 from letta_conversations_mcp.tools.results.messages import MessageList
 from letta_conversations_mcp.tools.results.reply import Reply, ReplyKind
@@ -105,7 +105,13 @@ async def send_message(
         key,
     )
     destination = Destination(services, identity, summary=summary, key=key)
-    outgoing = OutgoingMessage(text=message, images=read, model=model.strip(), max_steps=max_steps)
+    outgoing = OutgoingMessage(
+        text=message,
+        images=read,
+        model=model.strip(),
+        max_steps=max_steps,
+        is_watched=is_watched(ctx, wait_seconds),
+    )
 
     async def prepare(known: ConversationRef | None) -> tuple[ConversationRef, OutgoingMessage]:
         await services.backend.check_message(outgoing)

@@ -28,6 +28,13 @@ def reporter(ctx: ToolContext) -> Report:
     return report
 
 
+def is_watched(ctx: ToolContext, wait_seconds: float | None) -> bool:
+    """True if somebody may look at a reply while it grows: the client asked for progress, or the caller chose how long
+    to wait, as pages and programs do that ask again and again."""
+    meta = ctx.request_context.meta
+    return wait_seconds is not None or (meta is not None and "progress_token" in meta)
+
+
 async def no_report(words: str) -> None:
     """For a wait whose progress is reported otherwise."""
 

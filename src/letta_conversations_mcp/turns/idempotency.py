@@ -24,7 +24,6 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import blake2b
@@ -151,7 +150,7 @@ def _node(otid: str) -> int:
         return NO_UUID
 
 
-@dataclass
+@dataclass(eq=False)
 class _Call:
     """A remembered call. Times are in seconds on the event loop's clock."""
 
@@ -186,9 +185,10 @@ class RecentCalls:
         if (found := self._find(identity)) is not None or identity.key:
             return found
         unanswered = [each for each in self._calls.get(_name(identity), []) if each.waiting]
-        if unanswered:
-            with anyio.move_on_after(NOTICE_SECONDS):
-                await unanswered[-1].given_up.wait()
+        if not unanswered:
+            return None
+        with anyio.move_on_after(NOTICE_SECONDS):
+            await unanswered[-1].given_up.wait()
         return self._find(identity)
 
     def _find(self, identity: CallIdentity) -> TrackedTurn | None:
@@ -241,6 +241,9 @@ class RecentCalls:
             call.waiting -= 1
             call.abandoned = False
             call.answered_at = anyio.current_time()
+            if not (call.waiting or call.identity.session or call.identity.key):
+                # Only a key, or a session that gives up silently, makes a repetition of an answered call a retry.
+                self._forget(call)
 
     def abandoned(self, turn: TrackedTurn, identity: CallIdentity) -> None:
         """Note that a request for the turn of this call ended without an answer."""
@@ -251,8 +254,15 @@ class RecentCalls:
                 call.given_up.set()
                 call.given_up = anyio.Event()
 
-    def _of(self, turn: TrackedTurn, identity: CallIdentity) -> Iterator[_Call]:
-        return (each for each in self._calls.get(_name(identity), []) if each.turn is turn)
+    def _of(self, turn: TrackedTurn, identity: CallIdentity) -> list[_Call]:
+        return [each for each in self._calls.get(_name(identity), []) if each.turn is turn]
+
+    def _forget(self, call: _Call) -> None:
+        name = _name(call.identity)
+        self._calls[name].remove(call)
+        self._count -= 1
+        if not self._calls[name]:
+            del self._calls[name]
 
     def _forget_old(self) -> None:
         """Forget calls that are too old to be repeated and, if too many are left, all that nobody waits for."""

@@ -59,7 +59,7 @@ class Scheduler:
         self._calls = RecentCalls()
         self._replicas = replicas
         self._shared = SharedTurns(replicas, tasks)
-        slots = anyio.Semaphore(settings.max_turns)
+        slots = anyio.Semaphore(settings.max_turns, fast_acquire=True)
         self._sending = Sending(
             backend, settings, timing, meter, self._shared, self._queues, slots, started_at=datetime.now(UTC)
         )

@@ -54,7 +54,7 @@ class Queue:
     """The messages to one conversation, in the order of their arrival."""
 
     def __init__(self) -> None:
-        self.lock = anyio.Lock()
+        self.lock = anyio.Lock(fast_acquire=True)
         self.turns: list[TrackedTurn] = []
 
 
