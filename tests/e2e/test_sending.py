@@ -214,18 +214,24 @@ async def test_a_reply_in_the_default_conversation_is_found_again(mcp: Caller, l
 
 
 async def test_a_turn_that_somebody_else_started_is_waited_for(mcp: Caller, letta: Letta) -> None:
+    """Of a turn that does not run in the background Letta keeps no stream, and never answers who asks for it."""
     agent_id, _ = await letta.new_agent()
     conversation_id = await letta.new_conversation(agent_id)
     held = Hold(Say("For them."))
     letta.model.enqueue(held)
     found: list[dict[str, object]] = []
 
+    async def wait() -> None:
+        found.append((await mcp.ok("wait_for_reply", conversation_id=conversation_id)).data)
+
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(letta.send, conversation_id, "from elsewhere")
         await letta.model.asked()
         found.append((await mcp.ok("wait_for_reply", conversation_id=conversation_id, wait_seconds=0)).data)
+        mcp.progress.clear()
+        tasks.start_soon(wait)
+        await mcp.until_reported(", 0 s")
         held.gate.set()
-        found.append((await mcp.ok("wait_for_reply", conversation_id=conversation_id)).data)
 
     assert [each["status"] for each in found] == ["running", "completed"]
     assert found[1]["reply"] == "For them."

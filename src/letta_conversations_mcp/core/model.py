@@ -189,13 +189,17 @@ class Turn(Frozen):
 
 
 class Run(Frozen):
-    """The server's record of a turn. `active` while it is created or running."""
+    """The server's record of a turn. `active` while it is created or running.
+
+    `keeps_stream` is False if the server says that its stream cannot be resumed.
+    """
 
     id: str
     status: str
     stop_reason: str = ""
     created_at: str = ""
     failure: TurnFailure | None = None
+    keeps_stream: bool = True
 
     @property
     def active(self) -> bool:

@@ -98,7 +98,7 @@ class Delivery:
         Raises:
             ConversationError: Letta cannot be asked.
         """
-        while run.active and not self._builder.ended:
+        while run.active and run.keeps_stream and not self._builder.ended:
             try:
                 await self._consume(self._resumed())
             except (NotResumable, ConversationError):
@@ -200,7 +200,7 @@ class Delivery:
         """Find the outcome of a turn whose stream ended before the turn did. None if Letta has no trace of the
         message."""
         failures = silences = 0
-        while failures < RESUMPTIONS:
+        while failures < RESUMPTIONS and self._turn.keeps_stream:
             seen = self._builder.last_seq
             try:
                 await self._consume(self._resumed())

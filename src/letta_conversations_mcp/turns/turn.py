@@ -77,6 +77,8 @@ class TrackedTurn:
         self.caller = caller
         self.run = run
         """The run of a turn that this process did not send. It is followed only while somebody waits for it."""
+        self.keeps_stream = True
+        """False if Letta says that the stream of its run cannot be resumed."""
         self.builder = TurnBuilder()
         if run:
             self.builder.run_id = run.id
@@ -162,6 +164,7 @@ class TrackedTurn:
         """Follow a run that has the message already."""
         self.builder.run_id = run.id
         self.joined = True
+        self.keeps_stream = run.keeps_stream
         self.move(State.RUNNING, waiting_for=ASKING)
 
     @contextmanager

@@ -100,7 +100,8 @@ def _flag(data: Mapping[str, object], name: str) -> bool | None:
 
 
 def read_run(data: Mapping[str, object]) -> Run:
-    """The full error of a failed run is in `metadata.error` (0.16.8)."""
+    """The full error of a failed run is in `metadata.error`. Only of runs in the background the stream is kept; a
+    request for that of another one is never answered (0.16.8)."""
     error = mapping_field(mapping_field(data, "metadata"), "error")
     return Run(
         id=text_field(data, "id"),
@@ -108,6 +109,7 @@ def read_run(data: Mapping[str, object]) -> Run:
         stop_reason=text_field(data, "stop_reason"),
         created_at=text_field(data, "created_at"),
         failure=read_failure(error) if error else None,
+        keeps_stream=_flag(data, "background") is not False,
     )
 
 
