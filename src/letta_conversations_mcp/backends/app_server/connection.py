@@ -96,6 +96,8 @@ class Connection:
         self._subscribed: set[tuple[str, str]] = set()
         self._progress: dict[tuple[str, str], float] = {}
         """When each conversation's turn last made progress, on the event loop's clock."""
+        self._settled: set[tuple[str, str]] = set()
+        """Conversations of which the server has sent nothing but its device status since it said that a turn ended."""
         self._unanswered = False
         """True if it is uncertain whether the server received one of the requests."""
         self.ended = anyio.Event()
@@ -184,6 +186,17 @@ class Connection:
         now = anyio.current_time()
         return now - self._progress.setdefault((ref.agent_id, ref.conversation_id), now)
 
+    async def is_settled(self, ref: ConversationRef) -> bool:
+        """True if this connection has seen a turn of the conversation end, and nothing begin since. False says nothing.
+
+        Asks for something small, so that all that the server had to say before has been read: its whole state takes it
+        8 ms (0.34.12).
+        """
+        key = (ref.agent_id, ref.conversation_id)
+        if key in self._settled:
+            await self.request("app_server_info", what="tell its version")
+        return key in self._settled
+
     @contextmanager
     def listen(self, ref: ConversationRef) -> Generator[Frames]:
         """The frames of a conversation from now on. The stream ends when the connection does."""
@@ -242,6 +255,12 @@ class Connection:
         key = (text_field(runtime, "agent_id"), text_field(runtime, "conversation_id"))
         if frame.get("type") in PROGRESS:
             self._progress[key] = anyio.current_time()
+        if frame.get("type") == "turn_finished":
+            self._settled.add(key)
+        elif frame.get("type") != "update_device_status" or mapping_field(frame, "device_status").get(
+            "pending_control_requests"
+        ):
+            self._settled.discard(key)
         for listener in self._listeners.get(key, ()):
             listener.send_nowait(frame)
 

@@ -10,7 +10,13 @@ from anyio.abc import TaskGroup
 
 from letta_conversations_mcp.backends.app_server.base import LOOK_SECONDS, ServerContext
 from letta_conversations_mcp.backends.app_server.connection import Connection, Frame, Frames, received
-from letta_conversations_mcp.backends.app_server.conversation_state import ControlRequest, answer, read_state, scope
+from letta_conversations_mcp.backends.app_server.conversation_state import (
+    ControlRequest,
+    LoopState,
+    answer,
+    read_state,
+    scope,
+)
 from letta_conversations_mcp.backends.app_server.error_texts import STALLED, STUCK
 from letta_conversations_mcp.backends.app_server.hand_over import Outcome, hand_over
 from letta_conversations_mcp.backends.app_server.runs import TURN_MESSAGES, LocalRuns, run_id_of, turns_of
@@ -91,7 +97,7 @@ class LocalMessages(LocalRuns):
 
     async def _check_free(self, connection: Connection, ref: ConversationRef) -> None:
         """Raises AwaitingApproval, Busy, or Refused if the conversation's turn is stuck."""
-        state = await read_state(connection, ref)
+        state = LoopState(active=False) if await connection.is_settled(ref) else await read_state(connection, ref)
         # The server would accept it and answer it after the decision, in one turn with all others that wait.
         if self._settings.local_tools != "off" and state.pending:
             raise AwaitingApproval(ref.conversation_id)
