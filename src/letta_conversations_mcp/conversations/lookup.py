@@ -23,6 +23,7 @@ from letta_conversations_mcp.core.model import (
     Conversation,
     ConversationQuery,
     ConversationRef,
+    Page,
 )
 from letta_conversations_mcp.core.quoting import NAME_CHARS, quote
 from letta_conversations_mcp.core.times import parse_time
@@ -163,12 +164,27 @@ async def count_conversations(
     for _ in range(pages):
         page = await backend.list_conversations(query)
         fresh = [each for each in page.items if each.id not in counted]
-        counted |= {each.id: bool(each.last_message_at) or query.order_by != "last_message_at" for each in fresh}
+        counted |= {each.id: _is_counted(each, query) for each in fresh}
         more = page.more and bool(fresh)
         if not more:
             break
         query = query.model_copy(update={"after": page.items[-1].id})
     return sum(counted.values()), more
+
+
+async def list_counted(backend: Backend, query: ConversationQuery) -> tuple[Page[Conversation], tuple[int, bool]]:
+    """A page of conversations, and what `count_conversations` says of the first hundred of its list. For the beginning
+    of a list both take one request."""
+    if query.after:
+        return await backend.list_conversations(query), await count_conversations(backend, query, pages=1)
+    page = await backend.list_conversations(query.model_copy(update={"limit": LOOKUP_PAGE}))
+    count = sum(_is_counted(each, query) for each in page.items)
+    shown = page.items[: query.limit]
+    return Page(items=shown, more=page.more or len(shown) < len(page.items)), (count, page.more)
+
+
+def _is_counted(conversation: Conversation, query: ConversationQuery) -> bool:
+    return bool(conversation.last_message_at) or query.order_by != "last_message_at"
 
 
 async def count_all_conversations(backend: Backend, agent_id: str) -> tuple[int, bool]:

@@ -21,8 +21,8 @@ from letta_conversations_mcp.conversations.lookup import (
     check_conversation_cursor,
     check_conversation_id,
     check_message_id,
-    count_conversations,
     find_agent,
+    list_counted,
     locate,
 )
 from letta_conversations_mcp.conversations.names import agent_names
@@ -168,9 +168,8 @@ async def list_conversations(
         after=check_conversation_cursor(after),
         limit=limit,
     )
-    page = await backend.list_conversations(query)
+    page, counted = await list_counted(backend, query)
     names = {} if owner else await agent_names(backend, (each.agent_id for each in page.items))
-    counted = await count_conversations(backend, query, pages=1) if page.more or query.after else None
     return ConversationList.of(page, query, owner, names, services_of(ctx).settings.max_output_chars, counted)
 
 

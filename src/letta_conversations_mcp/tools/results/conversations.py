@@ -68,11 +68,11 @@ class ConversationList(Result):
         owner: Agent | None,
         names: Mapping[str, str],
         budget: int,
-        counted: tuple[int, bool] | None = None,
+        counted: tuple[int, bool],
     ) -> ConversationList:
         """As many rows of the page as fit into `budget` characters. `owner` is the agent whose conversations they are;
         without one, the rows name their agents, by `names`. `counted` is how many the list has, and whether it has
-        more; it is not needed for a page that is the whole list."""
+        more."""
         items, by_message = page.items, query.order_by == "last_message_at"
         # Conversations without a message come last here; one as a cursor would start the list again (seen on 0.16.8).
         shown = tuple(each for each in items if each.last_message_at) if by_message else items
@@ -90,7 +90,7 @@ class ConversationList(Result):
         more = (page.more and not left_out) or len(rows) < len(shown)
         if more and query.order_by != "created_at" and not rows[-1].last_message_at:
             more, note = False, "The rest has never had a message; order_by='created_at' lists all."
-        total, uncounted = counted or (len(shown), False)
+        total, uncounted = counted
         # A full page may be the last: a server does not say so.
         more = more and (uncounted or bool(query.after) or len(rows) < total)
         count = f"{len(rows)}" if len(rows) == total else f"{len(rows)} of {total}{' or more' if uncounted else ''}"
