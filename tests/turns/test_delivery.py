@@ -42,6 +42,18 @@ async def test_a_lost_stream_with_a_run_is_followed_to_its_end() -> None:
     assert (turn.status, turn.reply, turn.run_id) == ("completed", "the whole reply", "run-3")
 
 
+async def test_a_run_whose_stream_is_not_kept_is_polled_and_not_resumed() -> None:
+    place = Place()
+    running, done = Run(id="run-3", status="running", keeps_stream=False), Run(id="run-3", status="completed")
+    place.runs = {"run-3": [running, running, done]}
+    place.resumptions = [at_once(says("not this"))]
+    place.chunks = says("the whole reply", "run-3")[1:2]
+    async with scheduler_at(place) as scheduler:
+        turn = await scheduler.wait(await scheduler.find(HERE), 10, silent)
+
+    assert (turn.status, turn.reply, place.resumed) == ("completed", "the whole reply", [])
+
+
 async def test_a_lost_send_is_found_by_its_otid_once_nothing_runs() -> None:
     place = Place()
     place.turns = {"hello": at_once([], then=StreamLost("gone"))}

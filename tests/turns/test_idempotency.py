@@ -328,6 +328,20 @@ async def test_a_message_with_a_key_is_found_by_what_the_server_keeps_of_otids()
     assert (place.begun, turn.reply) == ([], "paid")
 
 
+async def test_the_run_of_a_keyed_message_is_polled_if_its_stream_is_not_kept() -> None:
+    place = Place()
+    otid, _ = keyed("pay", "k")
+    place.runs_of_otids = {otid: "run-7"}
+    running = Run(id="run-7", status="running", keeps_stream=False)
+    place.runs = {"run-7": [running, running, Run(id="run-7", status="completed")]}
+    place.resumptions = [at_once(says("not this"))]
+    place.chunks = says("paid", "run-7")
+
+    turn = await call_with_key(place, "pay", "k")
+
+    assert (place.begun, place.resumed, turn.reply) == ([], [], "paid")
+
+
 async def test_another_key_or_the_same_text_without_one_is_another_message() -> None:
     place = Place()
     otid, _ = keyed("pay", "k")
