@@ -29,8 +29,9 @@ def reporter(ctx: ToolContext) -> Report:
 
 
 def is_watched(ctx: ToolContext, wait_seconds: float | None) -> bool:
-    """True if somebody may look at a reply while it grows: the client asked for progress, or the caller chose how long
-    to wait, as pages and programs do that ask again and again."""
+    """True if somebody may look at the reply while it grows: the client asked for progress, or the caller chose how
+    long to wait, as pages and programs do that poll. A client in this process, of the newer protocol, asks for progress
+    without a token, which does not count."""
     meta = ctx.request_context.meta
     return wait_seconds is not None or (meta is not None and "progress_token" in meta)
 

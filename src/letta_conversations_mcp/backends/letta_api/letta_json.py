@@ -100,8 +100,8 @@ def _flag(data: Mapping[str, object], name: str) -> bool | None:
 
 
 def read_run(data: Mapping[str, object]) -> Run:
-    """The full error of a failed run is in `metadata.error`. Only of runs in the background the stream is kept; a
-    request for that of another one is never answered (0.16.8)."""
+    """The full error of a failed run is in `metadata.error`. Letta keeps the streams of background runs only, and never
+    answers a request for the stream of another run (0.16.8)."""
     error = mapping_field(mapping_field(data, "metadata"), "error")
     return Run(
         id=text_field(data, "id"),

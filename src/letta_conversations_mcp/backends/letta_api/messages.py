@@ -4,11 +4,12 @@ A server with Redis can run a turn in the background: it numbers the stream's ch
 finds the stream by the otid of its message. Without Redis it cannot, and messages are sent in the foreground (seen on
 0.16.8).
 
-A background stream is requested token by token if somebody watches the reply grow, and otherwise in whole messages:
-each token is an event, and of a stream of tokens 0.16.8 does not say that a reply was cut off or empty, and drops its
-message when it is cancelled. Without numbers, a repeated fragment would look like two equal fragments, so foreground
-streams are always requested in whole messages. So are the streams after decisions: 0.16.8 omits the results of the
-decided calls from a token stream.
+A background stream is requested token by token if somebody watches the reply grow, and otherwise in whole messages.
+Every token is an event, which costs as much as a whole message. In a token stream 0.16.8 does not report that a reply
+was cut off or empty, and it drops the message of a turn that is cancelled.
+
+Foreground streams are always requested in whole messages: without numbers, a repeated fragment would look like two
+equal fragments. So are the streams after decisions: 0.16.8 omits the results of the decided calls from a token stream.
 """
 
 from __future__ import annotations
