@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import anyio
 import pytest
+from mcp_types import RequestParamsMeta
 
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Hold, Refuse, Say, Use
@@ -101,16 +103,6 @@ async def test_the_thinking_comes_back_only_when_asked_for(mcp: Caller, letta: L
     assert "scatters" not in without.text
     assert "reasoning" not in without.data
     assert with_it.data["reasoning"] == "It still does."
-
-
-async def test_a_token_stream_does_not_tell_that_an_answer_was_cut_off(mcp: Caller, letta: Letta) -> None:
-    """0.16.8 ends it with end_turn, in its run too. Without Redis, where whole steps come, the answer says so."""
-    agent_id, _ = await letta.new_agent()
-    letta.model.enqueue(Say("Once upon a", cut=True))
-
-    answer = await mcp.ok("send_message", agent=agent_id, message="Tell me a story")
-
-    assert (answer.data["reply"], answer.data["stop_reason"]) == ("Once upon a", "end_turn")
 
 
 async def test_the_most_steps_of_a_turn_are_respected_and_told(mcp: Caller, letta: Letta) -> None:
@@ -362,13 +354,17 @@ async def test_a_reply_that_nobody_watches_is_asked_for_in_whole_messages(mcp: C
     assert (result.structured_content or {})["stop_reason"] == "max_tokens_exceeded"
 
 
-@pytest.mark.parametrize("wait_seconds", [{"wait_seconds": 50}, {}], ids=["with its own wait", "with progress"])
+@pytest.mark.parametrize("wait_seconds", [50, None], ids=["with a wait of its own", "with progress"])
 async def test_a_reply_that_somebody_watches_is_streamed_token_by_token(
-    mcp: Caller, letta: Letta, wait_seconds: dict[str, float]
+    mcp: Caller, letta: Letta, wait_seconds: float | None
 ) -> None:
+    """0.16.8 ends a token stream with end_turn, and the run too, when the reply was cut off."""
     agent_id, _ = await letta.new_agent()
-    letta.model.enqueue(Say("and so on", cut=True))
+    letta.model.enqueue(Say("Once upon a", cut=True))
+    arguments = {"agent": agent_id, "message": "Tell me a story", "wait_seconds": wait_seconds}
+    meta = RequestParamsMeta() if wait_seconds else RequestParamsMeta(progress_token="watching")
 
-    answer = await mcp.ok("send_message", agent=agent_id, message="Write a book", **wait_seconds)
+    result = await mcp.client.call_tool("send_message", arguments, meta=meta)
 
-    assert answer.data["stop_reason"] == "end_turn"
+    told: dict[str, Any] = result.structured_content or {}
+    assert (told["reply"], told["stop_reason"]) == ("Once upon a", "end_turn")
