@@ -238,6 +238,35 @@ async def test_a_message_to_a_conversation_that_stays_busy_is_withdrawn(run_id: 
     assert place.begun == ["hello"]
 
 
+async def test_a_withdrawn_message_does_not_keep_its_conversation_busy() -> None:
+    gone = anyio.Event()
+
+    class SlowToLeave(Place):
+        async def get_run(self, ref: ConversationRef, run_id: str) -> Run:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                # As a request that was cancelled closes its connection first.
+                with anyio.CancelScope(shield=True):
+                    await gone.wait()
+            raise AssertionError
+
+    place = SlowToLeave()
+    place.turns = {
+        "withdrawn": at_once([], then=Busy(HERE.conversation_id, "run-else")),
+        "next": at_once(says("my turn")),
+    }
+    async with scheduler_at(place) as scheduler:
+        with pytest.raises(Busy):
+            await send(scheduler, HERE, "withdrawn", 0.05)
+        turn = scheduler.start(sending(HERE, message("next"), on_busy="fail"))
+        await anyio.wait_all_tasks_blocked()
+        gone.set()
+        reply = await scheduler.wait(turn, 10, silent)
+
+    assert reply.reply == "my turn"
+
+
 async def test_who_does_not_want_to_wait_is_told_at_once_that_it_is_busy() -> None:
     place, gate = Place(), anyio.Event()
     place.turns = {

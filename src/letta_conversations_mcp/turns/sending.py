@@ -116,8 +116,10 @@ class Sending:
         ref = turn.ref
         queue = self.queues.setdefault(ref, Queue())
         try:
-            if queue.turns and send.on_busy != "wait":
-                return await self._branch_or_fail(turn, send, Busy(ref.conversation_id, queue.turns[0].run_id))
+            # One that was withdrawn leaves the queue in a moment.
+            ahead = next((each for each in queue.turns if each.end_reason is not EndReason.WITHDRAWN), None)
+            if ahead is not None and send.on_busy != "wait":
+                return await self._branch_or_fail(turn, send, Busy(ref.conversation_id, ahead.run_id))
             queue.turns.append(turn)
             async with AsyncExitStack() as held:
                 with turn.queueing(QUEUED if queue.lock.locked() else HANDING_OVER):
