@@ -206,7 +206,7 @@ async def test_a_reply_in_the_default_conversation_is_found_again(mcp: Caller, l
 
 
 async def test_a_turn_that_somebody_else_started_is_waited_for(mcp: Caller, letta: Letta) -> None:
-    """Of a turn that does not run in the background Letta keeps no stream, and never answers who asks for it."""
+    """Letta keeps no stream of a turn in the foreground, and never answers a request for it."""
     agent_id, _ = await letta.new_agent()
     conversation_id = await letta.new_conversation(agent_id)
     held = Hold(Say("For them."))
@@ -345,7 +345,7 @@ async def test_a_reply_that_is_there_is_given_without_waiting_and_one_that_is_no
 
 @pytest.mark.all_ways
 async def test_a_reply_that_nobody_watches_is_asked_for_in_whole_messages(mcp: Caller, letta: Letta) -> None:
-    """Seen by what a server says of a reply that is cut off: nothing where it streams token by token."""
+    """Only then 0.16.8 reports that a reply was cut off."""
     agent_id, _ = await letta.new_agent()
     letta.model.enqueue(Say("and so on", cut=True))
 

@@ -60,6 +60,16 @@ async def test_a_turn_that_letta_knows_to_be_anothers_is_not_waited_for() -> Non
     assert place.looks == 0
 
 
+async def test_nobody_asks_for_a_stream_that_letta_says_it_does_not_keep() -> None:
+    place = Thinking(KEYED.otid(HERE), keeps_streams=True)
+    place.runs = {"run-1": [Run(id="run-1", status="running", keeps_stream=False)]}
+
+    found = await search(place)
+
+    assert found.run
+    assert place.resumed == []
+
+
 @pytest.mark.parametrize(("keeps_streams", "otid_is_lost"), [(False, False), (True, True)])
 async def test_a_turn_of_which_nothing_is_known_is_waited_for_until_it_shows_its_message(
     *, keeps_streams: bool, otid_is_lost: bool

@@ -214,6 +214,8 @@ async def find_run(
 async def _keeps_stream(backend: Backend, ref: ConversationRef, message: Outgoing, run: Run, timing: Timing) -> bool:
     """Whether the server still has the stream of a run. If so, it also knows the otids of messages that arrived at that
     time: both are in its Redis, the otid first (0.16.8)."""
+    if not run.keeps_stream:
+        return False
     keeps = False
     with suppress(NotResumable, StreamLost, ConversationError), anyio.move_on_after(timing.unseen):
         async with backend.resume(ref, message, run_id=run.id, after=0) as chunks:
