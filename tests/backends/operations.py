@@ -48,6 +48,7 @@ async def call(backend: Backend, operation: str, ref: ConversationRef, run_id: s
         "update_conversation": (ref.conversation_id, ConversationChanges(summary="mine now")),
         "delete_conversation": (ref.conversation_id,),
         "list_messages": (ref, MessageQuery()),
+        "list_with_owner": (ref.conversation_id, MessageQuery()),
         "compact": (ref, CompactionSettings()),
         "send": (ref, MESSAGE),
         "resume": (ref, MESSAGE),

@@ -35,6 +35,7 @@ OPEN_TO_ALL = {"check", "check_message", "list_models", "list_agents", "list_con
 OF_AN_ID = {
     "get_conversation",
     "owner_of",
+    "list_with_owner",
     "list_isolated_blocks",
     "update_conversation",
     "delete_conversation",

@@ -166,6 +166,22 @@ async def test_what_names_something_of_others_is_not_handed_on(
     assert (operation, arguments, named) not in inner.asked
 
 
+async def test_the_messages_of_an_own_conversation_come_with_its_agent(inner: Recorder, backend: ScopedBackend) -> None:
+    query = MessageQuery(limit=3)
+
+    assert await backend.list_with_owner("conv-1", query) == (MINE, ANSWERS["list_messages"])
+    assert inner.asked[-1] == ("list_messages", (HERE, query), {})
+
+
+async def test_no_messages_are_asked_for_before_the_conversation_is_known_to_be_the_callers(inner: Recorder) -> None:
+    backend = ScopedBackend(cast("Backend", inner), frozenset([ALSO_MINE]))
+
+    with pytest.raises(NotFound):
+        await backend.list_with_owner("conv-1", MessageQuery())
+
+    assert {name for name, _, _ in inner.asked} == {"owner_of", "get_conversation"}
+
+
 async def test_a_list_of_agents_is_asked_for_what_the_caller_looks_for(inner: Recorder, backend: ScopedBackend) -> None:
     page = await backend.list_agents(name="n", search="s", tag="t", after=MINE, limit=5)
 

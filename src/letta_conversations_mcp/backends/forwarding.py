@@ -97,6 +97,9 @@ class ForwardingBackend:
     async def list_messages(self, ref: ConversationRef, query: MessageQuery) -> Page[Message]:
         return await self.inner.list_messages(ref, query)
 
+    async def list_with_owner(self, conversation_id: str, query: MessageQuery) -> tuple[str, Page[Message]]:
+        return await self.inner.list_with_owner(conversation_id, query)
+
     async def search_messages(self, search: MessageSearch) -> Sequence[FoundMessage]:
         return await self.inner.search_messages(search)
 

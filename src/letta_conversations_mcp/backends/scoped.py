@@ -164,6 +164,10 @@ class ScopedBackend:
         self._seen |= {(ref, each.id) for each in page.items}
         return page
 
+    async def list_with_owner(self, conversation_id: str, query: MessageQuery) -> tuple[str, Page[Message]]:
+        owner = await self.owner_of(conversation_id)
+        return owner, await self.list_messages(ConversationRef(conversation_id=conversation_id, agent_id=owner), query)
+
     async def search_messages(self, search: MessageSearch) -> Sequence[FoundMessage]:
         """Without an agent: search each agent and interleave the results, best of each first."""
         if search.conversation_id:

@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 
+from letta_conversations_mcp.conversations.lookup import check_conversation_id, locate
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.model import ConversationRef, Message, MessageKind, MessageQuery, ToolCall
+from letta_conversations_mcp.core.model import (
+    DEFAULT_CONVERSATION,
+    ConversationRef,
+    Message,
+    MessageKind,
+    MessageQuery,
+    Page,
+    ToolCall,
+)
 
 DEFAULT_KINDS: frozenset[MessageKind] = frozenset({"user", "assistant", "tool", "approval", "summary", "other"})
 """The kinds shown by default: not the reasoning, and not the system prompt, which is long and always the same."""
@@ -35,28 +44,51 @@ class HistoryPage:
     newer: str = ""
 
 
+async def find_history(
+    backend: Backend,
+    conversation_id: str,
+    agent: str,
+    query: MessageQuery,
+    kinds: Collection[MessageKind] = DEFAULT_KINDS,
+) -> tuple[ConversationRef, HistoryPage]:
+    """The conversation that a call names, and one page of it. Raises what `locate` and `read_history` raise."""
+    if agent.strip() or conversation_id.strip() == DEFAULT_CONVERSATION:
+        ref = await locate(backend, conversation_id, agent)
+        return ref, await read_history(backend, ref, query, kinds)
+    checked = check_conversation_id(conversation_id)
+    owner, page = await backend.list_with_owner(checked, query)
+    ref = ConversationRef(conversation_id=checked, agent_id=owner)
+    return ref, await _filled(backend, ref, query, kinds, page)
+
+
 async def read_history(
     backend: Backend, ref: ConversationRef, query: MessageQuery, kinds: Collection[MessageKind] = DEFAULT_KINDS
 ) -> HistoryPage:
     """One page of a conversation. Raises what the backend's list_messages raises."""
+    return await _filled(backend, ref, query, kinds, await backend.list_messages(ref, query))
+
+
+async def _filled(
+    backend: Backend, ref: ConversationRef, query: MessageQuery, kinds: Collection[MessageKind], page: Page[Message]
+) -> HistoryPage:
+    """The page of these kinds, of which `page`, the answer to `query`, is the beginning."""
     asked = query
     stretch: list[Message] = []
     wanted = 0
-    more = True
-    for _ in range(MOST_REQUESTS):
-        page = await backend.list_messages(ref, query)
-        more = page.more
+    for requests in range(1, MOST_REQUESTS + 1):
         if not page.items:
             break
         wanted += len({each.id for each in page.items if each.kind in kinds})
         stretch = [*page.items, *stretch] if query.order == "desc" else [*stretch, *page.items]
-        if not more or (wanted >= asked.limit and not _splits_a_call(stretch, query)):
+        is_full = wanted >= asked.limit and not _splits_a_call(stretch, query)
+        if not page.more or is_full or requests == MOST_REQUESTS:
             break
         cursor = {"before": stretch[0].id} if query.order == "desc" else {"after": stretch[-1].id}
         query = query.model_copy(update={**cursor, "limit": max(asked.limit - wanted, 1)})
+        page = await backend.list_messages(ref, query)
     first, last = (stretch[0].id, stretch[-1].id) if stretch else ("", "")
-    beyond_older = more if asked.order == "desc" else bool(asked.after)
-    beyond_newer = more if asked.order == "asc" else bool(asked.before)
+    beyond_older = page.more if asked.order == "desc" else bool(asked.after)
+    beyond_newer = page.more if asked.order == "asc" else bool(asked.before)
     return HistoryPage(
         messages=tuple(_with_results([each for each in stretch if each.kind in kinds])),
         older=first if beyond_older else "",

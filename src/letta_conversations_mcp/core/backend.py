@@ -144,6 +144,10 @@ class Backend(Protocol):
         several of ours. Raises NotFound for a deleted conversation and for an unknown cursor."""
         ...
 
+    async def list_with_owner(self, conversation_id: str, query: MessageQuery) -> tuple[str, Page[Message]]:
+        """`owner_of` the conversation and one page of its messages, in a single request where the server allows it."""
+        ...
+
     async def search_messages(self, search: MessageSearch) -> Sequence[FoundMessage]:
         """The server's own search, best results first. Raises NoSearch if it has none."""
         ...

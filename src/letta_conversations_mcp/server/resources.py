@@ -24,8 +24,8 @@ from mcp_types import (
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from letta_conversations_mcp.conversations.history import HistoryPage, read_history
-from letta_conversations_mcp.conversations.lookup import check_conversation_id, check_message_id, locate
+from letta_conversations_mcp.conversations.history import HistoryPage, find_history
+from letta_conversations_mcp.conversations.lookup import check_conversation_id, check_message_id
 from letta_conversations_mcp.conversations.transcript import body, cut, fit, minute, to_markdown
 from letta_conversations_mcp.core.errors import InvalidArgument
 from letta_conversations_mcp.core.model import CONVERSATION_ID, Conversation, ConversationQuery, MessageQuery
@@ -122,9 +122,9 @@ async def _describe(services: Services, conversation_id: str) -> str:
 async def _page(services: Services, conversation_id: str, before: str, limit: str) -> HistoryPage:
     if limit and not (limit.isdecimal() and 1 <= int(limit) <= 100):
         raise InvalidArgument("limit", "a number from 1 to 100 is needed.")
-    ref = await locate(services.backend, check_conversation_id(conversation_id))
     query = MessageQuery(before=check_message_id("before", before), limit=int(limit or TRANSCRIPT_LIMIT))
-    return await read_history(services.backend, ref, query)
+    _, page = await find_history(services.backend, check_conversation_id(conversation_id), "", query)
+    return page
 
 
 def _fitting(services: Services, page: HistoryPage) -> list[str]:

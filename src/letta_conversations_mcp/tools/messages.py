@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from letta_conversations_mcp.conversations.history import DEFAULT_KINDS, read_history
+from letta_conversations_mcp.conversations.history import DEFAULT_KINDS, find_history
 from letta_conversations_mcp.conversations.images import read_images
 from letta_conversations_mcp.conversations.lookup import check_message_id, check_run_id, find_agent, locate
 from letta_conversations_mcp.conversations.names import agent_names, summaries
@@ -243,14 +243,13 @@ async def list_messages(
     """Read the transcript of a Letta conversation: a page of messages, oldest to newest, with cursors. Long ones are
     cut."""
     services = services_of(ctx)
-    ref = await locate(services.backend, conversation_id, agent)
     query = MessageQuery(
         before=check_message_id("before", before),
         after=check_message_id("after", after),
         order=order or ("asc" if after.strip() and not before.strip() else "desc"),
         limit=limit,
     )
-    page = await read_history(services.backend, ref, query, frozenset(kinds) or DEFAULT_KINDS)
+    ref, page = await find_history(services.backend, conversation_id, agent, query, frozenset(kinds) or DEFAULT_KINDS)
     names = await agent_names(services.backend, [ref.agent_id])
     return MessageList.of(
         ref,

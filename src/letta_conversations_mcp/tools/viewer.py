@@ -11,7 +11,7 @@ from typing import Annotated
 from mcp.server.apps import client_supports_apps
 from pydantic import Field
 
-from letta_conversations_mcp.conversations.history import DEFAULT_KINDS, read_history
+from letta_conversations_mcp.conversations.history import DEFAULT_KINDS, find_history, read_history
 from letta_conversations_mcp.conversations.lookup import check_message_id, find_agent, locate
 from letta_conversations_mcp.conversations.transcript import body, cut, fit, to_markdown
 from letta_conversations_mcp.core.model import DEFAULT_CONVERSATION, MessageKind, MessageQuery
@@ -78,14 +78,13 @@ async def view_messages(
     """For the viewer: a page of messages in full, the tool calls that wait for a decision, and the run that is active.
     Changes nothing."""
     backend = services_of(ctx).backend
-    ref = await locate(backend, conversation_id, agent)
     query = MessageQuery(
         before=check_message_id("before", before),
         after=check_message_id("after", after),
         order="asc" if after.strip() else "desc",
         limit=limit,
     )
-    page = await read_history(backend, ref, query, VIEWED_KINDS)
+    ref, page = await find_history(backend, conversation_id, agent, query, VIEWED_KINDS)
     if query.before:
         # The state of the conversation is that of its end.
         approvals, active = (), ""

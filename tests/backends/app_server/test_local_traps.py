@@ -147,9 +147,11 @@ async def test_an_id_that_is_given_again_leads_to_the_new_agent(
 
     new = await new_agent(lonely)
     again = await new_place(lonely, new)
+    empty = await lonely.ok("list_messages", **again)
     sent = await lonely.ok("send_message", **again, message="to the second")
+    page = await lonely.ok("list_messages", **again)
 
     assert "no conversation" in gone
     assert again == place
-    assert sent.data["agent_id"] == new != old
-    assert await texts(lonely, again) == ["to the second", "second"]
+    assert empty.data["agent_id"] == sent.data["agent_id"] == page.data["agent_id"] == new != old
+    assert [each["text"] for each in page.data["messages"]] == ["to the second", "second"]

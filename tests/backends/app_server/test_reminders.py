@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from letta_conversations_mcp.backends.app_server.app_server_json import read_local_message
+from letta_conversations_mcp.backends.app_server.app_server_json import without_reminders
+from letta_conversations_mcp.core.message_json import read_message
 
 REMINDER = "<system-reminder>\nThis is an automated message.\n</system-reminder>"
 
 
 def text_of_parts(*texts: str) -> str:
     parts = [{"type": "text", "text": text} for text in texts]
-    return read_local_message({"message_type": "user_message", "content": parts}).text
+    return read_message(without_reminders({"message_type": "user_message", "content": parts})).text
 
 
 def test_reminders_before_a_users_text_are_left_out() -> None:

@@ -9,11 +9,10 @@ from letta_conversations_mcp.core.message_json import (
     int_field,
     mapping_field,
     mappings,
-    read_message,
     text_field,
     text_of,
 )
-from letta_conversations_mcp.core.model import Agent, Chunk, Conversation, Message
+from letta_conversations_mcp.core.model import Agent, Chunk, Conversation
 
 _ATTEMPTS = "attempts"
 
@@ -133,7 +132,3 @@ def _is_repeat(chunk: Chunk, before: Chunk) -> bool:
     otid = text_field(chunk, "otid")
     same_words = text_of(chunk.get("content")) == text_of(before.get("content"))
     return bool(otid) and (same_words or otid == text_field(before, "otid"))
-
-
-def read_local_message(data: Mapping[str, object]) -> Message:
-    return read_message(without_reminders(data))

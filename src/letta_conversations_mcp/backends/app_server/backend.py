@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
-from letta_conversations_mcp.backends.app_server.app_server_json import read_local_message
 from letta_conversations_mcp.backends.app_server.base import LOOK_SECONDS, ServerContext
 from letta_conversations_mcp.backends.app_server.connection import TESTED_VERSION
 from letta_conversations_mcp.backends.app_server.conversations import LocalConversations
@@ -16,7 +15,7 @@ from letta_conversations_mcp.backends.app_server.messages import LocalMessages
 from letta_conversations_mcp.conversations.compaction import compaction_body
 from letta_conversations_mcp.core.backend import NoSearch
 from letta_conversations_mcp.core.errors import Refused
-from letta_conversations_mcp.core.message_json import int_field, mapping_field, text_field
+from letta_conversations_mcp.core.message_json import int_field, mapping_field, read_message, text_field
 from letta_conversations_mcp.core.model import (
     DEFAULT_CONVERSATION,
     Compaction,
@@ -79,7 +78,19 @@ class LocalBackend(LocalConversations, LocalMessages):
         chunks, more = await self._list_chunks(ref, query)
         if not chunks and not (query.before or query.after) and ref.conversation_id != DEFAULT_CONVERSATION:
             await self.get_conversation(ref.conversation_id)
-        return Page(items=tuple(map(read_local_message, chunks)), more=more)
+        return Page(items=tuple(map(read_message, chunks)), more=more)
+
+    async def list_with_owner(self, conversation_id: str, query: MessageQuery) -> tuple[str, Page[Message]]:
+        """Every message names the conversation's agent, whichever agent the server is asked about (seen with
+        0.34.12)."""
+        try:
+            chunks, more = await self._list_chunks(ConversationRef(conversation_id=conversation_id, agent_id=""), query)
+        except Refused:
+            # It names an agent that nobody asked about if there is no such conversation.
+            await self.owner_of(conversation_id)
+            raise
+        owner = text_field(chunks[0], "agent_id") if chunks else ""
+        return owner or await self.owner_of(conversation_id), Page(items=tuple(map(read_message, chunks)), more=more)
 
     async def search_messages(self, search: MessageSearch) -> Sequence[FoundMessage]:
         """The protocol has no command for it."""

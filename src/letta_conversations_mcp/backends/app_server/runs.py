@@ -112,13 +112,14 @@ class LocalRuns(LocalBase):
         return turns, state
 
     async def _list_chunks(self, ref: ConversationRef, query: MessageQuery) -> tuple[list[Chunk], bool]:
-        wanted = {"agent_id": ref.agent_id, "limit": query.limit, "order": query.order}
-        cursors = {key: value for key, value in (("before", query.before), ("after", query.after)) if value}
+        """Oldest first, and whether there may be more. The server finds the agent itself if `ref` names none."""
+        cursors = {"before": query.before, "after": query.after}
+        wanted = {"agent_id": ref.agent_id, "limit": query.limit, "order": query.order, **cursors}
         answer = await self._read(
             "conversation_messages_list",
             what="list the messages",
             conversation_id=ref.conversation_id,
-            query=wanted | cursors,
+            query={key: value for key, value in wanted.items() if value},
         )
         chunks: list[Chunk] = [with_otid(without_reminders(each)) for each in mappings(answer.get("messages"))]
         more = len({text_field(each, "id") for each in chunks}) >= query.limit

@@ -156,6 +156,10 @@ class ApiBackend(ApiConversations, ApiApprovals):
         of_runs = [each for run_id in unclear_runs(items) for each in await self._messages_of_run(run_id)]
         return Page(items=tuple(map(read_message, with_summaries(items, of_runs))), more=more)
 
+    async def list_with_owner(self, conversation_id: str, query: MessageQuery) -> tuple[str, Page[Message]]:
+        owner = await self.owner_of(conversation_id)
+        return owner, await self.list_messages(ConversationRef(conversation_id=conversation_id, agent_id=owner), query)
+
     async def get_prompt(self, ref: ConversationRef) -> str:
         """The first message of every conversation, a fork's too."""
         first = [read_message(each) for each in await self._list_of_agent(ref, MessageQuery(order="asc", limit=1))]
