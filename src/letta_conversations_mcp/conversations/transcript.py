@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC
+from functools import lru_cache
 
 from pydantic_core import to_json
 
@@ -41,6 +42,9 @@ MESSAGE_CHARS = 60
 def length(text: str, *, as_entry: bool = False) -> int:
     """How much of a budget a text uses: its characters in JSON. An answer contains it once as it is and once with every
     line marked, twice in an entry; the longer one counts, without the mark of the first line."""
+    if text.isprintable():
+        # One line without escapes, the usual case, is as long when it is marked.
+        return _in_json(text)
     return max(_in_json(text), _in_json(quoted(entry(text) if as_entry else text)) - len(MARK))
 
 
@@ -80,8 +84,9 @@ def cut(text: str, limit: int, *, as_entry: bool = False) -> str:
 
 def shorten(texts: Sequence[str], budget: int) -> list[str]:
     """The texts, the longest cut so that all together fit the budget."""
-    share = fair_share([length(text) for text in texts], budget)
-    return [cut(text, share) for text in texts]
+    lengths = [length(text) for text in texts]
+    share = fair_share(lengths, budget)
+    return [text if size <= share else cut(text, share) for text, size in zip(texts, lengths, strict=True)]
 
 
 def fit(bodies: Sequence[str], budget: int, *, beside: int = MESSAGE_CHARS) -> list[str]:
@@ -90,6 +95,8 @@ def fit(bodies: Sequence[str], budget: int, *, beside: int = MESSAGE_CHARS) -> l
     return shorten(bodies, budget - RESERVED_CHARS - beside * len(bodies))
 
 
+# A page states each of its times twice, and is often read again.
+@lru_cache(1_000)
 def minute(at: str) -> str:
     """A time in the form that all answers use: ISO 8601 in UTC, to the minute, such as `2026-11-21T06:12Z`. Any other
     text is returned as it is."""

@@ -45,13 +45,19 @@ class LocalBase:
         self._connection: Connection | None = None
 
     async def _open(self) -> Connection:
+        connection = self._connection
+        if connection is None or connection.closed or not connection.keep():
+            connection = await self._reopen()
+        connection.server.check_in_place()
+        return connection
+
+    async def _reopen(self) -> Connection:
         async with self._opening:
             while self._connection and not self._connection.closed and not self._connection.keep():
                 with anyio.move_on_after(POLL_SECONDS):
                     await self._connection.ended.wait()
             if self._connection is None or self._connection.closed:
                 self._connection = cast("Connection", await self._tasks.start(self._hold_connection))
-            self._connection.server.check_in_place()
             return self._connection
 
     async def _read(self, command: str, *, what: str, **fields: object) -> Frame:
