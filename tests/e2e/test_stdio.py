@@ -280,6 +280,22 @@ async def test_the_sdk_is_not_loaded_before_it_is_needed() -> None:
     assert done.stdout.decode().strip() == "[]"
 
 
+async def test_the_sdk_does_not_load_what_only_its_command_line_needs() -> None:
+    script = (
+        "import sys\n"
+        "from letta_conversations_mcp.backends.letta_api.client import Client\n"
+        "from letta_conversations_mcp.settings import Settings\n"
+        "Client(Settings(base_url='http://127.0.0.1:9'))\n"
+        "print(sorted({'rich', 'pygments', 'letta_client'} & set(sys.modules)))\n"
+        "import httpx._main\n"
+        "print(httpx._main.main.name)"
+    )
+
+    done = await anyio.run_process([sys.executable, "-c", script])
+
+    assert done.stdout.decode().splitlines() == ["['letta_client']", "main"]
+
+
 NOT_AT_THE_START = {
     "server.caller_view": "only over HTTP",
     "http": "only over HTTP",

@@ -1,4 +1,5 @@
-"""Connections that bring no whole request: how long they stay, and who makes room for whom. Over real sockets."""
+"""Connections that bring no whole request, or whose client takes nothing of its answer: how long they stay, and who
+makes room for whom. Over real sockets."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import pytest
 from starlette.types import Receive, Scope, Send
 
@@ -22,27 +24,56 @@ from tests.rig.loopback import loopback_socket, serve_loopback
 SOON = 0.2
 HEAD = b"GET /quick HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 LONG = 600.0
+LONG_ANSWER = 20_000_000
+"""More than the system keeps for a connection."""
 
 
 class App:
-    """Answers at once, except to /slow, which waits until `go` is set."""
+    """Answers at once, except to /slow, which waits until `go` is set. The answer of /long has `LONG_ANSWER` bytes, and
+    the one of /endless never ends."""
 
     def __init__(self) -> None:
         self.go = anyio.Event()
         self.asked = anyio.Event()
+        self.ended = anyio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/slow":
             self.asked.set()
             await self.go.wait()
+        if scope["path"] in ("/long", "/endless"):
+            await self.talk(receive, send, is_endless=scope["path"] == "/endless")
+            return
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
+    async def talk(self, receive: Receive, send: Send, *, is_endless: bool) -> None:
+        async def until_disconnected() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            tasks.cancel_scope.cancel()
+
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(until_disconnected)
+                while is_endless:
+                    await send({"type": "http.response.body", "body": bytes(1_000_000), "more_body": True})
+                    await anyio.lowlevel.checkpoint()
+                await send({"type": "http.response.body", "body": bytes(LONG_ANSWER)})
+        finally:
+            self.ended.set()
+
 
 @asynccontextmanager
-async def serving(most: int = 100, head_seconds: float = LONG) -> AsyncGenerator[tuple[str, App]]:
+async def serving(
+    most: int = 100, head_seconds: float = LONG, answer_seconds: float = LONG
+) -> AsyncGenerator[tuple[str, App]]:
     app = App()
-    options = {"http": Connections(most, head_seconds), "lifespan": "off"}
+    options = {
+        "http": Connections(most, head_seconds=head_seconds, answer_seconds=answer_seconds),
+        "lifespan": "off",
+    }
     async with serve_loopback(app, loopback_socket(), **options) as url:
         yield url, app
         app.go.set()
@@ -121,9 +152,52 @@ async def test_an_idle_connection_that_was_used_is_kept() -> None:
         assert await answers(used, HEAD + b"\r\n")
 
 
+async def received(stream: anyio.abc.SocketStream, most: int) -> int:
+    """How many bytes come until the end of the connection, or until there are `most`."""
+    size = 0
+    with anyio.fail_after(HANG_SECONDS):
+        try:
+            while size < most:
+                size += len(await stream.receive(1_000_000))
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            pass
+    return size
+
+
+@pytest.mark.parametrize("path", ["/long", "/endless"])
+async def test_a_client_that_takes_nothing_of_its_answer_is_dropped(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(answer_seconds=SOON) as (url, app), connected(url) as stream, connected(url) as other:
+        await stream.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        with anyio.fail_after(HANG_SECONDS):
+            while "did not take its answer" not in caplog.text:
+                await anyio.sleep(0.01)
+            await app.ended.wait()
+        assert await received(stream, LONG_ANSWER) < LONG_ANSWER
+        assert await answers(other, HEAD + b"\r\n")
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(answer_seconds=LONG) as (url, app), connected(url) as stream:
+        await stream.send(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
+        size = 0
+        while size < LONG_ANSWER:
+            size += await received(stream, 6_000_000)
+            let_pass(LONG * 0.9)
+        await app.ended.wait()
+
+    assert "did not take its answer" not in caplog.text
+
+
 @pytest.mark.asyncio(loop_scope="function")
 async def test_an_idle_connection_is_kept_for_longer_than_balancers_keep_theirs() -> None:
-    options = {"http": Connections(10), "lifespan": "off", "timeout_keep_alive": KEEP_ALIVE_SECONDS}
+    options = {
+        "http": Connections(10, answer_seconds=LONG),
+        "lifespan": "off",
+        "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+    }
     async with serve_loopback(App(), loopback_socket(), **options) as url, connected(url) as stream:
         for _ in range(2):
             assert await answers(stream, HEAD + b"\r\n")

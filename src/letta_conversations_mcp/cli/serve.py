@@ -128,7 +128,7 @@ def _serve_at(
     except CannotServe as error:
         raise CommandFailed(str(error)) from error
     bound = bind()
-    connections = Connections(most_connections())
+    connections = Connections(most_connections(), answer_seconds=settings.body_timeout)
     config = uvicorn.Config(
         app,
         # Makes the connections; the type in uvicorn allows only a class.

@@ -33,9 +33,7 @@ _known: WeakKeyDictionary[Backend, dict[str, tuple[str, float]]] = WeakKeyDictio
 async def agent_names(backend: Backend, agent_ids: Iterable[str]) -> dict[str, str]:
     """Names by id, without those that could not be read. They may be `FRESH_SECONDS` old."""
     ids = list(agent_ids)
-    known = _known.setdefault(backend, {})
-    now = anyio.current_time()
-    names = {each: known[each][0] for each in ids if each in known and now - known[each][1] < FRESH_SECONDS}
+    names = {each: known for each in ids if (known := _known_name(backend, each))}
 
     async def name(agent_id: str) -> str:
         return (await backend.get_agent(agent_id)).name
@@ -44,6 +42,7 @@ async def agent_names(backend: Backend, agent_ids: Iterable[str]) -> dict[str, s
     if not unknown:
         return names
     asked = await _ask(name, unknown)
+    known, now = _known[backend], anyio.current_time()
     if len(known) + len(asked) > MOST_KNOWN:
         known.clear()
     known.update({each: (found, now) for each, found in asked.items() if found})
@@ -52,9 +51,17 @@ async def agent_names(backend: Backend, agent_ids: Iterable[str]) -> dict[str, s
 
 async def agent_name(backend: Backend, agent_id: str) -> str:
     """The name of one agent beside an answer that others wait for; "" if it does not come at once."""
+    if known := _known_name(backend, agent_id):
+        return known
     with anyio.move_on_after(ONE_SECONDS):
         return (await agent_names(backend, [agent_id])).get(agent_id, "")
     return ""
+
+
+def _known_name(backend: Backend, agent_id: str) -> str:
+    """The name of an agent if it was read lately, otherwise ""."""
+    name, read_at = _known.setdefault(backend, {}).get(agent_id, ("", 0.0))
+    return name if anyio.current_time() - read_at < FRESH_SECONDS else ""
 
 
 async def summaries(backend: Backend, conversation_ids: Iterable[str]) -> dict[str, str]:

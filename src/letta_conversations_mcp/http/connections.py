@@ -1,8 +1,10 @@
-"""Connections: how many there are, and how long one may stay without a whole request.
+"""Connections: how many there are, how long one may stay without a whole request, and how long an answer may wait for
+its client.
 
-uvicorn has a deadline for idle connections only after their first request, and no bound for their number. Here the head
-of every request has a deadline; there are fewer connections than descriptors; and for a new one too many, the one that
-has been idle for longest makes room.
+uvicorn has a deadline for idle connections only after their first request, none for a client that does not read, and no
+bound for their number. Here the head of every request has a deadline; a client that takes nothing of its answer is
+dropped; there are fewer connections than descriptors; and for a new one too many, the one that has been idle for
+longest makes room.
 """
 
 from __future__ import annotations
@@ -47,9 +49,10 @@ def most_connections() -> int:
 
 class Connections:
     """Makes uvicorn's connections, instead of its protocol class, and keeps the idle ones in the order in which
-    they became idle."""
+    they became idle. A client may take nothing of its answer for `answer_seconds`."""
 
-    def __init__(self, most: int, head_seconds: float = HEAD_SECONDS) -> None:
+    def __init__(self, most: int, *, answer_seconds: float, head_seconds: float = HEAD_SECONDS) -> None:
+        self.answer_seconds = answer_seconds
         self.head_seconds = head_seconds
         self._most = most
         self._idle: dict[_Connection, None] = {}
@@ -92,12 +95,14 @@ class Connections:
 
 
 class _Connection(H11Protocol):
-    """uvicorn's HTTP/1.1 connection, which says when it is idle and closes itself when a head is late."""
+    """uvicorn's HTTP/1.1 connection, which says when it is idle and closes itself when a head is late, or when nothing
+    of an answer is taken."""
 
     def __init__(self, owner: Connections, **options: Any) -> None:
         super().__init__(**options)
         self._owner = owner
         self._head_is_due: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -115,7 +120,31 @@ class _Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_waiting()
+        self._stop_looking()
         self._owner.set_idle(self, idle=False)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look(None)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_looking()
+
+    def _look(self, before: int | None) -> None:
+        """Close the connection if as much of the answer waits as at the last look."""
+        waiting = self.transport.get_write_buffer_size()
+        if waiting == before:
+            address = self.client[0] if self.client else "unknown"
+            logger.warning("a connection from %s was closed: the client did not take its answer", address)
+            self.transport.abort()
+        else:
+            self._next_look = self.loop.call_later(self._owner.answer_seconds, self._look, waiting)
+
+    def _stop_looking(self) -> None:
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
 
     def _update(self) -> None:
         is_answering = bool(self.cycle) and not self.cycle.response_complete

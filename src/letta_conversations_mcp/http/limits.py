@@ -5,7 +5,7 @@ Retry-After, before it is parsed: nothing was done, so it can be repeated. Turns
 `turns/scheduler.py`: a model should read about those, so the tool answers them in words.
 
 This bounds memory: bodies that are being received or processed take at most BODIES times `max_body_bytes`, answers are
-short, and a client that does not read its answer is dropped.
+short.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ class Limits:
             return
         user = scope.get("user")
         caller = user.access_token.client_id if isinstance(user, AuthenticatedUser) else ""
-        exchange = _Exchange(self._bytes, caller, receive, send, self._seconds)
+        request = _Request(self._bytes, caller, receive, self._seconds)
         try:
             with (self._streams if _is_stream(scope) else self._calls).place(caller):
                 if self._sessions is not None:
-                    await self._sessions(caller, scope, exchange.receive, exchange.send)
+                    await self._sessions(caller, scope, request.receive, send)
                 else:
-                    await self._app(scope, exchange.receive, exchange.send)
+                    await self._app(scope, request.receive, send)
         except Overloaded as error:
             logger.warning("a call of %r was refused: %s", caller, error)
             headers = {"Retry-After": str(error.seconds)}
@@ -79,28 +79,22 @@ class Limits:
         except _Refused as refused:
             logger.warning("a call of %r was refused: %s", caller, refused)
             await refusal(refused.status, str(refused))(scope, receive, send)
-        except Exception:
-            if not exchange.was_given_up:
-                raise
-            logger.warning("a call of %r was dropped: the client did not take its answer", caller)
         finally:
-            self._bytes.give_back(caller, exchange.received)
+            self._bytes.give_back(caller, request.received)
 
 
-class _Exchange:
-    """One request and its answer, counted and timed. `received` bytes are taken of the caller's share."""
+class _Request:
+    """What arrives of one request, counted and timed. `received` bytes are taken of the caller's share."""
 
-    def __init__(self, share: FairShare, caller: str, receive: Receive, send: Send, seconds: float) -> None:
+    def __init__(self, share: FairShare, caller: str, receive: Receive, seconds: float) -> None:
         self._share = share
         self._caller = caller
         self._receive = receive
-        self._send = send
         self._seconds = seconds
         self._due = anyio.current_time() + seconds
         self._values = ValueCount()
         self._is_received = False
         self.received = 0
-        self.was_given_up = False
 
     async def receive(self) -> Message:
         if self._is_received:
@@ -120,14 +114,6 @@ class _Exchange:
             raise _Refused(413, f"The request has more than {MOST_VALUES:,} values. Nothing was done.")
         self._is_received = not message.get("more_body", False)
         return message
-
-    async def send(self, message: Message) -> None:
-        if not self.was_given_up:
-            with anyio.move_on_after(self._seconds) as waiting:
-                await self._send(message)
-            self.was_given_up = waiting.cancelled_caught
-        if self.was_given_up:
-            raise OSError("the client does not take its answer")
 
 
 def _is_stream(scope: Scope) -> bool:

@@ -228,16 +228,15 @@ class ConversationServer(MCPServer[Services]):
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: ToolContext | None = None
     ) -> CallToolResult | InputRequiredResult:
-        scope = self.scope_of(name)
-        usable = self._usable()
-        with counted(self.meter, name if name in self.specs else UNKNOWN):
-            if scope and not self.access().may(scope):
-                raise to_tool_error(Forbidden(name, scope))
-            if name not in usable:
-                raise ToolError(f"There is no tool {name[:80]!r}. There are: {', '.join(usable)}.")
+        spec, access = self.specs.get(name), self.access()
+        with counted(self.meter, name if spec else UNKNOWN):
+            if spec and not access.may(spec.scope):
+                raise to_tool_error(Forbidden(name, spec.scope))
+            if spec is None or not spec.may_be_used(access):
+                raise ToolError(f"There is no tool {name[:80]!r}. There are: {', '.join(self._usable())}.")
             if context is None:
                 raise ToolError("A tool is called by a client of this server.")
-            tool = self.specs[name].build(self._options.wait_seconds)
+            tool = spec.build(self._options.wait_seconds)
             return await tool.run(arguments, context, convert_result=True)
 
     def _usable_prompts(self) -> list[PromptSpec]:

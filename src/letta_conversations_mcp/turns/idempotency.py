@@ -132,11 +132,8 @@ def fingerprint(*parts: object) -> str:
 
 
 def _hash(*parts: str, size: int) -> bytes:
-    hashed = blake2b(digest_size=size)
-    for number, each in enumerate(parts):
-        hashed.update(f"{chr(0) if number else ''}{len(each)}:".encode())
-        hashed.update(each.encode("utf-8", "surrogatepass"))
-    return hashed.digest()
+    joined = "\0".join(f"{len(each)}:{each}" for each in parts)
+    return blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=size).digest()
 
 
 NO_UUID = -1

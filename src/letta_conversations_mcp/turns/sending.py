@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -121,14 +121,9 @@ class Sending:
             if ahead is not None and send.on_busy != "wait":
                 return await self._branch_or_fail(turn, send, Busy(ref.conversation_id, ahead.run_id))
             queue.turns.append(turn)
-            async with AsyncExitStack() as held:
-                with turn.queueing(QUEUED if queue.lock.locked() else HANDING_OVER):
-                    await held.enter_async_context(queue.lock)
-                if turn.state is not State.ENDED and self.slots.value == 0:
-                    with turn.queueing(FULL, Overloaded("this server is running as many turns as it may")):
-                        await held.enter_async_context(self.slots)
-                elif turn.state is not State.ENDED:
-                    await held.enter_async_context(self.slots)
+            with ExitStack() as held:
+                await _take(held, queue.lock, turn, QUEUED)
+                await _take(held, self.slots, turn, FULL, Overloaded("this server is running as many turns as it may"))
                 return turn.result() if turn.state is State.ENDED else await self._deliver(turn, send)
         finally:
             if turn in queue.turns:
@@ -193,6 +188,24 @@ class Sending:
         return await run_of_same_message(
             self.backend, turn.ref, turn.message, busy, send.identity, self.started_at, self.timing
         )
+
+
+async def _take(
+    held: ExitStack,
+    place: anyio.Lock | anyio.Semaphore,
+    turn: TrackedTurn,
+    why: str,
+    obstacle: ConversationError | None = None,
+) -> None:
+    """Take a place that `held` gives back. Waits for it only until the turn has ended."""
+    try:
+        place.acquire_nowait()
+    except anyio.WouldBlock:
+        with turn.queueing(why, obstacle):
+            await place.acquire()
+            held.callback(place.release)
+    else:
+        held.callback(place.release)
 
 
 @contextmanager

@@ -46,7 +46,10 @@ class Server:
                     location = f"https://localhost:{path.removeprefix('/to/')}/"
                     writer.write(f"HTTP/1.1 307 Moved\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n".encode())
                     continue
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                if b"Cookie: seen=yes" in head:
+                    self.requests.append("with the cookie")
+                cookie = b"Set-Cookie: seen=yes\r\n" if path.endswith("/sets") else b""
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + cookie + b"\r\nok")
         except asyncio.IncompleteReadError:
             pass
         finally:
@@ -169,6 +172,15 @@ async def test_a_proxy_of_the_environment_is_used(
     async with CountingClient(NO_METER) as client:
         await client.get("http://letta.test/v1/agents/")
     assert server.requests == ["http://letta.test/v1/agents/"]
+
+
+async def test_a_cookie_is_sent_back_as_a_balancer_expects(server: Server) -> None:
+    async with CountingClient(NO_METER) as client:
+        await client.get(f"{server.url}/plain")
+        await client.get(f"{server.url}/sets")
+        await client.get(f"{server.url}/plain")
+
+    assert server.requests == ["/plain", "/sets", "/plain", "with the cookie"]
 
 
 @pytest.mark.parametrize("redirected", [False, True])

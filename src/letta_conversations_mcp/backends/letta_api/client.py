@@ -6,8 +6,11 @@ Making a `Client` imports `letta_client`, which takes half a second: that is don
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable
+import sys
+from collections.abc import Awaitable, Generator
+from contextlib import contextmanager
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import from_json
@@ -26,6 +29,21 @@ if TYPE_CHECKING:
     from letta_conversations_mcp.backends.letta_api.sdk_errors import Asking
 
 
+@contextmanager
+def _without_extras() -> Generator[None]:
+    """Keeps imports from loading what httpx imports for its command line, if it happens to be installed: rich and
+    pygments, which take 3 MB."""
+    name = "httpx._main"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = cast("ModuleType", None)  # an import of it raises ImportError
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
 class Client:
     """The SDK with one set of connections: `retrying` for reads, `once` for everything else."""
 
@@ -35,8 +53,9 @@ class Client:
 
     def __init__(self, settings: BackendSettings, meter: Meter = NO_METER) -> None:
         """Raises NotConfigured for unusable proxy or certificate variables."""
-        import httpx
-        import letta_client
+        with _without_extras():
+            import httpx
+            import letta_client
 
         check_network(os.environ)
         # The SDK imports its resources when they are first touched: here, in the thread, and not in the event loop.

@@ -101,6 +101,15 @@ class _Body(httpx.AsyncByteStream):
         await self._stack.give_back(self._transport)
 
 
+class _Cookies(httpx.Cookies):
+    """Looks for cookies only in a response that sets some. httpx builds a request and a response of the standard
+    library for every response to find out."""
+
+    def extract_cookies(self, response: httpx.Response) -> None:
+        if "set-cookie" in response.headers:
+            super().extract_cookies(response)
+
+
 class CountingClient(letta_client.DefaultAsyncHttpxClient):
     """Counts attempts: a request that is retried counts twice."""
 
@@ -111,6 +120,7 @@ class CountingClient(letta_client.DefaultAsyncHttpxClient):
         else:
             super().__init__(transport=ConnectionStack(), mounts={"http://": ConnectionStack(_trust_nobody)})
         self._meter = meter
+        self._cookies = _Cookies()
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         try:
