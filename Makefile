@@ -147,7 +147,7 @@ pages: $(VENV)/.installed
 PINS := uv pip compile --quiet --generate-hashes --universal --python-version 3.12 --no-annotate \
 	--custom-compile-command "make image-requirements"
 image-requirements:
-	$(PINS) --extra otel --extra redis --constraint constraints.txt pyproject.toml -o deploy/image-requirements.txt
+	$(PINS) --extra aiohttp --extra otel --extra redis --constraint constraints.txt pyproject.toml -o deploy/image-requirements.txt
 	echo 'hatchling>=1.27' | $(PINS) - -o deploy/image-build-requirements.txt
 
 # Known vulnerabilities of what is installed. Skipped where no index answers.

@@ -66,8 +66,10 @@ class UnconfiguredBackend(ForwardingBackend):
 
 
 @asynccontextmanager
-async def open_backend(settings: BackendSettings, meter: Meter = NO_METER) -> AsyncGenerator[Backend]:
-    """The backend, for as long as the context lasts.
+async def open_backend(
+    settings: BackendSettings, meter: Meter = NO_METER, *, for_many: bool = False
+) -> AsyncGenerator[Backend]:
+    """The backend, for as long as the context lasts. `for_many`: calls of many clients are expected.
 
     If the settings select no usable backend, each operation raises NotConfigured: a client that cannot start a server
     shows its user no more than "failed to connect".
@@ -82,7 +84,7 @@ async def open_backend(settings: BackendSettings, meter: Meter = NO_METER) -> As
         async with _open_local(settings) as backend:
             yield backend
         return
-    async with ApiBackend(settings, meter) as backend:
+    async with ApiBackend(settings, meter, for_many=for_many) as backend:
         yield backend
 
 

@@ -85,7 +85,7 @@ async def open_pool(
     context."""
 
     def open_with(key: str) -> AbstractAsyncContextManager[Backend]:
-        return open_backend(settings.model_copy(update={"api_key": SecretStr(key)}))
+        return open_backend(settings.model_copy(update={"api_key": SecretStr(key)}), for_many=True)
 
     idle = settings.turn_timeout + GRACE_SECONDS if idle_seconds is None else idle_seconds
     pool = BackendPool(open_with, most, idle)

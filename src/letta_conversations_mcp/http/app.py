@@ -160,6 +160,7 @@ def _endpoints(
     server: ConversationServer, settings: Settings, *, calls_need_token: bool, callers_bring_keys: bool
 ) -> Middleware:
     meter = server.meter = PrometheusMeter()
+    server.serves_many = True
     if server.shared_bus is not None:
         meter.watch_bus(server.shared_bus)
     readiness = Readiness(key_of_its_own=not callers_bring_keys)

@@ -86,7 +86,7 @@ class ConversationServer(MCPServer[Services]):
     needs its first answer before it lists them.
 
     `services` is set while the server runs. `drain` is begun when it shuts down. `access` returns the rights of the
-    current caller: everything, until `know_callers`.
+    current caller: everything, until `know_callers`. `serves_many` is set before it runs if it serves many clients.
     """
 
     def __init__(self, settings: Settings, timing: Timing | None = None) -> None:
@@ -94,13 +94,14 @@ class ConversationServer(MCPServer[Services]):
         self.access: Callable[[], Access] = lambda: EVERYTHING
         self.drain = Drain()
         self.meter = LoggingMeter()
+        self.serves_many = False
         self._options = settings
         self._request_log = RequestLog(lambda name: name in self.specs, self.drain, with_texts=settings.log_messages)
 
         @asynccontextmanager
         async def lifespan(_: MCPServer[Services]) -> AsyncGenerator[Services]:
             async with (
-                open_backend(settings, self.meter) as opened,
+                open_backend(settings, self.meter, for_many=self.serves_many) as opened,
                 open_pool(settings) as pool,
                 background_tasks() as background,
                 open_poller(bus, interval=settings.watch_interval) as poller,

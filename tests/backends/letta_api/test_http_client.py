@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import httpx
 import pytest
 import trustme
 
+from letta_conversations_mcp.backends.letta_api.aiohttp_connections import AiohttpConnections
 from letta_conversations_mcp.backends.letta_api.http_client import ConnectionStack, CountingClient
+from letta_conversations_mcp.backends.letta_api.sdk_errors import NEVER_SENT
 from letta_conversations_mcp.turns.instrumentation import NO_METER
 from tests.rig.bounds import HANG_SECONDS
 
@@ -46,7 +49,7 @@ class Server:
                     location = f"https://localhost:{path.removeprefix('/to/')}/"
                     writer.write(f"HTTP/1.1 307 Moved\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n".encode())
                     continue
-                if b"Cookie: seen=yes" in head:
+                if b"cookie: seen=yes" in head.lower():
                     self.requests.append("with the cookie")
                 cookie = b"Set-Cookie: seen=yes\r\n" if path.endswith("/sets") else b""
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + cookie + b"\r\nok")
@@ -79,14 +82,22 @@ async def serve(tls: ssl.SSLContext | None = None) -> AsyncGenerator[Server]:
         yield running
 
 
+Make = Callable[[], httpx.AsyncBaseTransport]
+
+FOR_MANY = pytest.mark.parametrize("for_many", [False, True])
+BOTH = pytest.mark.parametrize("connections", [ConnectionStack, AiohttpConnections])
+"""How the connections are made: by httpx, and by aiohttp, which must not show."""
+
+
 @asynccontextmanager
-async def client_of(stack: ConnectionStack) -> AsyncGenerator[httpx.AsyncClient]:
+async def client_of(stack: httpx.AsyncBaseTransport) -> AsyncGenerator[httpx.AsyncClient]:
     async with httpx.AsyncClient(transport=stack, timeout=HANG_SECONDS) as client:
         yield client
 
 
-async def test_one_connection_serves_requests_that_follow_each_other(server: Server) -> None:
-    async with client_of(ConnectionStack()) as client:
+@BOTH
+async def test_one_connection_serves_requests_that_follow_each_other(server: Server, connections: Make) -> None:
+    async with client_of(connections()) as client:
         for _ in range(5):
             assert (await client.get(server.url)).text == "ok"
     assert server.opened == 1
@@ -121,20 +132,25 @@ async def test_a_connection_that_was_idle_for_too_long_is_closed_and_not_the_one
         assert server.opened == 2
 
 
+@BOTH
 @pytest.mark.parametrize("path", ["/breaks", "/closes"])
-async def test_a_connection_that_ended_is_not_used_again(server: Server, path: str) -> None:
-    async with client_of(ConnectionStack()) as client:
+async def test_a_connection_that_ended_is_not_used_again(server: Server, connections: Make, path: str) -> None:
+    async with client_of(connections()) as client:
         try:
             await client.get(f"{server.url}{path}")
-        except httpx.RemoteProtocolError:
+        except (httpx.RemoteProtocolError, httpx.ReadError):
             assert path == "/breaks"
         await server.until_open(0)
+        # aiohttp notices the end only when the event loop comes round.
+        async with serve() as other:
+            await client.get(other.url)
         assert (await client.get(server.url)).text == "ok"
     # Once each: a request is never repeated by itself.
     assert server.requests == [path, "/"]
 
 
-async def test_a_request_that_is_cancelled_leaves_no_connection_behind() -> None:
+@BOTH
+async def test_a_request_that_is_cancelled_leaves_no_connection_behind(connections: Make) -> None:
     asked, gone = asyncio.Event(), asyncio.Event()
 
     async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -146,12 +162,90 @@ async def test_a_request_that_is_cancelled_leaves_no_connection_behind() -> None
 
     async with await asyncio.start_server(never_answer, "127.0.0.1", 0) as listening:
         port = listening.sockets[0].getsockname()[1]
-        async with client_of(ConnectionStack()) as client, anyio.create_task_group() as tasks:
+        async with client_of(connections()) as client, anyio.create_task_group() as tasks:
             tasks.start_soon(client.get, f"http://127.0.0.1:{port}")
             await asked.wait()
             tasks.cancel_scope.cancel()
         with anyio.fail_after(HANG_SECONDS):
             await gone.wait()
+
+
+@asynccontextmanager
+async def answering(*answers: bytes, resets: bool = False) -> AsyncGenerator[tuple[str, list[str]]]:
+    """A server that reads a request, sends these parts of an answer and closes the connection. Yields its address, and
+    the requests."""
+    requests: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append((await reader.readuntil(b"\r\n\r\n")).split()[0].decode())
+        for each in answers:
+            writer.write(each)
+            await writer.drain()
+        if resets:
+            writer.transport.abort()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", requests
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@BOTH
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+@pytest.mark.parametrize(
+    "answers",
+    [(), (b"HTTP/1.1 2",), (b"no HTTP at all\r\n\r\n",), (HEAD,), (HEAD, b"5\r\nab"), (HEAD, b"no length\r\n")],
+    ids=["nothing", "half a head", "not HTTP", "a head", "half a chunk", "a bad chunk"],
+)
+async def test_a_request_whose_connection_broke_may_have_arrived_and_is_not_repeated(
+    connections: Make, answers: tuple[bytes, ...], method: str, *, resets: bool
+) -> None:
+    async with answering(*answers, resets=resets) as (url, requests), client_of(connections()) as client:
+        with pytest.raises(httpx.TransportError) as broken:
+            await client.request(method, url, content=b"x")
+
+    assert not isinstance(broken.value, NEVER_SENT)
+    assert requests == [method]
+
+
+@BOTH
+async def test_nobody_listens(connections: Make) -> None:
+    async with serve() as server:
+        url = server.url
+    async with client_of(connections()) as client:
+        with pytest.raises(NEVER_SENT):
+            await client.post(url, content=b"x")
+
+
+@BOTH
+async def test_a_connection_that_cannot_be_made_in_time(connections: Make) -> None:
+    with socket.socket() as full, socket.socket() as first:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        first.connect(full.getsockname())
+        async with client_of(connections()) as client:
+            with pytest.raises(httpx.ConnectTimeout):
+                await client.post(
+                    f"http://127.0.0.1:{full.getsockname()[1]}", timeout=httpx.Timeout(HANG_SECONDS, connect=0.1)
+                )
+
+
+@BOTH
+@pytest.mark.parametrize("answer", [b"", HEAD + b"2\r\nab\r\n"])
+async def test_an_answer_that_stops_coming(connections: Make, answer: bytes) -> None:
+    async def stop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(stop, "127.0.0.1", 0) as listening, client_of(connections()) as client:
+        port = listening.sockets[0].getsockname()[1]
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post(f"http://127.0.0.1:{port}", timeout=httpx.Timeout(HANG_SECONDS, read=0.1))
 
 
 async def test_a_response_that_ends_after_the_client_was_closed_closes_its_connection(server: Server) -> None:
@@ -162,20 +256,22 @@ async def test_a_response_that_ends_after_the_client_was_closed_closes_its_conne
     await server.until_open(0)
 
 
+@FOR_MANY
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
 async def test_a_proxy_of_the_environment_is_used(
-    server: Server, monkeypatch: pytest.MonkeyPatch, variable: str
+    server: Server, monkeypatch: pytest.MonkeyPatch, variable: str, *, for_many: bool
 ) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, server.url)
-    async with CountingClient(NO_METER) as client:
+    async with CountingClient(NO_METER, for_many=for_many) as client:
         await client.get("http://letta.test/v1/agents/")
     assert server.requests == ["http://letta.test/v1/agents/"]
 
 
-async def test_a_cookie_is_sent_back_as_a_balancer_expects(server: Server) -> None:
-    async with CountingClient(NO_METER) as client:
+@FOR_MANY
+async def test_a_cookie_is_sent_back_as_a_balancer_expects(server: Server, *, for_many: bool) -> None:
+    async with CountingClient(NO_METER, for_many=for_many) as client:
         await client.get(f"{server.url}/plain")
         await client.get(f"{server.url}/sets")
         await client.get(f"{server.url}/plain")
@@ -183,9 +279,10 @@ async def test_a_cookie_is_sent_back_as_a_balancer_expects(server: Server) -> No
     assert server.requests == ["/plain", "/sets", "/plain", "with the cookie"]
 
 
+@FOR_MANY
 @pytest.mark.parametrize("redirected", [False, True])
 async def test_a_certificate_must_be_one_that_this_machine_trusts(
-    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, redirected: bool
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, redirected: bool, for_many: bool
 ) -> None:
     authority, own = trustme.CA(), tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(own))
@@ -193,11 +290,11 @@ async def test_a_certificate_must_be_one_that_this_machine_trusts(
     authority.issue_cert("localhost").configure_cert(tls)  # pyright: ignore[reportUnknownMemberType] - of OpenSSL
     async with serve(tls) as safe:
         url = f"{server.url}/to/{safe.url.rpartition(':')[2]}" if redirected else safe.url
-        async with CountingClient(NO_METER) as client:
+        async with CountingClient(NO_METER, for_many=for_many) as client:
             with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
                 await client.get(url)
         monkeypatch.setenv("SSL_CERT_FILE", str(own))
-        async with CountingClient(NO_METER) as client:
+        async with CountingClient(NO_METER, for_many=for_many) as client:
             assert (await client.get(url)).text == "ok"
 
     assert safe.requests == ["/"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import anyio
@@ -32,11 +33,12 @@ class Known:
 
 
 class ApiBase:
-    """`async with` it; the SDK is loaded and connections are opened at the first request."""
+    """`async with` it; the SDK is loaded and connections are opened at the first request. `for_many`: calls of many
+    clients are expected."""
 
-    def __init__(self, settings: BackendSettings, meter: Meter = NO_METER) -> None:
+    def __init__(self, settings: BackendSettings, meter: Meter = NO_METER, *, for_many: bool = False) -> None:
         self._settings = settings
-        self._meter = meter
+        self._make_client = partial(Client, settings, meter, for_many=for_many)
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._loading = anyio.Lock()
         self._client: Client | None = None
@@ -55,7 +57,7 @@ class ApiBase:
         async with self._loading:
             if self._client is None:
                 # In a thread: the import takes half a second and must not block other calls.
-                self._client = await anyio.to_thread.run_sync(Client, self._settings, self._meter)
+                self._client = await anyio.to_thread.run_sync(self._make_client)
             return self._client
 
     def _forget_agent(self, agent_id: str) -> None:

@@ -29,19 +29,21 @@ if TYPE_CHECKING:
     from letta_conversations_mcp.backends.letta_api.sdk_errors import Asking
 
 
+UNUSED = ("httpx._main", "httpx_aiohttp")
+"""What httpx and letta-client import if it happens to be there: httpx's command line, with rich and pygments (3 MB),
+and aiohttp (6 MB), which this server loads itself where it uses it."""
+
+
 @contextmanager
-def _without_extras() -> Generator[None]:
-    """Keeps imports from loading what httpx imports for its command line, if it happens to be installed: rich and
-    pygments, which take 3 MB."""
-    name = "httpx._main"
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = cast("ModuleType", None)  # an import of it raises ImportError
+def _without(*names: str) -> Generator[None]:
+    """Imports of these modules fail inside, unless they are loaded already."""
+    hidden = {name: cast("ModuleType", None) for name in names if name not in sys.modules}
+    sys.modules.update(hidden)
     try:
         yield
     finally:
-        del sys.modules[name]
+        for name in hidden:
+            del sys.modules[name]
 
 
 class Client:
@@ -51,9 +53,9 @@ class Client:
     retrying: AsyncLetta
     asking: Asking
 
-    def __init__(self, settings: BackendSettings, meter: Meter = NO_METER) -> None:
+    def __init__(self, settings: BackendSettings, meter: Meter = NO_METER, *, for_many: bool = False) -> None:
         """Raises NotConfigured for unusable proxy or certificate variables."""
-        with _without_extras():
+        with _without(*UNUSED):
             import httpx
             import letta_client
 
@@ -79,7 +81,7 @@ class Client:
             max_retries=0,
             timeout=self.timeout(settings.request_timeout),
             default_headers=cast("dict[str, str]", headers),
-            http_client=CountingClient(meter),
+            http_client=CountingClient(meter, for_many=for_many),
         )
         self.retrying = self.once.with_options(max_retries=2)
 

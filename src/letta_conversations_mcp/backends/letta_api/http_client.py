@@ -7,6 +7,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any, cast
 from urllib.request import getproxies
 
@@ -17,8 +18,9 @@ import letta_client
 from letta_conversations_mcp.turns.instrumentation import Meter
 
 MOST_IDLE = 1000
-IDLE_SECONDS = 5.0
-"""How long an unused connection is kept. httpx has the same default."""
+IDLE_SECONDS = 4.0
+"""How long an unused connection is kept. Letta's uvicorn keeps it for 5 s: a request into one that is just being closed
+would fail."""
 
 ONE_CONNECTION = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=IDLE_SECONDS)
 
@@ -111,14 +113,15 @@ class _Cookies(httpx.Cookies):
 
 
 class CountingClient(letta_client.DefaultAsyncHttpxClient):
-    """Counts attempts: a request that is retried counts twice."""
+    """Counts attempts: a request that is retried counts twice. `for_many`: use aiohttp if it is installed."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, *, for_many: bool = False) -> None:
         if _has_proxy():
             # With a transport of ours httpx would not look for proxies, so behind one its own pool is used.
             super().__init__(limits=BEHIND_PROXY)
         else:
-            super().__init__(transport=ConnectionStack(), mounts={"http://": ConnectionStack(_trust_nobody)})
+            by = _by_aiohttp if for_many and find_spec("httpx_aiohttp") else ConnectionStack
+            super().__init__(transport=by(httpx.create_ssl_context), mounts={"http://": by(_trust_nobody)})
         self._meter = meter
         self._cookies = _Cookies()
 
@@ -130,6 +133,13 @@ class CountingClient(letta_client.DefaultAsyncHttpxClient):
             raise
         self._meter.letta_answered(response.status_code)
         return response
+
+
+def _by_aiohttp(tls: Callable[[], ssl.SSLContext]) -> httpx.AsyncBaseTransport:
+    # Late: it is optional, and takes memory.
+    from letta_conversations_mcp.backends.letta_api.aiohttp_connections import AiohttpConnections
+
+    return AiohttpConnections(tls)
 
 
 def _trust_nobody() -> ssl.SSLContext:
