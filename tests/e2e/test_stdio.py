@@ -280,20 +280,21 @@ async def test_the_sdk_is_not_loaded_before_it_is_needed() -> None:
     assert done.stdout.decode().strip() == "[]"
 
 
-async def test_the_sdk_does_not_load_what_only_its_command_line_needs() -> None:
+@pytest.mark.parametrize("for_many", [False, True])
+async def test_of_what_the_sdk_could_load_only_what_is_used_is_loaded(*, for_many: bool) -> None:
     script = (
         "import sys\n"
         "from letta_conversations_mcp.backends.letta_api.client import Client\n"
         "from letta_conversations_mcp.settings import Settings\n"
-        "Client(Settings(base_url='http://127.0.0.1:9'))\n"
-        "print(sorted({'rich', 'pygments', 'letta_client'} & set(sys.modules)))\n"
+        f"Client(Settings(base_url='http://127.0.0.1:9'), for_many={for_many})\n"
+        "print(*sorted({'rich', 'pygments', 'aiohttp', 'letta_client'} & set(sys.modules)))\n"
         "import httpx._main\n"
         "print(httpx._main.main.name)"
     )
 
     done = await anyio.run_process([sys.executable, "-c", script])
 
-    assert done.stdout.decode().splitlines() == ["['letta_client']", "main"]
+    assert done.stdout.decode().splitlines() == ["aiohttp letta_client" if for_many else "letta_client", "main"]
 
 
 NOT_AT_THE_START = {

@@ -423,6 +423,13 @@ async def test_a_server_that_knows_its_callers_answers_nobody_in_another_way(tea
         await server.list_tools()
 
 
+def test_over_http_there_are_many_clients() -> None:
+    server = build_server(Settings(base_url=NOWHERE))
+    assert not server.serves_many
+    build_app(server, Settings(base_url=NOWHERE))
+    assert server.serves_many
+
+
 @pytest.mark.parametrize("mode", ["ask", "on"])
 def test_tools_of_this_machine_are_not_served_without_a_token(mode: Literal["ask", "on"]) -> None:
     settings = Settings(backend="local", local_tools=mode)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -267,6 +268,12 @@ async def test_a_proxy_of_the_environment_is_used(
     async with CountingClient(NO_METER, for_many=for_many) as client:
         await client.get("http://letta.test/v1/agents/")
     assert server.requests == ["http://letta.test/v1/agents/"]
+
+
+async def test_many_clients_are_served_without_aiohttp_too(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx_aiohttp", None)
+    async with CountingClient(NO_METER, for_many=True) as client:
+        assert (await client.get(server.url)).text == "ok"
 
 
 @FOR_MANY
