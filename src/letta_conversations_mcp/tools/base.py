@@ -168,12 +168,11 @@ class ConversationTool(Tool):
     def _too_long(self, arguments: Mapping[str, Any]) -> InvalidArgument | None:
         """Checks the maximum of texts whose schema states none: stating it 50 times would cost tokens."""
         for name, value in arguments.items():
-            schema = self.parameters["properties"].get(name, {})
             texts = cast("list[object]", value if isinstance(value, list) else [value])
-            if "maxLength" not in schema.get("items", schema) and any(
-                isinstance(text, str) and len(text) > MOST_CHARS for text in texts
-            ):
-                return InvalidArgument(name, f"a text has at most {MOST_CHARS} characters here.")
+            if any(isinstance(text, str) and len(text) > MOST_CHARS for text in texts):
+                schema = self.parameters["properties"].get(name, {})
+                if "maxLength" not in schema.get("items", schema):
+                    return InvalidArgument(name, f"a text has at most {MOST_CHARS} characters here.")
         return None
 
     def _explain(self, error: ValidationError) -> str:

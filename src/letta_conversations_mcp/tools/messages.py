@@ -120,8 +120,9 @@ async def send_message(
             speaker = await find_sender(services.backend, sender)
             hop = await next_hop(services.backend, services.scheduler, speaker, message, most)
         ref = known or await destination.find(conversation_id, agent)
-        text = introduce(speaker, ref, message, hop, most) if speaker else message
-        return ref, outgoing.model_copy(update={"text": text})
+        if speaker is None:
+            return ref, outgoing
+        return ref, outgoing.model_copy(update={"text": introduce(speaker, ref, message, hop, most)})
 
     try:
         turn, sent = await services.scheduler.send_and_wait(

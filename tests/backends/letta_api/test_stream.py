@@ -10,7 +10,7 @@ import letta_client
 import pytest
 
 from letta_conversations_mcp.backends.letta_api.sdk_errors import Asking
-from letta_conversations_mcp.backends.letta_api.stream import open_response, read_chunks
+from letta_conversations_mcp.backends.letta_api.stream import open_response, read_chunks, read_stream
 from letta_conversations_mcp.core.backend import StreamLost
 from letta_conversations_mcp.core.model import ConversationRef
 
@@ -73,3 +73,13 @@ async def test_a_stream_that_breaks_gives_what_came_before(error: Exception, sil
         await anext(chunks)
     assert raised.value.silent == silent
     assert not silent or "5 s" in str(raised.value)
+
+
+@pytest.mark.parametrize("charset", ["", "; charset=utf-8", "; charset=latin-1"])
+async def test_a_stream_is_utf_8_whatever_its_headers_say(charset: str) -> None:
+    response = httpx.Response(
+        200, headers={"content-type": f"text/event-stream{charset}"}, content='data: {"id": "Grüße 🎈"}\n\n'.encode()
+    )
+
+    async with read_stream(response, 5) as chunks:
+        assert [chunk async for chunk in chunks] == [{"id": "Grüße 🎈"}]

@@ -112,6 +112,8 @@ async def open_response(
 @asynccontextmanager
 async def read_stream(response: httpx.Response, silence_seconds: float) -> AsyncGenerator[AsyncIterator[Chunk]]:
     """The chunks of a response. The rest of the response is read on leaving, after the caller has its answer."""
+    # Of every event stream, whatever its headers say.
+    response.encoding = "utf-8"
     events = httpx_sse.EventSource(response).aiter_sse()
     yield read_chunks(events, silence_seconds)
     # Read to the end; otherwise the connection could not be reused.
