@@ -33,6 +33,7 @@ from letta_conversations_mcp.backends.pool import open_pool
 from letta_conversations_mcp.core.access import EVERYTHING, Access, Scope, account_of
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import Forbidden
+from letta_conversations_mcp.core.imports import without
 from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.notifications.poller import open_poller
 from letta_conversations_mcp.observability.instrumentation import LoggingMeter
@@ -266,4 +267,6 @@ def build_server(settings: Settings, timing: Timing | None = None) -> Conversati
 
     `timing` replaces the usual times, for tests.
     """
-    return ConversationServer(settings, timing)
+    # The SDK would load rich, if it is installed, to set up logging, which is set up by then.
+    with without("rich"):
+        return ConversationServer(settings, timing)

@@ -6,11 +6,8 @@ Making a `Client` imports `letta_client`, which takes half a second: that is don
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Awaitable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import from_json
@@ -18,6 +15,7 @@ from pydantic_core import from_json
 from letta_conversations_mcp.backends.letta_api.letta_json import Json
 from letta_conversations_mcp.backends.letta_api.network_variables import check_network
 from letta_conversations_mcp.core.errors import Unreachable
+from letta_conversations_mcp.core.imports import without
 from letta_conversations_mcp.settings import BackendSettings
 from letta_conversations_mcp.turns.instrumentation import NO_METER, Meter
 
@@ -34,18 +32,6 @@ UNUSED = ("httpx._main", "httpx_aiohttp")
 and aiohttp (6 MB), which this server loads itself where it uses it."""
 
 
-@contextmanager
-def _without(*names: str) -> Generator[None]:
-    """Imports of these modules fail inside, unless they are loaded already."""
-    hidden = {name: cast("ModuleType", None) for name in names if name not in sys.modules}
-    sys.modules.update(hidden)
-    try:
-        yield
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-
-
 class Client:
     """The SDK with one set of connections: `retrying` for reads, `once` for everything else."""
 
@@ -55,7 +41,7 @@ class Client:
 
     def __init__(self, settings: BackendSettings, meter: Meter = NO_METER, *, for_many: bool = False) -> None:
         """Raises NotConfigured for unusable proxy or certificate variables."""
-        with _without(*UNUSED):
+        with without(*UNUSED):
             import httpx
             import letta_client
 
