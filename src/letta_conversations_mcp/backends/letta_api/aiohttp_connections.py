@@ -35,12 +35,11 @@ class AiohttpConnections(AiohttpTransport):
         self._idle_seconds = idle_seconds
 
     def _open(self) -> aiohttp.ClientSession:
-        session = aiohttp.ClientSession(
+        return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=self._idle_seconds, ssl=self._tls()),
             cookie_jar=aiohttp.DummyCookieJar(),
+            middlewares=[_once],
         )
-        session._retry_connection = False  # pyright: ignore[reportPrivateUsage] - there is no option
-        return session
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         with _as_httpx():
@@ -60,6 +59,16 @@ class _Body(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Ends a request whose connection breaks: aiohttp does not know this error, and repeats nothing after it."""
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise httpx.ReadError(str(error)) from error
 
 
 @contextmanager
