@@ -17,6 +17,7 @@ from mcp.server.stdio import stdio_server
 from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.server.invalid_lines import RepairingStream
+from letta_conversations_mcp.server.pipes import standard_pipes
 from letta_conversations_mcp.server.sdk_private import serve_over
 from letta_conversations_mcp.settings import Settings
 
@@ -30,7 +31,7 @@ async def serve_stdio(settings: Settings) -> int:
         async with background_tasks() as tasks:
             if sys.platform != "win32":
                 await tasks.start(_end_on_signal)
-            async with stdio_server() as (read, write):
+            async with stdio_server(*standard_pipes()) as (read, write):
                 await serve_over(server, RepairingStream(read, write), write)
     except* BrokenPipeError:
         logger.info("the client left before it had its answers")
@@ -41,6 +42,6 @@ async def _end_on_signal(*, task_status: TaskStatus[None]) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for _ in signals:
-            # A thread of the SDK's is blocked in a read of stdin that nothing can interrupt, so a return would hang
-            # until the client writes. Nothing of ours needs more: the turns go on at Letta and can be found again.
+            # If stdin is no pipe, a thread is blocked in a read that nothing can interrupt, and the process would end
+            # only when the client writes. Nothing of ours needs more: the turns go on at Letta and can be found again.
             os._exit(0)
