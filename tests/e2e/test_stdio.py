@@ -9,7 +9,6 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -191,24 +190,6 @@ async def test_without_a_place_to_go_the_server_starts_and_every_call_tells_the_
         assert "LETTA_API_KEY" in said
         assert "LETTA_BASE_URL" in said
         assert f"{sys.executable} -m pip install letta==" in said
-
-
-async def test_a_file_of_requests_is_answered_in_a_file(tmp_path: Path) -> None:
-    requests, answers = tmp_path / "requests", tmp_path / "answers"
-    asked = [
-        {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": INITIALIZE},
-        {"jsonrpc": "2.0", "method": "notifications/initialized"},
-        {"jsonrpc": "2.0", "id": 2, "method": "ping"},
-    ]
-    requests.write_text("".join(f"{json.dumps(each)}\n" for each in asked))
-    command = [sys.executable, "-m", "letta_conversations_mcp"]
-    with requests.open() as stdin, answers.open("w") as stdout, anyio.fail_after(HANG_SECONDS):
-        done = await anyio.run_process(
-            command, stdin=stdin, stdout=stdout, env=environment(Settings(base_url="http://127.0.0.1:9"))
-        )
-
-    assert done.returncode == 0
-    assert [json.loads(line)["id"] for line in answers.read_text().splitlines()] == [1, 2]
 
 
 async def test_the_end_of_input_ends_the_process_soon() -> None:

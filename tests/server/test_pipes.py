@@ -96,3 +96,12 @@ def test_what_else_is_read_and_printed_stays_apart_from_the_protocol() -> None:
 
     assert done.stdout == b""
     assert done.stderr.decode().splitlines() == ["printed", "told by a child", "''"]
+
+
+@pytest.mark.parametrize("streams", ["< /dev/null", "<&-", "2>&-"], ids=["a file", "no stdin", "no stderr"])
+def test_what_cannot_be_waited_for_is_left_to_the_sdk(streams: str) -> None:
+    script = "from letta_conversations_mcp.server.pipes import standard_pipes; print(standard_pipes())"
+    command = ["/bin/sh", "-c", f'exec "$0" -c "$1" {streams}', sys.executable, script]
+    done = subprocess.run(command, stdin=subprocess.PIPE, capture_output=True, timeout=HANG_SECONDS, check=True)
+
+    assert done.stdout == b"(None, None)\n"
