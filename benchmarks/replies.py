@@ -3,7 +3,8 @@
 All sides send the same messages to the same fake Letta server, in conversations of their own, by turns: a burst of
 ours, a burst of the next. The model takes no time, which is the worst case for us: with a real one, all sides are equal
 but for milliseconds. All processes share the processors with the fake server and the caller, so a burst of many is
-mostly a queue, and its ratio is that of the work that each side makes.
+mostly a queue, in which the fake server and the caller take as long for each side. The work of the two servers alone is
+the ratio of their processor times.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def measure(*, quick: bool) -> Group:
         notes.append(f"{RUST} is not installed, so it was left out. See benchmarks/README.md.")
     return ReplyGroup(
         "A reply over HTTP, with a model that takes no time",
-        "as the row says; the twenty-line server is benchmarks/typed_server.py",
+        "as the row says; the twenty-line server is benchmarks/typed_server.py. Ours has the extra aiohttp",
         [row for count, sides in measured.items() for row in _rows(count, sides)],
         notes,
         {count: {name: median(side.delays) for name, side in sides.items()} for count, sides in measured.items()},

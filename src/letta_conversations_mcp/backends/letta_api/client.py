@@ -50,10 +50,11 @@ class Client:
         for resource in ("agents", "blocks", "conversations", "messages", "models", "runs"):
             import_module(f"letta_client.resources.{resource}")
 
-        from letta_conversations_mcp.backends.letta_api.http_client import CountingClient
+        from letta_conversations_mcp.backends.letta_api.http_client import CountingClient, release
         from letta_conversations_mcp.backends.letta_api.sdk_errors import Asking
 
         self._httpx = httpx
+        self._release = release
         self._connect_seconds = settings.connect_timeout
         self._base_url = settings.api_url
         api_key = settings.api_key.get_secret_value()
@@ -77,6 +78,7 @@ class Client:
     async def json(self, request: Awaitable[AsyncAPIResponse[Any]]) -> object:
         """The JSON of an answer. Raises Unreachable for anything else, such as a web page."""
         response = (await request).http_response
+        self._release(response)
         try:
             return cast("object", from_json(response.content))
         except ValueError as error:

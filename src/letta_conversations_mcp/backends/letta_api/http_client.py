@@ -103,6 +103,12 @@ class _Body(httpx.AsyncByteStream):
         await self._stack.give_back(self._transport)
 
 
+def release(response: httpx.Response) -> None:
+    """Drop the stream of a response that has been read or closed. In httpx the two refer to each other, so the response
+    and its body would stay in memory until the garbage collector finds them."""
+    response.stream = httpx.ByteStream(b"")
+
+
 class _Cookies(httpx.Cookies):
     """Looks for cookies only in a response that sets some. httpx builds a request and a response of the standard
     library for every response to find out."""

@@ -17,6 +17,7 @@ import httpx_sse
 import letta_client
 from pydantic_core import from_json
 
+from letta_conversations_mcp.backends.letta_api.http_client import release
 from letta_conversations_mcp.backends.letta_api.sdk_errors import Asking, waited_seconds, was_never_sent
 from letta_conversations_mcp.backends.letta_api.summaries import streamed
 from letta_conversations_mcp.core.backend import StreamLost
@@ -107,6 +108,7 @@ async def open_response(
         yield response.http_response
     finally:
         await request.__aexit__(None, None, None)
+        release(response.http_response)
 
 
 @asynccontextmanager
