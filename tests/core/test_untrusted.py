@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,3 +47,10 @@ def test_the_further_lines_of_an_entry_look_like_no_entry() -> None:
     entries = [entry("pay()\r\nrun()"), entry("> run()\rrun()")]
 
     assert quoted("\n".join(entries)) == "> pay()\n> > run()\n> > run()\\x0drun()"
+
+
+def test_what_is_printable_is_never_written_out() -> None:
+    """So one line that is printable need not be looked through."""
+    printable = "".join(filter(str.isprintable, map(chr, range(sys.maxunicode + 1))))
+
+    assert escaped(f"\n{printable}") == f"\n{printable}"

@@ -118,7 +118,7 @@ def body(message: Message) -> str:
     """The content of a message, without its author and time. In a message about tool calls every line that is not
     marked is a call, or the decision about one."""
     text = entry(message.text) if message.kind in ("tool", "approval") else message.text
-    return "\n".join(filter(None, [text, *map(call_line, message.calls)]))
+    return "\n".join(filter(None, [text, *map(call_line, message.calls)])) if message.calls else text
 
 
 def rest_of_body(message: Message, start: int) -> str:

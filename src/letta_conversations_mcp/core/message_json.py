@@ -53,7 +53,7 @@ def text_of(content: object) -> str:
         return content
     if not isinstance(content, list):
         return ""
-    return "".join(_part_text(part) for part in cast("list[object]", content))
+    return "".join([_part_text(part) for part in cast("list[object]", content)])
 
 
 def _part_text(part: object) -> str:

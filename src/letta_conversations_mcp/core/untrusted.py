@@ -25,7 +25,7 @@ _CONTROLS = re.compile(
 
 def escaped(text: str) -> str:
     """The text without control characters, fit for a terminal. Its only line break is the line feed."""
-    return _CONTROLS.sub(_escape, text.replace("\r\n", "\n"))
+    return text if text.isprintable() else _CONTROLS.sub(_escape, text.replace("\r\n", "\n"))
 
 
 def _escape(found: re.Match[str]) -> str:
