@@ -7,8 +7,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 GC_OBJECTS = 10_000
-"""How many new objects start a garbage collection. Next to nothing that a call creates waits for one, so a server holds
-as much memory as with 2,000; with 64 turns in flight, a reply then takes 4 % more processor time."""
+"""How many new objects start a garbage collection. Next to nothing that a call creates waits for one. With 2,000 a
+server holds as much memory, and with 64 turns in flight a reply takes 4 % more processor time."""
 
 
 @contextmanager
