@@ -26,3 +26,9 @@ def test_a_module_that_is_loaded_stays() -> None:
         assert import_module("colorsys") is loaded
     assert sys.modules["colorsys"] is loaded
     assert "no_such_module" not in sys.modules
+
+
+def test_another_thread_that_hides_the_same_may_end_first() -> None:
+    with without("no_such_module"):
+        del sys.modules["no_such_module"]
+    assert "no_such_module" not in sys.modules

@@ -19,4 +19,6 @@ def without(*names: str) -> Generator[None]:
         yield
     finally:
         for name in hidden:
-            del sys.modules[name]
+            # Another thread that imports meanwhile may have been here before.
+            if sys.modules.get(name, name) is None:
+                del sys.modules[name]
