@@ -44,6 +44,7 @@ CHANGES_NOTHING = {
     "list_run_chunks",
     "run_of_otid",
     "list_runs",
+    "list_with_owner",
     "owner_of",
     "recompile",
     "search_messages",
