@@ -13,12 +13,13 @@ from typing import cast
 def without(*names: str) -> Generator[None]:
     """Inside, these modules count as not installed, unless they are loaded already: importing them raises
     ImportError."""
-    hidden = {name: cast("ModuleType", None) for name in names if name not in sys.modules}
-    sys.modules.update(hidden)
+    nothing = cast("ModuleType", None)
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden, nothing))
     try:
         yield
     finally:
         for name in hidden:
             # Another thread that imports meanwhile may have been here before.
-            if sys.modules.get(name, name) is None:
+            if name in sys.modules and sys.modules[name] is nothing:
                 del sys.modules[name]
