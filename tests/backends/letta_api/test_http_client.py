@@ -136,15 +136,14 @@ async def test_a_connection_that_was_idle_for_too_long_is_closed_and_not_the_one
 @BOTH
 @pytest.mark.parametrize("path", ["/breaks", "/closes"])
 async def test_a_connection_that_ended_is_not_used_again(server: Server, connections: Make, path: str) -> None:
-    async with client_of(connections()) as client:
+    async with serve() as other, client_of(connections()) as client:
         try:
             await client.get(f"{server.url}{path}")
         except (httpx.RemoteProtocolError, httpx.ReadError):
             assert path == "/breaks"
         await server.until_open(0)
         # aiohttp notices the end only when the event loop comes round.
-        async with serve() as other:
-            await client.get(other.url)
+        await client.get(other.url)
         assert (await client.get(server.url)).text == "ok"
     # Once each: a request is never repeated by itself.
     assert server.requests == [path, "/"]
