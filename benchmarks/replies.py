@@ -23,6 +23,7 @@ from letta_client import AsyncLetta
 
 from benchmarks.http_caller import HttpCaller
 from benchmarks.letta_server import Place
+from benchmarks.pairs import ratio_of_pairs
 from benchmarks.processes import RIVAL, HttpServer, letta_server, our_http_server, rival_server, typed_server
 from benchmarks.table import Group, Row
 
@@ -33,7 +34,8 @@ GOALS = {16: 0.65, 64: 0.5, 256: 0.5}
 
 RIVAL_GOAL = 2.5
 RIVAL_IN_FLIGHT = (1, 16)
-"""It refuses more than 100 requests in a second."""
+RIVAL_PER_SECOND = 80
+"""It refuses more than 100 requests in a second, so it rests before each burst."""
 
 MESSAGE = "Which of the two flights did we choose in the end, and did anybody tell the Oslo office about it?"
 
@@ -45,21 +47,25 @@ Send = Callable[[str], Awaitable[object]]
 @dataclass
 class _Side:
     """One way to send messages: `senders` of it, each with a connection of its own. Without a process, this one is
-    the sender, whose work is not measured."""
+    the sender, whose work is not measured. Before a burst it rests so many seconds for each message."""
 
     senders: Sequence[Send]
     process: psutil.Process | None = None
+    rest: float = 0.0
     conversations: list[str] = field(default_factory=list[str])
     delays: list[float] = field(default_factory=list[float])
+    longest: list[float] = field(default_factory=list[float])
     work: list[float] = field(default_factory=list[float])
 
     async def burst(self, count: int, *, is_kept: bool) -> None:
-        """So many messages at once: keeps the median delay, and the processor time for each."""
+        """So many messages at once: keeps the median and the longest delay, and the processor time for each."""
+        await asyncio.sleep(self.rest * count)
         before = _worked(self.process)
         senders = zip(self.senders[:count], self.conversations, strict=True)
         delays = await asyncio.gather(*(_seconds_of(send(place)) for send, place in senders))
         if is_kept:
             self.delays.append(median(delays))
+            self.longest.append(max(delays))
             self.work.append((_worked(self.process) - before) / count)
 
 
@@ -81,7 +87,15 @@ def measure(*, quick: bool) -> Group:
         rival = stack.enter_context(rival_server(letta.base_url)) if RIVAL.exists() else None
         measured = asyncio.run(_all(letta, {OURS: ours, TYPED: typed}, rival, quick=quick))
     work = [f"{count} in flight {_ratio(sides[OURS].work, sides[TYPED].work):.2f}" for count, sides in measured.items()]
-    notes = [f"Processor time of a reply, beside the twenty-line server: {', '.join(work)}."]
+    longest = [
+        f"{count} in flight {ratio_of_pairs(sides[OURS].longest, sides[TYPED].longest):.2f}"
+        for count, sides in measured.items()
+        if count > 1
+    ]
+    notes = [
+        f"Beside the twenty-line server, the last reply of a burst: {', '.join(longest)}.",
+        f"Processor time of a reply: {', '.join(work)}.",
+    ]
     if rival is None:
         notes.append(f"{RUST} is not installed, so it was left out. See benchmarks/README.md.")
     return ReplyGroup(
@@ -137,7 +151,9 @@ async def _sides(
             callers = [HttpCaller(rival.url, is_modern=False) for _ in range(count)]
             for each in callers:
                 stack.push_async_callback(each.close)
-            sides[RUST] = _Side([_sending_to_rival(each, letta) for each in callers], rival.process)
+            sides[RUST] = _Side(
+                [_sending_to_rival(each, letta) for each in callers], rival.process, 1 / RIVAL_PER_SECOND
+            )
         yield sides
 
 

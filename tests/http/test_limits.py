@@ -333,19 +333,70 @@ async def test_the_turns_of_one_caller_leave_room_for_others(team: Team, letta: 
     assert other.data["status"] == "running"
 
 
+class Steps:
+    """An application in which each call takes two steps of the event loop. Keeps their order."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, str]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for step in ("begin", "end"):
+            self.taken.append((scope["name"], step))
+            await anyio.lowlevel.checkpoint()
+
+
+async def receive_nothing() -> Message:
+    return {"type": "http.request"}
+
+
+async def send_nothing(message: Any) -> None: ...
+
+
+def scope_of(name: str, path: str = "/mcp") -> Scope:
+    return {"type": "http", "path": path, "method": "POST", "headers": [], "name": name}
+
+
+async def test_calls_that_arrive_together_begin_one_after_the_other() -> None:
+    """The first has its answer before the last has begun, and no other request waits for them."""
+    steps = Steps()
+    app = Limits(steps, "/mcp", Settings())
+    async with anyio.create_task_group() as tasks:
+        for name in ("one", "two", "three"):
+            tasks.start_soon(app, scope_of(name), receive_nothing, send_nothing)
+        tasks.start_soon(app, scope_of("health", "/healthz"), receive_nothing, send_nothing)
+
+    calls = [(name, step) for name, step in steps.taken if name != "health"]
+    assert calls == [(name, step) for name in ("one", "two", "three") for step in ("begin", "end")]
+    assert steps.taken.index(("health", "begin")) == 1
+
+
+async def test_a_caller_that_leaves_the_line_holds_nobody_up() -> None:
+    steps = Steps()
+    app = Limits(steps, "/mcp", Settings())
+    patience = anyio.CancelScope()
+
+    async def leave() -> None:
+        with patience:
+            await app(scope_of("leaves"), receive_nothing, send_nothing)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, scope_of("first"), receive_nothing, send_nothing)
+        tasks.start_soon(leave)
+        tasks.start_soon(app, scope_of("last"), receive_nothing, send_nothing)
+        await anyio.lowlevel.checkpoint()
+        patience.cancel()
+
+    assert [name for name, _ in steps.taken] == ["first", "first", "last", "last"]
+
+
 async def test_what_an_application_gets_wrong_is_still_its_own_error() -> None:
     async def breaks(scope: Scope, receive: Receive, send: Send) -> None:
         raise ValueError("its own")
 
-    async def nothing() -> Message:
-        return {"type": "http.request"}
-
-    async def send(message: Any) -> None: ...
-
     app = Limits(breaks, "/mcp", Settings(max_calls=1, max_per_caller=1))
     for _ in range(3):
         with pytest.raises(ValueError, match="its own"):
-            await app({"type": "http", "path": "/mcp", "method": "POST", "headers": []}, nothing, send)
+            await app(scope_of("wrong"), receive_nothing, send_nothing)
 
 
 async def test_more_clients_can_listen_than_the_sdk_has_places_for() -> None:

@@ -6,10 +6,13 @@ Retry-After, before it is parsed: nothing was done, so it can be repeated. Turns
 
 This bounds memory: bodies that are being received or processed take at most BODIES times `max_body_bytes`, answers are
 short.
+
+Calls that arrive together begin one after the other. Side by side they would all take as long as the last of them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import anyio
@@ -58,6 +61,7 @@ class Limits:
         self._calls = FairShare("calls", settings.max_calls, settings.max_per_caller)
         self._streams = FairShare("streams", MOST_LISTENING)
         self._bytes = FairShare("bytes of requests", BODIES * settings.max_body_bytes)
+        self._line = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != self._path:
@@ -68,6 +72,7 @@ class Limits:
         request = _Request(self._bytes, caller, receive, self._seconds)
         try:
             with (self._streams if _is_stream(scope) else self._calls).place(caller):
+                await self._begin()
                 if self._sessions is not None:
                     await self._sessions(caller, scope, request.receive, send)
                 else:
@@ -81,6 +86,11 @@ class Limits:
             await refusal(refused.status, str(refused))(scope, receive, send)
         finally:
             self._bytes.give_back(caller, request.received)
+
+    async def _begin(self) -> None:
+        """Wait until the calls that came earlier have begun, each ahead of the next by a step of the event loop."""
+        await self._line.acquire()
+        asyncio.get_running_loop().call_soon(self._line.release)
 
 
 class _Request:
