@@ -253,13 +253,11 @@ async def test_an_interrupted_export_ends_quietly(letta: Letta) -> None:
     conversation_id, agent_id = await a_conversation(letta, 1)
     gate = anyio.Event()
     letta.fake.stall("GET", f"/v1/agents/{agent_id}/messages", gate)
-    asked = len(letta.fake.requests)
+    letta.fake.requests.clear()
 
     command = process(letta, "export", conversation_id)
     async with await anyio.open_process(command, stderr=subprocess.PIPE) as exporting:
-        with anyio.fail_after(60):
-            while not any(each.path.endswith("/messages") for each in letta.fake.requests[asked:]):
-                await anyio.sleep(0.01)
+        await letta.fake.requests.until(lambda each: each.path.endswith("/messages"))
         exporting.send_signal(signal.SIGINT)
         assert exporting.stderr
         said = b"".join([part async for part in exporting.stderr])
@@ -299,7 +297,7 @@ async def test_a_terminal_shows_progress_on_stderr_alone(letta: Letta, tmp_path:
         os.close(theirs)
         assert exporting.stdout
         out = b"".join([part async for part in exporting.stdout])
-        with anyio.fail_after(60):
+        with anyio.fail_after(HANG_SECONDS):
             assert await exporting.wait() == 0
     shown = await anyio.to_thread.run_sync(_everything, ours)
 

@@ -11,8 +11,7 @@ from mcp import Client
 
 from letta_conversations_mcp.conversations.keys import mark
 from letta_conversations_mcp.settings import Settings
-from tests.rig.bounds import HANG_SECONDS
-from tests.rig.fake_letta import FakeLetta
+from tests.rig.fake_letta import FakeLetta, RecordedRequest
 from tests.rig.letta_server import Letta
 from tests.rig.model import ScriptedModel
 from tests.rig.servers import Answer, Caller, Way, stdio_server
@@ -208,7 +207,6 @@ async def test_of_two_that_were_made_in_a_race_the_oldest_counts(mcp: Caller, le
     gate = anyio.Event()
     letta.fake.stall("POST", "/v1/conversations/", gate)
     answers: list[Answer] = []
-    requests = letta.fake.requests
 
     async def late() -> None:
         answers.append(await mcp.ok("create_conversation", agent=agent_id, key="k"))
@@ -216,9 +214,7 @@ async def test_of_two_that_were_made_in_a_race_the_oldest_counts(mcp: Caller, le
     rivals: list[str] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(late)
-        with anyio.fail_after(HANG_SECONDS):
-            while not any(each.method == "POST" and each.query.get("agent_id") == agent_id for each in requests):
-                await anyio.sleep(0.01)
+        await letta.fake.requests.until(lambda each: each.method == "POST" and each.query.get("agent_id") == agent_id)
         rivals.append(letta.fake.add_conversation(agent_id, mark("", agent_id, "k")))
         gate.set()
 
@@ -233,10 +229,8 @@ async def test_a_conversation_in_which_somebody_talks_is_not_deleted_after_a_rac
     before_creating, before_looking = anyio.Event(), anyio.Event()
     requests = letta.fake.requests
 
-    async def until_requested(method: str, count: int) -> None:
-        with anyio.fail_after(20):
-            while sum(each.method == method and each.path == "/v1/conversations/" for each in requests) < count:
-                await anyio.sleep(0.01)
+    def is_look(request: RecordedRequest) -> bool:
+        return (request.method, request.path) == ("GET", "/v1/conversations/")
 
     answers: list[Answer] = []
     rivals: list[str] = []
@@ -248,12 +242,12 @@ async def test_a_conversation_in_which_somebody_talks_is_not_deleted_after_a_rac
     async with anyio.create_task_group() as tasks:
         letta.fake.stall("POST", "/v1/conversations/", before_creating)
         tasks.start_soon(late)
-        await until_requested("POST", 1)
-        looks = sum(each.method == "GET" and each.path == "/v1/conversations/" for each in requests)
+        await requests.until(lambda each: (each.method, each.path) == ("POST", "/v1/conversations/"))
+        looks = sum(map(is_look, requests))
         rivals.append(letta.fake.add_conversation(agent_id, mark("", agent_id, "k")))
         letta.fake.stall("GET", "/v1/conversations/", before_looking)
         before_creating.set()
-        await until_requested("GET", looks + 1)
+        await requests.until(is_look, looks + 1)
         mine = [each.id for each in letta.fake.conversations.values() if each.agent.id == agent_id]
         used += [each for each in mine if each not in rivals]
         await letta.send(used[0], "I am here already")

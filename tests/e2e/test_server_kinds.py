@@ -125,9 +125,7 @@ async def test_silence_within_a_turn_is_bounded_and_the_turn_found_again(way: Wa
         conversation_id = fake.add_conversation(agent_id)
         running = await caller.ok("send_message", conversation_id=conversation_id, message="think", wait_seconds=0)
         # The model is silent, and so is the stream: it is given up while the turn runs, and taken up again.
-        with anyio.fail_after(20):
-            while not any(each.path.endswith("/stream") and "run_id" in each.json for each in fake.requests):
-                await anyio.sleep(0.02)
+        await fake.requests.until(lambda each: each.path.endswith("/stream") and "run_id" in each.json)
         held.gate.set()
         reply = await caller.ok("wait_for_reply", conversation_id=conversation_id)
 

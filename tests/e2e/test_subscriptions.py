@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 
 import anyio
 import pytest
@@ -10,6 +11,7 @@ from mcp import MCPError
 
 from letta_conversations_mcp.settings import Settings
 from tests.rig.bounds import HANG_SECONDS
+from tests.rig.fake_letta import RecordedRequest
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say
 from tests.rig.servers import ERAS, Caller, Era, Way, http_server
@@ -154,20 +156,22 @@ async def test_nothing_is_looked_at_for_a_client_that_has_gone(letta: Letta, era
     gone, watched = [await letta.new_conversation(agent_id) for _ in range(2)]
     often = settings(letta, QUICKLY)
     way = Way("http", era)
+    requests = letta.fake.requests
+
+    def is_look_at(conversation_id: str) -> Callable[[RecordedRequest], bool]:
+        return lambda each: each.path == f"/v1/conversations/{conversation_id}"
 
     def looks(conversation_id: str) -> int:
-        return sum(each.path == f"/v1/conversations/{conversation_id}" for each in letta.fake.requests)
+        return sum(map(is_look_at(conversation_id), requests))
 
     async with http_server(often) as url, subscriber(way, often, url) as staying:
         async with subscriber(way, often, url) as leaving:
             await leaving.subscribe(transcript(gone))
         await staying.subscribe(transcript(watched))
         with anyio.fail_after(HANG_SECONDS):
-            seen = (-1, 0)
-            while seen[0] != looks(gone):
-                seen = (looks(gone), looks(watched))
-                while looks(watched) < seen[1] + 5:
-                    await anyio.sleep(QUICKLY)
+            seen = -1
+            while seen != (seen := looks(gone)):
+                await requests.until(is_look_at(watched), looks(watched) + 5)
 
 
 async def test_clients_are_promised_what_they_are_told_of(mcp: Caller) -> None:

@@ -26,6 +26,7 @@ from tests.rig.letta_server import Letta
 from tests.rig.loopback import http_client
 from tests.rig.model import Hold, Say
 from tests.rig.servers import Answer, Era, http_server
+from tests.rig.waiting import until
 
 NOWHERE = "http://127.0.0.1:9"
 SCOPES = ("read", "write", "delete")
@@ -171,17 +172,20 @@ async def test_a_change_of_the_file_holds_for_the_next_call(team: Team, era: Era
     async with http_server(team.settings(NOWHERE)) as url, client_of(url, token, era) as ann:
         assert "scope" not in await ann.refused("delete", conversation_id="conv-x")
         team.add("ann", scopes=["read"])
-        refusal = ""
-        with anyio.fail_after(HANG_SECONDS):
-            while "needs the scope 'delete'" not in refusal:
-                # The response to a call that is being answered when the rights change is ended.
-                with suppress(MCPError):
-                    refusal = await ann.refused("delete", conversation_id="conv-x")
+
+        async def may_not() -> bool:
+            # The response to a call that is being answered when the rights change is ended.
+            with suppress(MCPError):
+                return "needs the scope 'delete'" in await ann.refused("delete", conversation_id="conv-x")
+            return False
+
+        async def is_refused() -> bool:
+            return (await post(url, "tools/list", {}, team.bearer("ann"))).status_code == 401
+
+        await until(may_not)
         team.tables.clear()
         team.write()
-        with anyio.fail_after(HANG_SECONDS):
-            while (await post(url, "tools/list", {}, team.bearer("ann"))).status_code != 401:
-                await anyio.sleep(0.05)
+        await until(is_refused)
 
 
 @asynccontextmanager
@@ -299,17 +303,15 @@ async def test_a_file_that_is_broken_leaves_the_tokens_in_force(team: Team, capl
     team.add("ann")
     async with http_server(team.settings(NOWHERE)) as url:
 
-        async def is_let_in_until(times: int) -> None:
-            with anyio.fail_after(HANG_SECONDS):
-                while caplog.text.count("stay in force") < times:
-                    assert (await post(url, "tools/list", {}, team.bearer("ann"))).status_code == 200
-                    await anyio.sleep(0.05)
+        async def is_let_in_and_warned(times: int) -> bool:
+            assert (await post(url, "tools/list", {}, team.bearer("ann"))).status_code == 200
+            return caplog.text.count("stay in force") == times
 
         team.path.write_text("[[tokens]]\nname = ")
-        await is_let_in_until(1)
+        await until(lambda: is_let_in_and_warned(1))
         team.path.unlink()
-        await is_let_in_until(2)
-        assert (await post(url, "tools/list", {}, team.bearer("ann"))).status_code == 200
+        await until(lambda: is_let_in_and_warned(2))
+        assert await is_let_in_and_warned(2)
 
 
 @pytest.mark.fake_only

@@ -25,6 +25,7 @@ from tests.rig.letta_server import Letta
 from tests.rig.loopback import http_client
 from tests.rig.model import Hold, Say
 from tests.rig.servers import http_server
+from tests.rig.waiting import until
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -94,8 +95,8 @@ async def test_all_bodies_together_have_a_bound(head: str, sent: bytes) -> None:
                 await (await streams.enter_async_context(raw(url, head))).send(sent)
             room_for_one_more = await post(url, "tools/list", {})
             await (await streams.enter_async_context(raw(url, head))).send(sent)
-            refusal = await until(url, 503)
-        afterwards = await until(url, 200)
+            refusal = await answered(url, 503)
+        afterwards = await answered(url, 200)
 
     assert room_for_one_more.status_code == 200
     assert "80,000 bytes of requests" in refusal.json()["error"]["message"]
@@ -118,7 +119,7 @@ async def test_the_bodies_of_one_caller_leave_room_for_others(team: Team) -> Non
     async with http_server(team.settings(NOWHERE, max_body_bytes=10_000)) as url, AsyncExitStack() as streams:
         for _ in range(2):
             await (await streams.enter_async_context(raw(url, ann))).send(b"x" * 9_999)
-        refusal = await until(url, 429, team.bearer("ann"))
+        refusal = await answered(url, 429, team.bearer("ann"))
         other = await post(url, "tools/list", {}, team.bearer("bob"))
 
     assert "one caller may have 20,000 bytes of requests" in refusal.json()["error"]["message"]
@@ -187,14 +188,14 @@ async def test_a_header_makes_no_stream_of_a_call(team: Team, letta: Letta) -> N
     assert [each.status_code for each in answers] == [400, 429]
 
 
-async def until(url: str, status: int, headers: dict[str, str] | None = None) -> httpx.Response:
+async def answered(url: str, status: int, headers: dict[str, str] | None = None) -> httpx.Response:
     """The first answer with this status."""
-    with anyio.fail_after(HANG_SECONDS):
-        while True:
-            answer = await post(url, "tools/list", {}, headers)
-            if answer.status_code == status:
-                return answer
-            await anyio.sleep(0.01)
+
+    async def look() -> httpx.Response | None:
+        answer = await post(url, "tools/list", {}, headers)
+        return answer if answer.status_code == status else None
+
+    return await until(look)
 
 
 async def test_calls_of_one_caller_and_of_all_have_a_bound(team: Team, letta: Letta) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import anyio
-import httpx
 import pytest
 
 from letta_conversations_mcp.http.auth.token_file import hash_of
@@ -18,6 +17,7 @@ from tests.http.team import Team, client_of, post
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.servers import ERAS
+from tests.rig.waiting import until
 
 KEY = "sk-let-of-the-server-0123456789abcdef"
 ANNS_KEY = "sk-let-of-ann-0123456789abcdef012345"
@@ -54,7 +54,8 @@ async def test_no_output_has_a_secret(team: Team, letta: Letta, tmp_path: Path) 
                 command, env=inherited | environment, stdout=written, stderr=subprocess.STDOUT
             )
         try:
-            url = await _url(log)
+            serving = await until(lambda: re.search(r"Serving MCP at (http://\S+)/mcp", log.read_text()))
+            url = serving[1]
             for era in ERAS:
                 for token in (ann, reader, jwt):
                     async with client_of(url, token, era) as caller:
@@ -77,10 +78,12 @@ async def test_no_output_has_a_secret(team: Team, letta: Letta, tmp_path: Path) 
             # A table with a mistake is told of, without what it holds.
             team.tables["broken"] = f'[[tokens]]\nname = "broken"\nletta_api_key = "{ANNS_KEY}"\ntoken = "{wrong}"'
             team.write()
-            with anyio.fail_after(HANG_SECONDS):
-                while "stay in force" not in log.read_text():
-                    said.append((await post(url, "tools/list", {}, team.bearer("ann"))).text)
-                    await anyio.sleep(0.1)
+
+            async def is_told() -> bool:
+                said.append((await post(url, "tools/list", {}, team.bearer("ann"))).text)
+                return "stay in force" in log.read_text()
+
+            await until(is_told)
         finally:
             process.terminate()
             with anyio.fail_after(HANG_SECONDS):
@@ -101,16 +104,3 @@ async def test_no_output_has_a_secret(team: Team, letta: Letta, tmp_path: Path) 
 
     assert [name for name, secret in secrets.items() if secret in output] == []
     assert len(said) > 40
-
-
-async def _url(log: Path) -> str:
-    """Where the server listens, as soon as it does."""
-    with anyio.fail_after(HANG_SECONDS):
-        while True:
-            words = log.read_text().split()
-            for found in [word for word in words if word.startswith("http://127.0.0.1") and word.endswith("/mcp")]:
-                url = found.removesuffix("/mcp")
-                with suppress(httpx.ConnectError):
-                    await post(url, "tools/list", {})
-                    return url
-            await anyio.sleep(0.05)

@@ -10,11 +10,11 @@ import pytest
 
 from letta_conversations_mcp.settings import Settings
 from tests.http.team import modern_call
-from tests.rig.bounds import HANG_SECONDS
 from tests.rig.clock import let_pass
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.model import ScriptedModel
 from tests.rig.servers import http_server
+from tests.rig.waiting import Record
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
 
@@ -30,23 +30,19 @@ async def test_a_call_whose_answer_takes_long_and_a_stream_of_changes_have_one()
         httpx.AsyncClient(trust_env=False, timeout=None) as http,  # noqa: S113  the clock jumps
     ):
         for body, headers in (call, listen):
-            lines: list[str] = []
+            lines = Record[str]()
 
-            async def read(content: str, headers: dict[str, str], lines: list[str]) -> None:
+            async def read(content: str, headers: dict[str, str], lines: Record[str]) -> None:
                 async with http.stream("POST", f"{url}/mcp", content=content, headers=headers) as stream:
                     async for line in stream.aiter_lines():
-                        lines.append(line[:1])  # noqa: PERF401  read while they come
+                        lines.append(line[:1])
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(read, json.dumps(body), headers, lines)
-                with anyio.fail_after(HANG_SECONDS):
-                    while not (lines if body is listen[0] else fake.requests):
-                        await anyio.sleep(0.02)
+                await (lines if body is listen[0] else fake.requests).until()
                 for count in (1, 2):
                     assert lines.count(":") == count - 1
                     let_pass(15)
-                    with anyio.fail_after(HANG_SECONDS):
-                        while lines.count(":") < count:
-                            await anyio.sleep(0.02)
+                    await lines.until(lambda line: line == ":", count)
                 tasks.cancel_scope.cancel()
         gate.set()

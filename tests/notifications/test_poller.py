@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
-import anyio
 import pytest
 from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated, ServerEvent
 
@@ -20,8 +19,9 @@ from letta_conversations_mcp.notifications import poller as polling
 from letta_conversations_mcp.notifications.events import AgentListChanged, changed_conversation, conversation_changed
 from letta_conversations_mcp.notifications.poller import Poller, open_poller
 from letta_conversations_mcp.settings import Settings
-from tests.rig.bounds import HANG_SECONDS
+from tests.rig.fake_letta import RecordedRequest
 from tests.rig.letta_server import Letta
+from tests.rig.waiting import Record
 
 NEVER = 3600
 QUICKLY = 0.02
@@ -56,7 +56,7 @@ class Ear:
     """Hears events for a client's URIs."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.heard = Record[str]()
 
     def __call__(self, event: ServerEvent) -> None:
         if isinstance(event, ResourceUpdated) and not changed_conversation(event):
@@ -64,9 +64,7 @@ class Ear:
 
     async def hear(self, count: int = 1) -> None:
         """Wait until so many topics have been told in all."""
-        with anyio.fail_after(HANG_SECONDS):
-            while len(self.heard) < count:
-                await anyio.sleep(QUICKLY)
+        await self.heard.until(times=count)
 
 
 @asynccontextmanager
@@ -89,15 +87,15 @@ async def a_conversation(letta: Letta) -> str:
 
 def looks(letta: Letta, conversation_id: str) -> int:
     """How often our server asked Letta for a conversation."""
-    path = f"/v1/conversations/{conversation_id}"
-    return sum(each.method == "GET" and each.path == path for each in letta.fake.requests)
+    return sum(map(is_look(conversation_id), letta.fake.requests))
+
+
+def is_look(conversation_id: str) -> Callable[[RecordedRequest], bool]:
+    return lambda each: (each.method, each.path) == ("GET", f"/v1/conversations/{conversation_id}")
 
 
 async def looked_often(letta: Letta, conversation_id: str) -> None:
-    begun = looks(letta, conversation_id)
-    with anyio.fail_after(HANG_SECONDS):
-        while looks(letta, conversation_id) < begun + 3:
-            await anyio.sleep(QUICKLY)
+    await letta.fake.requests.until(is_look(conversation_id), looks(letta, conversation_id) + 3)
 
 
 @pytest.mark.fake_only

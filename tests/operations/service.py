@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -21,6 +22,7 @@ from letta_conversations_mcp.settings import Settings
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.loopback import http_client
 from tests.rig.servers import Caller, Era, environment
+from tests.rig.waiting import until
 
 
 class Service:
@@ -72,6 +74,23 @@ class Service:
             Client(streamable_http_client(f"{self.url}/mcp", http_client=http), mode=mode) as client,
         ):
             yield Caller(client)
+
+    async def shows(self, words: str) -> None:
+        """Wait until the metrics have these words."""
+
+        async def look() -> bool:
+            return words in (await self.get("/metrics")).text
+
+        await until(look)
+
+    async def begin_to_drain(self) -> None:
+        """Send SIGTERM, and wait until it is not ready any more."""
+
+        async def is_draining() -> bool:
+            return (await self.get("/readyz")).status_code == 503
+
+        self.process.send_signal(signal.SIGTERM)
+        await until(is_draining)
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
         async with http_client() as http:

@@ -33,6 +33,7 @@ from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.programs import installed
 from tests.rig.real_letta import free_port
 from tests.rig.servers import Caller, Era, in_own_task
+from tests.rig.waiting import Record, until
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -162,24 +163,25 @@ async def test_redis_asks_for_its_password(tmp_path: Path, script: str) -> None:
         with anyio.fail_after(HANG_SECONDS):
             await process.wait()
 
-    assert (good, without) == (True, False)
+    assert (good, without) == ("True", "refused")
 
 
-async def pings(url: str) -> bool:
+async def pings(url: str) -> str:
     from redis.asyncio import Redis
     from redis.exceptions import AuthenticationError
     from redis.exceptions import ConnectionError as NotConnected
 
-    with anyio.fail_after(HANG_SECONDS):
-        while True:
-            try:
-                client: Any = Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
-                async with client as redis:
-                    return bool(await redis.ping())
-            except AuthenticationError:
-                return False
-            except NotConnected:
-                await anyio.sleep(0.02)
+    async def answer() -> str:
+        client: Any = Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
+        try:
+            async with client as redis:
+                return str(await redis.ping())
+        except AuthenticationError:
+            return "refused"
+        except NotConnected:
+            return ""
+
+    return await until(answer)
 
 
 def test_there_is_more_time_to_go_down_than_calls_may_take_to_be_answered() -> None:
@@ -222,9 +224,7 @@ async def nginx(folder: Path, *replicas: Service) -> AsyncGenerator[str]:
     command = [installed("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "/dev/stderr"]
     async with await anyio.open_process(command, stderr=None, stdout=None) as process:
         try:
-            with anyio.fail_after(HANG_SECONDS):
-                while not await is_listening(f"http://127.0.0.1:{port}"):
-                    await anyio.sleep(0.05)
+            await until(lambda: is_listening(f"http://127.0.0.1:{port}"))
             yield f"http://127.0.0.1:{port}"
         finally:
             process.send_signal(signal.SIGTERM)
@@ -303,13 +303,8 @@ async def test_behind_nginx_nobody_notices_that_a_replica_goes_down(folder: Path
             await caller.ok("send_message", agent=agent_id, message="warm up")
             # A call that keeps the first one draining.
             holding = asyncio.create_task(direct.call("list_models"))
-            with anyio.fail_after(HANG_SECONDS):
-                while not any(each.path.startswith("/v1/models") for each in fake.requests):
-                    await anyio.sleep(0.02)
-            one.process.send_signal(signal.SIGTERM)
-            with anyio.fail_after(HANG_SECONDS):
-                while (await one.get("/readyz")).status_code != 503:
-                    await anyio.sleep(0.02)
+            await fake.requests.until(lambda each: each.path.startswith("/v1/models"))
+            await one.begin_to_drain()
             while_draining = [await caller.ok("send_message", agent=agent_id, message=f"m{n}") for n in range(6)]
             gate.set()
             await holding
@@ -348,7 +343,7 @@ async def test_behind_nginx_nobody_notices_a_rolling_restart(folder: Path) -> No
     """Calls overlap all the time, and each of three replicas is restarted."""
     model = ScriptedModel()
     fake = FakeLetta(model)
-    sent: list[str] = []
+    sent = Record[str]()
     async with fake.serve() as letta_url:
         settings = Settings(base_url=letta_url, stateless=True, drain_seconds=5)
         replicas = [await Replica.start(settings) for _ in range(3)]
@@ -377,9 +372,7 @@ async def test_behind_nginx_nobody_notices_a_rolling_restart(folder: Path) -> No
                 for replica in replicas:
                     seen = len(sent)
                     await replica.restart()
-                    with anyio.fail_after(HANG_SECONDS):
-                        while len(sent) < seen + len(agents):
-                            await anyio.sleep(0.02)
+                    await sent.until(times=seen + len(agents))
                 is_over.set()
         finally:
             for replica in replicas:

@@ -16,7 +16,6 @@ from letta_conversations_mcp.http.shutdown import drain_server
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.turns.draining import Drain
 from tests.operations.service import Service, service
-from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.loopback import http_client
@@ -58,20 +57,6 @@ def slow_letta() -> tuple[FakeLetta, anyio.Event]:
     gate = anyio.Event()
     fake.stall("GET", "/v1/models/*", gate)
     return fake, gate
-
-
-async def asked(fake: FakeLetta, path_end: str = "") -> None:
-    """Wait until Letta was asked for something whose path ends so."""
-    with anyio.fail_after(HANG_SECONDS):
-        while not any(each.path.endswith(path_end) for each in fake.requests):
-            await anyio.sleep(0.02)
-
-
-async def begin_to_drain(running: Service) -> None:
-    running.process.send_signal(signal.SIGTERM)
-    with anyio.fail_after(HANG_SECONDS):
-        while (await running.get("/readyz")).status_code != 503:
-            await anyio.sleep(0.02)
 
 
 async def test_a_signal_in_the_moment_in_which_it_begins_to_serve_ends_it_in_order() -> None:
@@ -117,8 +102,8 @@ async def test_while_it_drains_it_is_not_ready_and_refuses_new_calls_but_is_aliv
         settings = Settings(base_url=letta_url, drain_seconds=600)
         async with service(settings) as running, running.client("modern") as caller:
             running_call = asyncio.create_task(caller.ok("list_models"))
-            await asked(fake)
-            await begin_to_drain(running)
+            await fake.requests.until()
+            await running.begin_to_drain()
             ready, alive, call = await running.get("/readyz"), await running.get("/healthz"), await call_once(running)
             gate.set()
             status = await running.ended()
@@ -143,8 +128,8 @@ async def test_connections_are_closed_with_their_next_answer_while_it_drains() -
     ):
         before = await http.get(f"{running.url}/healthz")
         tasks.start_soon(call_once, running)
-        await asked(fake)
-        await begin_to_drain(running)
+        await fake.requests.until()
+        await running.begin_to_drain()
         after = await http.get(f"{running.url}/healthz")
         gate.set()
 
@@ -184,9 +169,7 @@ async def test_a_message_that_waits_for_its_place_is_not_sent_any_more(letta: Le
         first = asyncio.create_task(send(message="one"))
         await model.asked()
         second = asyncio.create_task(send(message="two"))
-        with anyio.fail_after(HANG_SECONDS):
-            while "letta_mcp_messages_queued 1.0" not in (await running.get("/metrics")).text:
-                await anyio.sleep(0.02)
+        await running.shows("letta_mcp_messages_queued 1.0")
         running.process.send_signal(signal.SIGTERM)
         await running.ended()
         sent, waiting = await first, await second
@@ -205,7 +188,7 @@ async def test_a_call_that_does_not_end_is_ended_within_the_bound_and_told_so() 
         settings = Settings(base_url=letta_url, drain_seconds=2)
         async with service(settings) as running, running.client("modern") as caller:
             call = asyncio.create_task(caller.refused("list_models"))
-            await asked(fake)
+            await fake.requests.until()
             running.process.send_signal(signal.SIGTERM)
             status = await running.ended()
             told = await call
@@ -231,8 +214,8 @@ async def test_a_message_that_letta_has_not_confirmed_is_waited_for_before_the_e
             running.client("modern") as caller,
         ):
             call = asyncio.create_task(caller.ok("send_message", conversation_id=conversation_id, message="hello"))
-            await asked(fake, "/messages")
-            await begin_to_drain(running)
+            await fake.requests.until(lambda each: each.path.endswith("/messages"))
+            await running.begin_to_drain()
             gate.set()
             status = await running.ended()
             answer = await call
@@ -282,8 +265,8 @@ async def test_a_second_signal_does_not_wait() -> None:
         settings = Settings(base_url=letta_url, drain_seconds=600)
         async with service(settings) as running, http_client(timeout=20) as http:
             call = asyncio.create_task(http.post(f"{running.url}/mcp", json=LIST_MODELS, headers=MODERN))
-            await asked(fake)
-            await begin_to_drain(running)
+            await fake.requests.until()
+            await running.begin_to_drain()
             running.process.send_signal(signal.SIGTERM)
             status = await running.ended()
             answer = (await call).json()

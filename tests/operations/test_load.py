@@ -32,8 +32,7 @@ async def test_everybody_of_a_team_that_asks_at_once_gets_the_reply_to_the_own_m
             async with anyio.create_task_group() as tasks:
                 for number, conversation_id in enumerate(conversations):
                     tasks.start_soon(ask, conversation_id, ERAS[number % len(ERAS)])
-            while "letta_mcp_turns_in_flight 0.0" not in (await running.get("/metrics")).text:
-                await anyio.sleep(0.05)
+            await running.shows("letta_mcp_turns_in_flight 0.0")
 
     assert replies == {each: f"echo: from {each}" for each in conversations}
     for each in conversations:

@@ -20,12 +20,12 @@ from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.context import ToolContext
 from letta_conversations_mcp.tools.results.models import ModelList
-from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.loopback import http_client, serve_loopback
 from tests.rig.model import Hold, Refuse, Say, ScriptedModel
 from tests.rig.servers import Caller, http_server
+from tests.rig.waiting import until
 
 TOKEN = "the-token-for-calls"
 METRICS_TOKEN = "the-token-for-metrics"
@@ -56,10 +56,17 @@ async def scrape(url: str, token: str = "") -> Scrape:
 
 async def ended_turns(url: str, count: int) -> Scrape:
     """A reading after so many turns have ended, which is a moment after their replies were given."""
-    with anyio.fail_after(HANG_SECONDS):
-        while (seen := await scrape(url)).value("letta_mcp_turns_total") < count:
-            await anyio.sleep(0.02)
-    return seen
+    return await counted(url, "letta_mcp_turns_total", count)
+
+
+async def counted(url: str, name: str, count: int) -> Scrape:
+    """A reading in which a metric has come to this number."""
+
+    async def look() -> Scrape | None:
+        seen = await scrape(url)
+        return seen if seen.value(name) >= count else None
+
+    return await until(look)
 
 
 @asynccontextmanager
@@ -109,13 +116,9 @@ async def test_a_fault_of_this_server_and_a_call_that_is_given_up_are_no_errors_
             told = await caller.refused("list_models")
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(caller.call, "list_agents")
-                with anyio.fail_after(HANG_SECONDS):
-                    while not fake.requests:
-                        await anyio.sleep(0.02)
+                await fake.requests.until()
                 tasks.cancel_scope.cancel()
-            with anyio.fail_after(HANG_SECONDS):
-                while (seen := await scrape(url)).value("letta_mcp_tool_calls_total") < 2:
-                    await anyio.sleep(0.02)
+            seen = await counted(url, "letta_mcp_tool_calls_total", 2)
         gate.set()
 
     assert "failed inside this MCP server" in told

@@ -29,6 +29,7 @@ from tests.rig.model import Hold, Say
 from tests.rig.programs import installed
 from tests.rig.real_letta import free_port, redis_running
 from tests.rig.servers import in_own_task
+from tests.rig.waiting import Record, until
 
 CONVERSATION = "conv-123e4567-e89b-42d3-a456-426614174000"
 OTHER = "conv-123e4567-e89b-42d3-a456-426614174001"
@@ -68,26 +69,23 @@ class Heard:
     """Events, as they come."""
 
     def __init__(self) -> None:
-        self.events: list[ServerEvent] = []
-        self._news = anyio.Event()
+        self.events = Record[ServerEvent]()
 
     def __call__(self, event: ServerEvent) -> None:
         self.events.append(event)
-        self._news.set()
-        self._news = anyio.Event()
 
     async def until(self, wanted: ServerEvent) -> None:
-        with anyio.fail_after(HANG_SECONDS):
-            while wanted not in self.events:
-                await self._news.wait()
+        await self.events.until(lambda event: event == wanted)
 
 
-async def connected(sender: RedisSubscriptionBus, receiver: Heard) -> None:
+async def connected(sender: RedisSubscriptionBus, receiver: Heard, conversation_id: str = OTHER) -> None:
     """Publish until the receiver hears it: that a subscription at Redis has begun shows nowhere else."""
-    with anyio.fail_after(HANG_SECONDS):
-        while conversation_changed(OTHER) not in receiver.events:
-            await sender.publish(conversation_changed(OTHER))
-            await anyio.sleep(0.02)
+
+    async def is_heard() -> bool:
+        await sender.publish(conversation_changed(conversation_id))
+        return conversation_changed(conversation_id) in receiver.events
+
+    await until(is_heard)
 
 
 async def test_an_event_is_heard_everywhere_and_once(redis_url: str) -> None:
@@ -180,10 +178,7 @@ async def test_the_connection_is_made_again_after_it_was_cut(tmp_path: Path) -> 
         async with open_bus(settings) as mine, open_bus(settings) as others:
             others.subscribe(there)
             for conversation_id in (CONVERSATION, OTHER):
-                with anyio.fail_after(HANG_SECONDS):
-                    while conversation_changed(conversation_id) not in there.events:
-                        await mine.publish(conversation_changed(conversation_id))
-                        await anyio.sleep(0.02)
+                await connected(mine, there, conversation_id)
                 relay.cut()
 
 
@@ -202,9 +197,7 @@ async def test_after_redis_was_away_lists_may_have_changed(tmp_path: Path) -> No
 
             relay.is_passable = False
             relay.cut()
-            with anyio.fail_after(HANG_SECONDS):
-                while others.is_connected:
-                    await anyio.sleep(0.02)
+            await until(lambda: not others.is_connected)
             await mine.publish(LIST_CHANGED)
             await connected(mine, here)
             assert LIST_CHANGED not in there.events
@@ -228,9 +221,7 @@ async def test_an_event_that_redis_did_not_take_is_sent_when_it_is_back(tmp_path
             relay.cut()
             for event in (conversation_changed(CONVERSATION), LIST_CHANGED):
                 await mine.publish(event)
-            with anyio.fail_after(HANG_SECONDS):
-                while mine.is_connected:
-                    await anyio.sleep(0.02)
+            await until(lambda: not mine.is_connected)
             relay.is_passable = True
             await there.until(LIST_CHANGED)
 
@@ -282,22 +273,20 @@ async def relayed(folder: Path, program: Path) -> AsyncGenerator[Relay]:
 
 
 @asynccontextmanager
-async def listening(server: Service, uri: str) -> AsyncGenerator[list[str]]:
+async def listening(server: Service, uri: str) -> AsyncGenerator[Record[str]]:
     """What a stream of the newer protocol tells, from the moment when it is acknowledged."""
-    told: list[str] = []
+    told = Record[str]()
     body = {
         "jsonrpc": "2.0",
         "id": 1,
         "method": "subscriptions/listen",
         "params": {"notifications": {"resourceSubscriptions": [uri]}, "_meta": META},
     }
-    acknowledged = anyio.Event()
 
     async def read(stream: httpx.Response) -> None:
         async for line in stream.aiter_lines():
             if line.startswith("data:"):
                 told.append(line)
-                acknowledged.set()
 
     async with (
         http_client(timeout=30) as http,
@@ -305,8 +294,7 @@ async def listening(server: Service, uri: str) -> AsyncGenerator[list[str]]:
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(read, stream)
-        with anyio.fail_after(HANG_SECONDS):
-            await acknowledged.wait()
+        await told.until()
         yield told
         tasks.cancel_scope.cancel()
 
@@ -326,11 +314,7 @@ async def test_a_subscription_made_on_one_server_hears_of_a_message_sent_through
         listening(one, uri) as told,
     ):
         await caller.ok("send_message", conversation_id=conversation_id, message="hello")
-        with anyio.fail_after(HANG_SECONDS):
-            while not any("notifications/resources/updated" in each for each in told):
-                await anyio.sleep(0.02)
-
-    assert any(uri in each for each in told)
+        await told.until(lambda line: "notifications/resources/updated" in line and uri in line)
 
 
 async def test_redis_gets_no_text_and_keeps_nothing_for_over_ten_minutes(redis_url: str, letta: Letta) -> None:
@@ -385,12 +369,10 @@ async def test_the_bus_shows_in_the_metrics(redis_url: str, letta: Letta) -> Non
             events = [seen.value("letta_mcp_bus_events_total", outcome=each) for each in ("sent", "received")]
             return [seen.value("letta_mcp_bus_connected"), *events]
 
-        with anyio.fail_after(HANG_SECONDS):
-            while [(await bus(each))[0] for each in (one, other)] != [1, 1]:
-                await anyio.sleep(0.05)
-            await caller.ok("create_conversation", agent=agent_id)
-            while (await bus(other))[2] < 2:
-                await anyio.sleep(0.05)
+        for each in (one, other):
+            await each.shows("letta_mcp_bus_connected 1.0")
+        await caller.ok("create_conversation", agent=agent_id)
+        await other.shows('letta_mcp_bus_events_total{outcome="received"} 2.0')
         sent, received = await bus(one), await bus(other)
 
     assert sent == [1, 2, 0]

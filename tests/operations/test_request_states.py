@@ -19,7 +19,6 @@ from pydantic import SecretStr
 from letta_conversations_mcp.settings import Settings
 from tests.http.team import call_tool, post
 from tests.operations.service import service
-from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Hold, Say, ScriptedModel, Use
 from tests.rig.servers import http_server
@@ -193,11 +192,10 @@ async def test_an_answer_that_overtakes_itself_on_another_replica_is_taken_once(
         gate = anyio.Event()
         path = f"/v1/conversations/{(await place.opened())[0]}/messages"
         place.letta.fake.stall("POST", path, gate)
-        seen = len(place.letta.fake.requests)
+        requests = place.letta.fake.requests
+        requests.clear()
         slow = asyncio.create_task(place.answer(one, state))
-        with anyio.fail_after(HANG_SECONDS):
-            while not any((each.method, each.path) == ("POST", path) for each in place.letta.fake.requests[seen:]):
-                await anyio.sleep(0.02)
+        await requests.until(lambda each: (each.method, each.path) == ("POST", path))
         quick = await place.answer(other, state)
         gate.set()
         answers = [quick, await slow]

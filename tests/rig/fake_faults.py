@@ -18,6 +18,8 @@ import anyio
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tests.rig.waiting import Record
+
 
 @dataclass(frozen=True)
 class RecordedRequest:
@@ -81,7 +83,7 @@ class Faults:
     """The ASGI app in front of `app`."""
 
     def __init__(self, app: ASGIApp, password: str | None) -> None:
-        self.requests: list[RecordedRequest] = []
+        self.requests = Record[RecordedRequest]()
         self.registered: list[Fault] = []
         self._app = app
         self._password = password

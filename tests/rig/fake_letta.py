@@ -24,6 +24,7 @@ from tests.rig.fake_sending import Sending
 from tests.rig.fake_store import Conversation, Row, Store
 from tests.rig.loopback import LoopbackServer, loopback_socket
 from tests.rig.model import ScriptedModel
+from tests.rig.waiting import Record
 
 __all__ = ["FakeLetta", "RecordedRequest"]
 
@@ -57,7 +58,7 @@ class FakeLetta:
         return self._sending.store
 
     @property
-    def requests(self) -> list[RecordedRequest]:
+    def requests(self) -> Record[RecordedRequest]:
         """Every request since the last reset, in order, also the refused and broken ones."""
         return self._faults.requests
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from tests.rig.bounds import HANG_SECONDS
+from tests.rig.waiting import Record
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,8 @@ class ScriptedModel:
     one queued `after` a text for the call that has it in an earlier message."""
 
     def __init__(self) -> None:
-        self.calls: list[ModelCall] = []
+        self.calls = Record[ModelCall]()
         self._queue: list[_Queued] = []
-        self._called = anyio.Event()
 
     def enqueue(self, *answers: Answer, to: str = "", after: str = "") -> None:
         """Queue answers, one for each call of the model (a step of the agent is one call)."""
@@ -104,19 +103,15 @@ class ScriptedModel:
     def take(self, call: ModelCall) -> Answer:
         """Record the call and return its answer: the first queued one that fits, else an echo."""
         self.calls.append(call)
-        self._called.set()
-        self._called = anyio.Event()
         for index, queued in enumerate(self._queue):
             if queued.fits(call):
                 del self._queue[index]
                 return queued.answer
         return Say(f"echo: {call.text}")
 
-    async def asked(self, times: int = 1, within_seconds: float = HANG_SECONDS) -> None:
+    async def asked(self, times: int = 1) -> None:
         """Wait until the model has been asked so often."""
-        with anyio.fail_after(within_seconds):
-            while len(self.calls) < times:
-                await self._called.wait()
+        await self.calls.until(times=times)
 
     def check_used(self) -> None:
         """Raise `UnusedAnswer` when answers are left over."""

@@ -29,7 +29,7 @@ from letta_conversations_mcp.turns.sending import Fork, Send
 from letta_conversations_mcp.turns.timing import Timing
 from letta_conversations_mcp.turns.turn import TrackedTurn
 from letta_conversations_mcp.turns.waiting import Report
-from tests.rig.bounds import HANG_SECONDS
+from tests.rig.waiting import until
 
 HERE = ConversationRef(conversation_id="conv-00000000-0000-4000-8000-000000000001", agent_id="agent-1")
 THERE = ConversationRef(conversation_id="conv-00000000-0000-4000-8000-000000000002", agent_id="agent-1")
@@ -166,9 +166,7 @@ async def result(scheduler: Scheduler, ref: ConversationRef, text: str, seconds:
 
 async def until_gone(scheduler: Scheduler) -> None:
     """Wait until the place is free again."""
-    with anyio.fail_after(HANG_SECONDS):
-        while scheduler.is_busy(HERE):
-            await anyio.sleep(0.001)
+    await until(lambda: not scheduler.is_busy(HERE))
 
 
 def at_once(chunks: Sequence[Chunk], then: Exception | None = None) -> Turning:

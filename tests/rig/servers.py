@@ -23,6 +23,7 @@ from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.turns.timing import Timing
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.loopback import serve_loopback
+from tests.rig.waiting import Record
 
 Transport = Literal["memory", "stdio", "http"]
 Era = Literal["legacy", "modern"]
@@ -126,7 +127,7 @@ class Caller:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.progress: list[str] = []
+        self.progress = Record[str]()
 
     async def call(self, tool: str, /, **arguments: Any) -> Answer:
         """Whatever comes back, an error too."""
@@ -160,9 +161,7 @@ class Caller:
 
     async def until_reported(self, words: str) -> None:
         """Wait until the progress of a call has these words."""
-        with anyio.fail_after(HANG_SECONDS):
-            while not any(words in each for each in self.progress):
-                await anyio.sleep(0.02)
+        await self.progress.until(lambda each: words in each)
 
     async def refused(self, tool: str, /, **arguments: Any) -> str:
         """The text of a call that must be an error."""

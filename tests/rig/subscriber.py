@@ -21,8 +21,8 @@ from mcp_types import (
 
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
-from tests.rig.bounds import HANG_SECONDS
 from tests.rig.servers import Caller, Way, http_server, stdio_server
+from tests.rig.waiting import Record
 
 LIST = "the list"
 """What is kept of being told that the list of resources changed."""
@@ -35,14 +35,11 @@ class Subscriber(Caller):
         super().__init__(client)
         self._way = way
         self._tasks = tasks
-        self._told: list[str] = []
-        self._news = anyio.Event()
+        self._told = Record[str]()
         self.acknowledged: list[str] = []
 
     def keep(self, what: str) -> None:
         self._told.append(what)
-        self._news.set()
-        self._news = anyio.Event()
 
     async def subscribe(self, *uris: str, to_list: bool = False) -> None:
         """Ask to be told of these; of the list, clients of the older protocol are told anyway."""
@@ -68,16 +65,13 @@ class Subscriber(Caller):
 
     async def told(self, *expected: str) -> None:
         """Wait until each of these was told since the last time, and forget them."""
-        with anyio.fail_after(HANG_SECONDS):
-            while not set(expected) <= set(self._told):
-                await self._news.wait()
+        for each in expected:
+            await self._told.until(each.__eq__)
         self._told.clear()
 
     async def told_anything(self) -> None:
         """Wait until something was told."""
-        with anyio.fail_after(HANG_SECONDS):
-            while not self._told:
-                await self._news.wait()
+        await self._told.until()
 
     @property
     def unread(self) -> Sequence[str]:

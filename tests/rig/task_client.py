@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import anyio
 from mcp import Client
 from mcp.client import advertise
 from mcp_types import CallToolRequest, CallToolRequestParams, Request, Result
@@ -15,8 +14,8 @@ from pydantic import ConfigDict
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.server.tasks.extension import IDENTIFIER
 from letta_conversations_mcp.settings import Settings
-from tests.rig.bounds import HANG_SECONDS
 from tests.rig.servers import Transport, http_server, stdio_server
+from tests.rig.waiting import until
 
 ENDED = ("completed", "failed", "cancelled")
 
@@ -55,10 +54,12 @@ class TaskClient:
 
     async def end(self, task_id: str) -> dict[str, Any]:
         """The task when it has ended."""
-        with anyio.fail_after(HANG_SECONDS):
-            while (task := await self.get(task_id))["status"] not in ENDED:
-                await anyio.sleep(0.05)
-        return task
+
+        async def ended() -> dict[str, Any] | None:
+            task = await self.get(task_id)
+            return task if task["status"] in ENDED else None
+
+        return await until(ended)
 
 
 def _plain(result: RawResult) -> dict[str, Any]:

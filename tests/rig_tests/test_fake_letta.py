@@ -14,6 +14,7 @@ from letta_client import APIStatusError, AsyncLetta, AuthenticationError, Confli
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.model import CallTools, Hold, Refuse, Say, ScriptedModel, Use
+from tests.rig.waiting import until
 
 SENDS = "/v1/conversations/*/messages"
 
@@ -60,9 +61,12 @@ async def history(http: httpx.AsyncClient, conversation_id: str) -> list[str]:
 
 async def until_idle(fake: FakeLetta, http: httpx.AsyncClient, conversation_id: str) -> None:
     """Follow the turn that runs by asking for its run, as a client must."""
-    with anyio.fail_after(HANG_SECONDS):
-        while (await http.get("/v1/runs/", params={"conversation_id": conversation_id, "active": True})).json():
-            await anyio.sleep(0.01)
+    params = {"conversation_id": conversation_id, "active": True}
+
+    async def is_idle() -> bool:
+        return not (await http.get("/v1/runs/", params=params)).json()
+
+    await until(is_idle)
 
 
 async def test_the_sdk_streams_a_turn_with_a_tool(

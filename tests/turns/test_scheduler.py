@@ -29,6 +29,7 @@ from tests.rig.place import (
     until_gone,
     when_opened,
 )
+from tests.rig.waiting import Record
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 """In a loop of its own: `wait_all_tasks_blocked` would wait for the timers of servers that other tests started."""
@@ -67,7 +68,7 @@ async def test_a_wait_that_is_over_lasts_until_letta_has_the_message() -> None:
             yield chunk
 
     place.turns = {"think": think}
-    answers: list[Turn] = []
+    answers = Record[Turn]()
     answered_before: list[Turn] = []
     async with scheduler_at(place, replace(QUICK, confirm=10)) as scheduler, anyio.create_task_group() as tasks:
 
@@ -78,9 +79,7 @@ async def test_a_wait_that_is_over_lasts_until_letta_has_the_message() -> None:
         await anyio.wait_all_tasks_blocked()
         answered_before += answers
         arrives.set()
-        with anyio.fail_after(HANG_SECONDS):
-            while not answers:
-                await anyio.sleep(0.001)
+        await answers.until()
         ends.set()
 
     assert answered_before == []
@@ -324,19 +323,15 @@ async def test_reports_come_at_once_and_then_in_a_steady_pace_with_useful_words(
     call: dict[str, Any] = {"name": "web_search", "arguments": "{}", "tool_call_id": "c"}
     chunks: list[Chunk] = [{"message_type": "tool_call_message", "otid": "o", "tool_calls": [call]}, *says("x")]
     place.turns = {"slow": when_opened(gate, chunks)}
-    words: list[str] = []
-    enough = anyio.Event()
+    words = Record[str]()
 
     async def report(said: str) -> None:
         words.append(said)
-        if len(words) == 4:
-            enough.set()
 
     async with scheduler_at(place) as scheduler, anyio.create_task_group() as tasks:
         turn = start(scheduler, HERE, "slow")
         tasks.start_soon(scheduler.wait, turn, 30, report)
-        with anyio.fail_after(HANG_SECONDS):
-            await enough.wait()
+        await words.until(times=4)
         gate.set()
 
     assert words[0].endswith(", 0 s")

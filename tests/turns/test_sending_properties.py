@@ -34,6 +34,7 @@ from letta_conversations_mcp.turns.scheduler import Scheduler, open_scheduler
 from letta_conversations_mcp.turns.sending import Send
 from letta_conversations_mcp.turns.timing import Timing
 from tests.rig.bounds import HANG_SECONDS
+from tests.rig.waiting import until
 
 PACE = Timing(
     report_at_most_every=0.001,
@@ -215,8 +216,7 @@ async def play(plans: Sequence[Plan], *, keeps_streams: bool) -> tuple[Server, l
                     callers.start_soon(call, scheduler, number, plan, outcomes[number])
             # What was handed over goes on without its caller.
             places = [ConversationRef(conversation_id=f"conv-{each}", agent_id="agent-1") for each in (0, 1)]
-            while any(map(scheduler.is_busy, places)):
-                await anyio.sleep(0.0005)
+            await until(lambda: not any(map(scheduler.is_busy, places)))
     return server, outcomes
 
 

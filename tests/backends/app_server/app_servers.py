@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from websockets.asyncio.client import connect
 from letta_conversations_mcp.backends.app_server import supervisor
 from letta_conversations_mcp.backends.app_server.process import AppServer, LocalOptions
 from tests.rig.bounds import HANG_SECONDS
+from tests.rig.waiting import until
 
 USER = """
 import os, signal, sys, anyio
@@ -122,12 +123,6 @@ def servers(folder: Path) -> list[int]:
 
 def address(folder: Path) -> dict[str, Any]:
     return json.loads((folder / supervisor.ADDRESS).read_text())
-
-
-async def until(condition: Callable[[], bool], seconds: float = HANG_SECONDS) -> None:
-    with anyio.fail_after(seconds):
-        while not condition():
-            await anyio.sleep(0.02)
 
 
 async def until_gone(folder: Path) -> None:

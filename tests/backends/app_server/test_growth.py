@@ -23,12 +23,13 @@ from letta_conversations_mcp.core.model import (
     OutgoingMessage,
 )
 from letta_conversations_mcp.settings import BackendSettings
-from tests.backends.app_server.app_servers import address, servers, until
+from tests.backends.app_server.app_servers import address, servers
 from tests.backends.app_server.conftest import MODEL
 from tests.backends.app_server.test_local_approvals import touch
 from tests.backends.app_server.test_local_deliveries import all_of
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import in_own_task
+from tests.rig.waiting import until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="who holds a lock is read from /proc/locks")
 

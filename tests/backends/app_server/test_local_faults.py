@@ -16,12 +16,12 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS
 from letta_conversations_mcp.settings import Settings
-from tests.backends.app_server.app_servers import until
 from tests.backends.app_server.conftest import MODEL, unique
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.loopback import loopback_socket
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import Caller, Way
+from tests.rig.waiting import until
 
 ONE_WAY = Way("memory", "modern")
 

@@ -26,12 +26,12 @@ from tests.backends.app_server.app_servers import (
     processes,
     program,
     servers,
-    until,
     until_gone,
     user,
 )
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.programs import installed
+from tests.rig.waiting import until
 
 STAND_IN = f"""#!{sys.executable} -I
 import pathlib, signal, socket, sys, time
