@@ -14,6 +14,7 @@ from mcp import MCPError
 from mcp_types import EmptyResult, ResourceTemplateReference, SubscribeRequest, SubscribeRequestParams
 from pydantic import SecretStr
 
+from letta_conversations_mcp.core.quoting import without_secrets
 from letta_conversations_mcp.http.app import CannotServe, build_app
 from letta_conversations_mcp.http.auth import open_requests, token_file
 from letta_conversations_mcp.http.auth.token_file import make_token
@@ -455,6 +456,8 @@ def test_agents_of_this_machine_without_a_token_are_warned_of(caplog: pytest.Log
         build_app(build_server(settings), settings)
 
     assert caplog.text.count("every program of this machine can read and use the agents") == 1
+    # The log hides what looks like a secret, and here is none.
+    assert without_secrets(caplog.text) == caplog.text
 
 
 def test_a_short_token_is_only_for_this_machine() -> None:

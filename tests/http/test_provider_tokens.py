@@ -13,7 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from letta_conversations_mcp.http.auth import oidc
-from letta_conversations_mcp.http.auth.oidc import OidcTokens, ProviderFailed
+from letta_conversations_mcp.http.auth.middleware import ProviderFailed
+from letta_conversations_mcp.http.auth.oidc import OidcTokens
 from letta_conversations_mcp.server.caller_view import CallerToken
 from letta_conversations_mcp.settings import Settings
 from tests.http.provider import Key, Provider, new_rsa_key

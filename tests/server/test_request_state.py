@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from mcp_types import ElicitRequest, ElicitRequestFormParams, InputRequiredResult
@@ -131,3 +134,39 @@ async def test_replicas_understand_each_other_when_they_share_a_key(
         answer = await second(second_url, ann, await first(first_url, ann))
 
     assert is_refused(answer) != is_good
+
+
+LOADED = """
+import json, sys
+import anyio
+from letta_conversations_mcp.cli.serve import serve
+from letta_conversations_mcp.settings import Settings
+
+anyio.run = lambda *_, **__: None
+serve(Settings(port=0), http={http})
+at_start = "cryptography" in sys.modules
+
+from mcp.server.request_state import InvalidRequestState
+from letta_conversations_mcp.server.request_state import StateCodec
+
+codec = StateCodec([])
+sealed = codec.seal(b"a secret plan")
+refused = []
+for wrong in (sealed[:-8] + "AAAAAAAA", StateCodec([]).seal(b"a secret plan")):
+    try:
+        codec.unseal(wrong)
+    except InvalidRequestState as error:
+        refused.append(str(error))
+print(json.dumps([at_start, codec.unseal(sealed).decode(), refused, "cryptography" in sys.modules]))
+"""
+
+
+@pytest.mark.parametrize("http", [False, True])
+async def test_cryptography_is_loaded_for_the_first_state_and_not_at_the_start(http: bool) -> None:
+    """And what the SDK imports from it then is the real thing, also the error of a state that was altered."""
+    done = await anyio.run_process([sys.executable, "-c", LOADED.format(http=http)])
+
+    at_start, unsealed, refused, afterwards = json.loads(done.stdout)
+    assert (at_start, afterwards) == (False, True)
+    assert unsealed == "a secret plan"
+    assert refused == ["seal", "unknown key"]

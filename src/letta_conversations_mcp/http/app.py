@@ -20,7 +20,6 @@ from starlette.routing import Route
 
 from letta_conversations_mcp.core.access import SCOPES
 from letta_conversations_mcp.http.auth.middleware import AuthMiddleware, EitherVerifier
-from letta_conversations_mcp.http.auth.oidc import OidcTokens
 from letta_conversations_mcp.http.auth.token_file import BadTokensFile, OneToken, TokensFile
 from letta_conversations_mcp.http.endpoints import Endpoints
 from letta_conversations_mcp.http.host_check import host_and_origin_check, known_host
@@ -82,11 +81,14 @@ def open_verifier(settings: Settings) -> TokenVerifier | None:
                 "leave --local-tools off."
             )
         logger.warning(
-            "There is no token: every user and every program of this machine can read and use the agents of this user."
+            "No token is set, so every user and every program of this machine can read and use the agents of this user."
         )
     own = _own_tokens(settings)
     if not settings.oidc_issuer:
         return own
+    # Late: it needs cryptography, which takes 10 MB.
+    from letta_conversations_mcp.http.auth.oidc import OidcTokens
+
     provider = OidcTokens(settings)
     return EitherVerifier(own, provider) if own else provider
 

@@ -38,7 +38,7 @@ from letta_conversations_mcp.core.task_groups import background_tasks
 from letta_conversations_mcp.notifications.poller import open_poller
 from letta_conversations_mcp.observability.instrumentation import LoggingMeter
 from letta_conversations_mcp.observability.request_log import UNKNOWN, RequestLog, counted
-from letta_conversations_mcp.server.request_state import explain_refusal
+from letta_conversations_mcp.server.request_state import StateCodec, explain_refusal
 from letta_conversations_mcp.server.resources import add_resources
 from letta_conversations_mcp.server.sdk_private import add_request_handler
 from letta_conversations_mcp.server.subscriptions import MOST_LISTENING, CallersBus, Subscriptions
@@ -150,7 +150,7 @@ class ConversationServer(MCPServer[Services]):
                 tasks.check,
             ],
             log_level=settings.log_level,
-            request_state_security=RequestStateSecurity(keys=keys) if keys else None,
+            request_state_security=RequestStateSecurity(codec=StateCodec(keys)),
             cache_hints={
                 # Conversations and their content are private to the caller, and may change at any time.
                 "resources/list": CacheHint(ttl_ms=0, scope="private"),

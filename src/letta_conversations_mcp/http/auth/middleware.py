@@ -20,12 +20,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from letta_conversations_mcp.core import access
 from letta_conversations_mcp.core.errors import RETRY_SECONDS
 from letta_conversations_mcp.core.task_groups import background_tasks
-from letta_conversations_mcp.http.auth.oidc import ProviderFailed
 from letta_conversations_mcp.http.auth.open_requests import OpenRequests
 from letta_conversations_mcp.http.refusal import refusal
 from letta_conversations_mcp.server.caller_view import CallerToken
 
 NOT_ACCEPTED = "Your token is unknown, has expired or is for another server. Send it as Authorization: Bearer."
+
+
+class ProviderFailed(Exception):
+    """A verifier cannot verify any token: the provider's keys cannot be fetched."""
 
 
 class EitherVerifier:

@@ -17,6 +17,7 @@ import jwt
 from mcp.server.auth.provider import AccessToken
 
 from letta_conversations_mcp.core.access import SCOPES, Access
+from letta_conversations_mcp.http.auth.middleware import ProviderFailed
 from letta_conversations_mcp.server.caller_view import CallerToken
 from letta_conversations_mcp.settings import Settings
 
@@ -47,10 +48,6 @@ KEYS_SECONDS = 3600
 
 UNKNOWN_KEY_SECONDS = 30
 """Least time between fetches for tokens with an unknown key: anybody can send such tokens."""
-
-
-class ProviderFailed(Exception):
-    """The provider's keys cannot be fetched, so no token can be verified."""
 
 
 class SigningKeys:
