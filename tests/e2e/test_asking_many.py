@@ -82,10 +82,13 @@ async def test_one_agent_can_be_asked_several_times_over(mcp: Caller, letta: Let
     assert len({row["conversation_id"] for row in answer.data["replies"]}) == 3
 
 
-async def test_who_is_not_reached_in_time_is_not_asked(mcp: Caller, letta: Letta) -> None:
+async def test_who_is_not_reached_in_time_is_not_asked(
+    mcp: Caller, letta: Letta, monkeypatch: pytest.MonkeyPatch
+) -> None:
     agent_id, _ = await letta.new_agent()
     held = [Hold(Say("late")) for _ in range(AT_ONCE)]
     letta.model.enqueue(*held)
+    monkeypatch.setattr("letta_conversations_mcp.tools.ask_many.START_SECONDS", 0.0)
 
     answer = await mcp.ok("ask_many", message="Hello", agents=[agent_id] * (AT_ONCE + 1), wait_seconds=1)
     for each in held:
@@ -97,6 +100,34 @@ async def test_who_is_not_reached_in_time_is_not_asked(mcp: Caller, letta: Letta
     assert "Nothing was sent" in answer.data["replies"][-1]["error"]
     for row in answer.data["replies"][:AT_ONCE]:
         await mcp.ok("wait_for_reply", conversation_id=row["conversation_id"])
+
+
+@pytest.mark.parametrize("count", [2, AT_ONCE + 1])
+async def test_without_waiting_everyone_is_asked_and_the_replies_are_fetched_later(
+    mcp: Caller, letta: Letta, count: int
+) -> None:
+    agent_id, _ = await letta.new_agent()
+
+    answer = await mcp.ok("ask_many", message="Hello", agents=[agent_id] * count, wait_seconds=0)
+
+    rows = answer.data["replies"]
+    assert {row["status"] for row in rows} <= {"running", "completed"}
+    for row in rows:
+        later = await mcp.ok("wait_for_reply", conversation_id=row["conversation_id"])
+        assert later.data["reply"] == "echo: Hello"
+        assert await letta.stored_texts(agent_id, row["conversation_id"]) == ["Hello"]
+
+
+async def test_only_those_that_failed_are_to_be_asked_again(mcp: Caller, letta: Letta) -> None:
+    _, name = await letta.new_agent()
+
+    some = await mcp.ok("ask_many", message="Hello", agents=[name, "nobody of this name"])
+    none = await mcp.ok("ask_many", message="Hello", agents=["nobody of this name"])
+    all_ = await mcp.ok("ask_many", message="Hello", agents=[name])
+
+    assert "name only them" in some.data["next"]
+    assert "next" not in none.data
+    assert "next" not in all_.data
 
 
 @pytest.mark.all_ways

@@ -36,9 +36,13 @@ logger = logging.getLogger(__name__)
 MOST_ASKED = 50
 """Targets in one call: more replies than this do not fit an answer."""
 
+NOT_ASKED = "Not asked: the time was over before its place came. Nothing was sent to it."
 
 AT_ONCE = 16
 """Turns of one call that run at the same time: enough for a team of agents, and no flood for a self-hosted server."""
+
+START_SECONDS = 4.0
+"""The least time in which those behind the first `AT_ONCE` are still asked, however short `wait_seconds`."""
 
 
 async def ask_many(
@@ -68,11 +72,15 @@ async def ask_many(
     seconds = services.settings.wait_seconds if wait_seconds is None else wait_seconds
     rows: list[ReplyRow | None] = [None] * len(targets)
     room = anyio.Semaphore(AT_ONCE)
-    deadline = anyio.current_time() + seconds
+    started = anyio.current_time()
+    deadline, begin_until = started + seconds, started + max(seconds, START_SECONDS)
     news = anyio.Event()
 
     async def ask(place: int, target: Target) -> None:
         async with room:
+            if place >= AT_ONCE and anyio.current_time() > begin_until:
+                rows[place] = row_of(target, None, error=NOT_ASKED)
+                return
             # A target named several times is asked as many times, with a key too.
             earlier = targets[:place].count(target)
             name = f"{message_key} {earlier + 1}" if message_key.strip() and earlier else message_key
@@ -116,9 +124,7 @@ def _check(message: str, targets: Sequence[Target]) -> None:
 
 async def _ask(services: Services, target: Target, message: str, deadline: float, destination: Destination) -> ReplyRow:
     """Ask one target. Returns its reply, or its state at the deadline."""
-    seconds = deadline - anyio.current_time()
-    if seconds < 0:
-        return row_of(target, None, error="Not asked: the time was over before its place came. Nothing was sent to it.")
+    seconds = max(deadline - anyio.current_time(), 0.0)
     identity = destination.identity
     ref: ConversationRef | None = None
 

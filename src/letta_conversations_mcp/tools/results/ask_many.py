@@ -16,6 +16,13 @@ from letta_conversations_mcp.tools.results.result import NAME_CHARS, Result
 ROW_CHARS = 300
 """Characters that a row needs beside its reply."""
 
+NOT_FINISHED = (
+    "Not finished: call wait_for_reply with the conversation_id and the run_id or message_key of each; do not send the "
+    "message to those again."
+)
+
+OTHERS_HAVE_IT = "To ask those that failed again, name only them: the others have the message."
+
 
 @dataclass(frozen=True)
 class Target:
@@ -87,14 +94,14 @@ def collect(rows: Sequence[ReplyRow], budget: int) -> Replies:
     shown = [row.model_copy(update={"reply": cut(row.reply, share), "error": cut(row.error, share)}) for row in rows]
     answered = sum(row.status in ("completed", "empty") for row in rows)
     unfinished = [row for row in rows if row.status in ("running", "not_confirmed", "unknown", "needs_approval")]
+    failed = [row for row in rows if row.status in ("error", "failed")]
     is_cut = any(length(text) > share for text in texts)
     return Replies(
         answered=answered,
         asked=len(rows),
         replies=tuple(shown),
         note="Cut to fit; list_messages(conversation_id=…, limit=5) shows a reply in full." if is_cut else "",
-        next="Not finished: call wait_for_reply with the conversation_id and the run_id or message_key of each; do not "
-        "send the message to those again."
-        if unfinished
-        else "",
+        next=" ".join(
+            filter(None, [NOT_FINISHED if unfinished else "", OTHERS_HAVE_IT if 0 < len(failed) < len(rows) else ""])
+        ),
     )
