@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import anyio
@@ -11,7 +12,7 @@ import pytest
 from letta_conversations_mcp.core.backend import Backend, StreamLost
 from letta_conversations_mcp.core.model import Chunk, ConversationRef, Message, OutgoingMessage, Run
 from letta_conversations_mcp.turns.idempotency import CallIdentity
-from letta_conversations_mcp.turns.recovery import KeySearch, find_by_key
+from letta_conversations_mcp.turns.recovery import PAGE, KeySearch, find_by_key
 from tests.rig.bounds import HANG_SECONDS
 from tests.rig.place import HERE, QUICK, Place, message
 
@@ -96,3 +97,73 @@ async def test_a_turn_that_began_during_the_search_is_found() -> None:
 
     assert found.run
     assert found.run.id == "run-1"
+
+
+class Past(Place):
+    """A conversation with ended turns, at a server that knows the otids of messages that came to nothing."""
+
+    def __init__(self, *runs: Run, shown: int, known: dict[str, str]) -> None:
+        super().__init__()
+        self.runs = {each.id: [each] for each in runs}
+        self.runs_of_otids = known
+        self.messages = [
+            Message(id=f"m{n}", kind="user", type="user_message", otid=f"o{n}", run_id=each.id, text="before")
+            for n, each in enumerate(runs[:shown])
+        ]
+        self.asked: list[str] = []
+
+    async def run_of_otid(self, ref: ConversationRef, otid: str) -> str:
+        self.asked.append(otid)
+        return await super().run_of_otid(ref, otid)
+
+
+def ended(name: str, status: str = "completed", hours_ago: float = 0.1) -> Run:
+    return Run(id=name, status=status, created_at=(datetime.now(UTC) - timedelta(hours=hours_ago)).isoformat())
+
+
+@pytest.mark.parametrize(
+    ("runs", "shown"),
+    [
+        ([], 0),
+        ([ended("run-1"), ended("run-2")], 2),
+        ([ended("run-1"), ended("run-2", "failed", hours_ago=4)], 1),
+    ],
+    ids=["nothing was sent", "all turns are shown", "the server forgets an otid after three hours"],
+)
+async def test_a_new_key_is_not_asked_for_where_the_history_shows_every_turn(runs: list[Run], shown: int) -> None:
+    place = Past(*runs, shown=shown, known={})
+
+    found = await search(place)
+
+    assert (found.run, found.failed) == (None, None)
+    assert found.message.otid == KEYED.otid(HERE)
+    assert place.asked == []
+
+
+async def test_a_message_that_failed_without_a_trace_in_the_history_gets_another_otid() -> None:
+    place = Past(ended("run-1"), ended("run-2", "failed"), shown=1, known={KEYED.otid(HERE): "run-2"})
+
+    found = await search(place)
+
+    assert found.run is None
+    assert found.failed
+    assert found.failed.id == "run-2"
+    assert found.message.otid == KEYED.otid(HERE, attempt=1)
+
+
+async def test_a_turn_longer_than_what_was_read_of_the_history_is_asked_for() -> None:
+    place = Past(ended("run-1"), ended("run-2"), shown=1, known={KEYED.otid(HERE): "run-2"})
+
+    found = await search(place)
+
+    assert found.run
+    assert found.run.id == "run-2"
+
+
+async def test_the_server_is_asked_where_more_has_run_of_late_than_one_page_lists() -> None:
+    runs = [ended(f"run-{n}") for n in range(PAGE)]
+    place = Past(*runs, shown=PAGE, known={})
+
+    await search(place)
+
+    assert place.asked == [KEYED.otid(HERE)]

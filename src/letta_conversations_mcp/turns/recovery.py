@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import anyio
 
@@ -47,6 +47,9 @@ CLOCK_TOLERANCE = timedelta(seconds=5)
 
 DIED = "died"
 """The stop reason of a run that Letta lists as active although nothing processes it any more."""
+
+OTIDS_KNOWN = timedelta(hours=3, minutes=5)
+"""How long a server can know the run of an otid: three hours (0.16.8), and what its clock may differ from ours."""
 
 ATTEMPTS = 10
 """How many times the message of one key may fail."""
@@ -251,13 +254,16 @@ async def find_by_key(
 ) -> KeySearch:
     """Find the run of the message with this key, sent before by any process.
 
-    Searches the server's index of otids, the history (at most SEARCHED_MESSAGES back) and the active runs: a turn is in
+    Searches the history (at most SEARCHED_MESSAGES back), the server's index of otids and the active runs: a turn is in
     the history only after its first step. A failed run is skipped, and the message gets the otid of the next attempt.
+    The index is asked only if the history does not show the messages of all recent runs: for an otid that it does not
+    have a server takes 1.8 s (0.16.8).
 
     Raises:
         InvalidArgument: the key was used for another message.
     """
     history, is_whole = await _history(backend, ref)
+    shows_all = await _shows_recent_runs(backend, ref, history)
     failed: Run | None = None
     for attempt in range(ATTEMPTS):
         tried = message.model_copy(update={"otid": identity.otid(ref, attempt)})
@@ -265,6 +271,8 @@ async def find_by_key(
         if known := next(filter(tried.is_in, history), None):
             _check_text(tried, known)
             run_id = known.run_id
+        elif shows_all:
+            return KeySearch(tried, None, failed, is_whole)
         run_id = run_id or await _known_run(backend, ref, tried.otid)
         run = await backend.get_run(ref, run_id) if run_id else await _active_run_of(backend, ref, tried, timing)
         if run is None:
@@ -276,6 +284,16 @@ async def find_by_key(
             return KeySearch(tried, run, failed, is_whole)
         failed = run
     raise InvalidArgument("message_key", f"its message has failed {ATTEMPTS} times. Use a new key to try again.")
+
+
+async def _shows_recent_runs(backend: Backend, ref: ConversationRef, history: Sequence[Message]) -> bool:
+    """True if the history shows the message of every run that is active, or of which the server may still know the
+    otid: then a message that is not in it was not sent, or arrives only now."""
+    runs = await backend.list_runs(ref, limit=PAGE)
+    since = datetime.now(UTC) - OTIDS_KNOWN
+    recent = [each for each in runs if each.active or _is_created_since(each, since)]
+    shown = {each.run_id for each in history if each.kind == "user"}
+    return len(recent) < PAGE and all(each.id in shown for each in recent)
 
 
 async def _history(backend: Backend, ref: ConversationRef) -> tuple[list[Message], bool]:
