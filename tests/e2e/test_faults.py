@@ -33,7 +33,7 @@ def sends(letta: Letta) -> list[RecordedRequest]:
 
 def taken_up(letta: Letta) -> list[RecordedRequest]:
     """The requests that went on with the stream of a run."""
-    return [each for each in letta.fake.requests if each.path.endswith("/stream") and "run_id" in each.json]
+    return [each for each in letta.fake.requests if each.path.endswith("/stream") and "starting_after" in each.json]
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])

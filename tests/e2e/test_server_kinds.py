@@ -125,13 +125,25 @@ async def test_silence_within_a_turn_is_bounded_and_the_turn_found_again(way: Wa
         conversation_id = fake.add_conversation(agent_id)
         running = await caller.ok("send_message", conversation_id=conversation_id, message="think", wait_seconds=0)
         # The model is silent, and so is the stream: it is given up while the turn runs, and taken up again.
-        await fake.requests.until(lambda each: each.path.endswith("/stream") and "run_id" in each.json)
+        await fake.requests.until(lambda each: each.path.endswith("/stream") and "starting_after" in each.json)
         held.gate.set()
         reply = await caller.ok("wait_for_reply", conversation_id=conversation_id)
 
     assert running.data["status"] == "running"
     assert reply.data["reply"] == "Finally."
     assert sum(each.path.endswith("/messages") and each.method == "POST" for each in fake.requests) == 1
+
+
+async def test_the_first_message_waits_for_no_otid_that_letta_does_not_have(way: Way) -> None:
+    # The server (0.16.8) looks for such an otid for 1.8 seconds.
+    fake = FakeLetta(ScriptedModel())
+    agent_id = fake.add_agent("quick")
+    async with fake.serve() as url, way.to(Settings(base_url=url)) as caller:
+        await caller.ok("send_message", agent=agent_id, message="hello")
+        await caller.ok("send_message", agent=agent_id, message="hello", message_key="a new key")
+
+    streams = [each.json for each in fake.requests if each.path.endswith("/stream")]
+    assert [list(each) for each in streams] == [["run_id"]]
 
 
 async def test_a_newer_server_keeps_what_it_is_given(way: Way) -> None:
