@@ -107,13 +107,21 @@ async def test_ask_many_asks_each_once_for_a_key(letta: Letta) -> None:
         assert await letta.stored_texts(agent_id, conversation_id) == ["What is new?"]
 
 
-async def test_a_key_that_letta_has_not_seen_is_not_confirmed(mcp: Caller, letta: Letta) -> None:
+async def test_a_key_that_letta_has_not_seen_is_to_be_sent_with_the_same_key(mcp: Caller, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
-    conversation_id = await letta.new_conversation(agent_id)
+    place = {"conversation_id": await letta.new_conversation(agent_id), "message_key": "never sent"}
 
-    answer = await mcp.ok("wait_for_reply", conversation_id=conversation_id, message_key="never sent")
+    answer = await mcp.ok("wait_for_reply", **place)
+    sent = [await mcp.ok("send_message", **place, message="Pay it") for _ in range(2)]
 
     assert answer.data["status"] == "not_confirmed"
+    assert "was never sent, or has not arrived yet" in answer.data["next"]
+    assert (
+        f"send_message(conversation_id='{place['conversation_id']}', message=…, message_key='never sent')"
+        in (answer.data["next"])
+    )
+    assert sent[0].data["run_id"] == sent[1].data["run_id"]
+    assert await letta.stored_texts(agent_id, place["conversation_id"]) == ["Pay it"]
 
 
 @pytest.mark.parametrize("key", ["x" * 201])

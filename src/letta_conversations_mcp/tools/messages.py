@@ -50,7 +50,7 @@ from letta_conversations_mcp.tools.results.reply import Reply, ReplyKind
 from letta_conversations_mcp.tools.results.search import SearchResults
 from letta_conversations_mcp.turns.idempotency import OTID_PREFIX
 from letta_conversations_mcp.turns.sending import Send
-from letta_conversations_mcp.turns.turn import TrackedTurn
+from letta_conversations_mcp.turns.turn import NO_TRACE, TrackedTurn
 
 
 async def send_message(
@@ -177,7 +177,8 @@ async def wait_for_reply(
         if key:
             found = await services.scheduler.find_message(ref, identity_of(ctx, "", "", key))
             if found is None:
-                return await reply_of(services, Turn(status="not_confirmed"), ref, kinds, message_key=key)
+                no_trace = Turn(status="not_confirmed", stop_reason=NO_TRACE)
+                return await reply_of(services, no_trace, ref, kinds, message_key=key)
         else:
             found = await services.scheduler.find(ref, wanted)
     turn = await services.scheduler.wait(found, seconds, reporter(ctx))

@@ -30,6 +30,9 @@ SEARCHING = "looking for an earlier message with this key"
 WITHDRAWN = "withdrawn"
 """The stop reason of a message that was withdrawn before it was handed over."""
 
+NO_TRACE = "no_trace"
+"""The stop reason of a message with a key that Letta was searched for, and does not have."""
+
 
 class State(StrEnum):
     """The state of a turn."""

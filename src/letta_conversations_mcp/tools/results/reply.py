@@ -13,7 +13,7 @@ from letta_conversations_mcp.core.quoting import said
 from letta_conversations_mcp.core.untrusted import entry, quoted
 from letta_conversations_mcp.tools.results.result import NAME_CHARS, Result
 from letta_conversations_mcp.turns.recovery import DIED
-from letta_conversations_mcp.turns.turn import WITHDRAWN
+from letta_conversations_mcp.turns.turn import NO_TRACE, WITHDRAWN
 
 ReplyKind = Literal["reasoning", "tool"]
 
@@ -264,6 +264,12 @@ def _next_step(turn: Turn, ref: ConversationRef, message_key: str) -> str:
                 f", run_id={turn.run_id!r}" if turn.run_id else f", message_key={message_key!r}" if message_key else ""
             )
             return f"Still running. Call wait_for_reply({place}{run}). Do not send the message again."
+        case "not_confirmed" if turn.stop_reason == NO_TRACE:
+            return (
+                "Letta has no message with this key in this conversation: it was never sent, or has not arrived yet. "
+                f"To be sure that it arrives once, call send_message({place}, message=…, "
+                f"message_key={message_key!r}) with the same message: if it has arrived by then, it is not sent again."
+            )
         case "not_confirmed":
             key = f", message_key={message_key!r}" if message_key else ""
             return (
