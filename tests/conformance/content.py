@@ -8,7 +8,6 @@ import base64
 import json
 from typing import Annotated, Any
 
-import anyio
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
@@ -93,7 +92,6 @@ def _add_tools(server: MCPServer[Any]) -> None:
         """A fixture: progress on the way."""
         for done in (0, 50, 100):
             await ctx.report_progress(done, 100)
-            await anyio.sleep(0.05)
         return "done"
 
     @server.tool(name="test_missing_capability")

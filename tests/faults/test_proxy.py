@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 
-import anyio
 import httpx
 import pytest
 from starlette.applications import Starlette
@@ -18,8 +17,8 @@ from tests.faults.places import answer_to
 from tests.faults.plan import At, Break, Fault, Garble, How, Plan, Refuse, Reply
 from tests.faults.proxy import Proxy
 from tests.faults.relay_http import relay_http
-from tests.rig.bounds import HANG_SECONDS
 from tests.rig.loopback import http_client, loopback_socket, serve_loopback
+from tests.rig.waiting import until
 
 SEND = "/v1/conversations/conv-1/messages"
 EVENTS = [f"data: event {number}\n\n" for number in range(1, 4)]
@@ -159,9 +158,7 @@ async def test_who_leaves_is_seen_to_leave(server: Server) -> None:
         await anext(response.aiter_text())
         [exchange] = server.proxy.exchanges
         open_before = exchange.open
-    with anyio.fail_after(HANG_SECONDS):
-        while exchange.open:
-            await anyio.sleep(0.01)
+    await until(lambda: not exchange.open)
 
     assert open_before
     assert str(exchange).endswith("our server left")

@@ -20,6 +20,7 @@ from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import in_own_task
+from tests.rig.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has none of the signals")
 
@@ -40,12 +41,13 @@ def of_two(letta: Letta, **more: object) -> Settings:
 
 async def workers(running: Service, *, without: psutil.Process | None = None) -> list[psutil.Process]:
     """The two workers, once both serve and neither is the one that is gone."""
-    with anyio.fail_after(HANG_SECONDS):
-        while True:
-            found = psutil.Process(running.process.pid).children()
-            if len(found) == 2 and without not in found and running.log.count(BEGUN) == 2 + bool(without):
-                return found
-            await anyio.sleep(0.02)
+
+    def look() -> list[psutil.Process] | None:
+        found = psutil.Process(running.process.pid).children()
+        both = len(found) == 2 and without not in found and running.log.count(BEGUN) == 2 + bool(without)
+        return found if both else None
+
+    return await until(look)
 
 
 @contextmanager

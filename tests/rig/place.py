@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -162,6 +162,14 @@ async def silent(words: str) -> None:
 
 async def result(scheduler: Scheduler, ref: ConversationRef, text: str, seconds: float = 10) -> Turn:
     return await scheduler.wait(start(scheduler, ref, text), seconds, silent)
+
+
+async def given_up(call: Callable[..., Coroutine[None, None, object]], *arguments: object) -> None:
+    """Make a call, and cancel it when all that it began waits for something."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call, *arguments)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
 
 
 async def until_gone(scheduler: Scheduler) -> None:

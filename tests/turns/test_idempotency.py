@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import cast
 
 import anyio
@@ -20,6 +21,7 @@ from tests.rig.place import (
     THERE,
     Place,
     at_once,
+    given_up,
     message,
     says,
     scheduler_at,
@@ -42,8 +44,7 @@ async def call(scheduler: Scheduler, text: str, seconds: float = 10, **identity:
 
 async def give_up(scheduler: Scheduler, text: str, **identity: str) -> None:
     """A call that its client cancels while the turn runs."""
-    with anyio.move_on_after(0.05):
-        await call(scheduler, text, 1000, **identity)
+    await given_up(partial(call, scheduler, text, 1000, **identity))
 
 
 # Evidence (a): the call was cancelled, or its connection ended

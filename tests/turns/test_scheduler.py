@@ -18,6 +18,7 @@ from tests.rig.place import (
     THERE,
     Place,
     at_once,
+    given_up,
     message,
     result,
     says,
@@ -133,8 +134,7 @@ async def test_a_cancelled_wait_leaves_the_turn_running() -> None:
     place.turns = {"slow": when_opened(gate, says("done"))}
     async with scheduler_at(place) as scheduler:
         turn = start(scheduler, HERE, "slow")
-        with anyio.move_on_after(0.05):
-            await scheduler.wait(turn, 1000, silent)
+        await given_up(scheduler.wait, turn, 1000, silent)
         gate.set()
         turn = await scheduler.wait(turn, 10, silent)
 
@@ -159,8 +159,7 @@ async def test_a_message_whose_caller_has_gone_before_its_place_came_is_withdraw
     place.turns = {"slow": when_opened(gate, says("done")), "left": at_once(says("never")), "next": at_once(says("n"))}
     async with scheduler_at(place) as scheduler:
         turn = start(scheduler, HERE, "slow")
-        with anyio.move_on_after(0.05):
-            await send(scheduler, HERE, "left", 1000)
+        await given_up(send, scheduler, HERE, "left", 1000)
         gate.set()
         await scheduler.wait(turn, 10, silent)
         following = await send(scheduler, HERE, "next", 10)

@@ -34,13 +34,14 @@ from tests.rig.programs import installed
 from tests.rig.waiting import until
 
 STAND_IN = f"""#!{sys.executable} -I
-import pathlib, signal, socket, sys, time
+import pathlib, signal, socket, sys
 
 def end(*_):
-    while not pathlib.Path("may-end").exists():
-        time.sleep(0.01)
+    if not pathlib.Path("may-end").exists():
+        signal.sigwait({{signal.SIGUSR1}})
     sys.exit()
 
+signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGUSR1}})
 signal.signal(signal.SIGTERM, end)
 pathlib.Path("ready").touch()
 listener = socket.create_server(("127.0.0.1", 0))
@@ -52,7 +53,7 @@ while True:
     asker.sendall(b"HTTP/1.1 200 OK\\r\\n\\r\\n")
     asker.close()
 """
-"""A server that stops only when it may, and talks too much."""
+"""A server that talks too much, and stops only when it may: there is that file, or SIGUSR1 comes."""
 
 
 async def test_users_of_one_process_share_a_server_that_ends_with_the_last(folder: Path) -> None:
@@ -142,15 +143,20 @@ async def test_who_comes_while_the_server_stops_waits_until_it_has(folder: Path,
     async with app_server(wanted) as server:
         stopping = address(folder)
     await until(lambda: not (folder / supervisor.ADDRESS).exists())
-    assert psutil.pid_exists(stopping["server_pid"])
-    with anyio.move_on_after(0.3):
-        async with app_server(wanted):
-            raise AssertionError("there is a server that stops")
-    (folder / "work" / "may-end").touch()
-    async with app_server(wanted) as second:
-        assert second.token != server.token
-        assert servers(folder) == [address(folder)["server_pid"]]
-        assert (folder / LOG).stat().st_size <= supervisor.LOG_BYTES + supervisor.PIECE_BYTES
+
+    async def come() -> None:
+        async with app_server(wanted) as second:
+            assert second.token != server.token
+            assert servers(folder) == [address(folder)["server_pid"]] != [stopping["server_pid"]]
+            assert (folder / LOG).stat().st_size <= supervisor.LOG_BYTES + supervisor.PIECE_BYTES
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(come)
+        # It has asked for the lock as soon as it has opened it.
+        await until(lambda: str(folder / supervisor.IN_USE) in [each.path for each in psutil.Process().open_files()])
+        assert servers(folder) == [stopping["server_pid"]]
+        (folder / "work" / "may-end").touch()
+        os.kill(stopping["server_pid"], signal.SIGUSR1)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import anyio
 import pytest
 
+from letta_conversations_mcp.backends.app_server.process import AppServer
+from letta_conversations_mcp.backends.app_server.supervisor import TOKEN
 from letta_conversations_mcp.core.model import ConversationRef
 from letta_conversations_mcp.settings import Settings
+from tests.backends.app_server.app_servers import address
 from tests.backends.app_server.conftest import MODEL, unique
 from tests.backends.app_server.foreign_client import ForeignClient, foreign_client
+from tests.backends.app_server.test_local_deliveries import broken_way_to
+from tests.faults.plan import At, Plan, Wait
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import Caller, Way, in_own_task
+from tests.rig.waiting import Record
 
 ONE_WAY = Way("memory", "modern")
 ROUNDS = 4
@@ -74,24 +81,29 @@ async def test_senders_in_one_conversation_each_get_their_own_reply(one: Caller,
     assert Counter(await user_texts(one, ref)) == Counter(["hello", *replies])
 
 
-async def test_the_reply_to_a_foreign_client_is_not_taken_for_ours(one: Caller, foreign: ForeignClient) -> None:
+@pytest.mark.parametrize("at", [At("request"), At("forwarded"), At("answer"), At("head")], ids=str)
+async def test_the_reply_to_a_foreign_client_is_not_taken_for_ours(
+    one: Caller, foreign: ForeignClient, state: Path, at: At
+) -> None:
+    """It comes after our look whether a turn runs: before our message, or after it and before we hear of it."""
     ref = await new_ref(one)
     await foreign.subscribe(ref)
-    replies: dict[str, object] = {}
+    replies: list[object] = []
+    server = AppServer(address(state)["url"], (state / TOKEN).read_text())
+    async with broken_way_to(server) as (proxy, settings), ONE_WAY.to(settings) as caller:
 
-    async def ask(text: str) -> None:
-        replies[text] = (await one.ok("send_message", **place(ref), message=text)).data.get("reply")
+        async def ask() -> None:
+            replies.append((await caller.ok("send_message", **place(ref), message="ours")).data["reply"])
 
-    for number in range(ROUNDS):
+        proxy.arm(Plan(Wait(at)))
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ask, f"ours {number}")
-            # Between our look whether a turn runs and our message, or just before both.
-            await anyio.sleep(0.004 * number)
-            await foreign.send(ref, f"foreign {number}")
+            tasks.start_soon(ask)
+            await proxy.struck.wait()
+            await foreign.until(request_id=await foreign.send(ref, "foreign"))
+            proxy.released.set()
 
-    assert replies == {text: f"echo: {text}" for text in replies}
-    texts = await user_texts(one, ref)
-    assert [texts.count(text) for text in replies] == [1] * ROUNDS
+    assert replies == ["echo: ours"]
+    assert Counter(await user_texts(one, ref)) == Counter(["hello", "ours", "foreign"])
 
 
 async def test_agents_answer_in_their_default_conversations_one_after_another(
@@ -149,7 +161,7 @@ async def test_the_turn_that_begins_to_answer_is_stopped_before_its_first_word(
     ref = await new_ref(one)
     held = Hold(Say("never heard"))
     model.enqueue(held, to="think")
-    replies: list[dict[str, object]] = []
+    replies = Record[dict[str, object]]()
 
     async def ask() -> None:
         replies.append((await one.ok("send_message", **place(ref), message="think")).data)
@@ -158,9 +170,7 @@ async def test_the_turn_that_begins_to_answer_is_stopped_before_its_first_word(
         tasks.start_soon(ask)
         await model.asked(2)
         await one.ok("cancel", **place(ref))
-        with anyio.fail_after(4):
-            while not replies:
-                await anyio.sleep(0.02)
+        await replies.until()
         held.gate.set()
 
     assert replies[0]["status"] == "cancelled"
