@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from letta_conversations_mcp.backends.app_server.base import LOOK_SECONDS
 from letta_conversations_mcp.backends.app_server.process import AppServer
 from letta_conversations_mcp.backends.app_server.supervisor import TOKEN
 from letta_conversations_mcp.core.model import ConversationRef
@@ -83,12 +84,14 @@ async def test_senders_in_one_conversation_each_get_their_own_reply(one: Caller,
 
 @pytest.mark.parametrize("at", [At("request"), At("forwarded"), At("answer"), At("head")], ids=str)
 async def test_the_reply_to_a_foreign_client_is_not_taken_for_ours(
-    one: Caller, foreign: ForeignClient, state: Path, at: At
+    one: Caller, foreign: ForeignClient, model: ScriptedModel, state: Path, at: At
 ) -> None:
     """It comes after our look whether a turn runs: before our message, or after it and before we hear of it."""
     ref = await new_ref(one)
     await foreign.subscribe(ref)
-    replies: list[object] = []
+    held = Hold(Say("not ours"))
+    model.enqueue(held, to="foreign")
+    replies = Record[object]()
     server = AppServer(address(state)["url"], (state / TOKEN).read_text())
     async with broken_way_to(server) as (proxy, settings), ONE_WAY.to(settings) as caller:
 
@@ -101,9 +104,12 @@ async def test_the_reply_to_a_foreign_client_is_not_taken_for_ours(
             await proxy.struck.wait()
             await foreign.until(request_id=await foreign.send(ref, "foreign"))
             proxy.released.set()
+            await (caller.until_reported("somebody else's turn") if at == At("request") else replies.until())
+            held.gate.set()
+    await model.asked(3)
 
     assert replies == ["echo: ours"]
-    assert Counter(await user_texts(one, ref)) == Counter(["hello", "ours", "foreign"])
+    assert (await user_texts(one, ref)).count("ours") == 1
 
 
 async def test_agents_answer_in_their_default_conversations_one_after_another(
@@ -170,7 +176,9 @@ async def test_the_turn_that_begins_to_answer_is_stopped_before_its_first_word(
         tasks.start_soon(ask)
         await model.asked(2)
         await one.ok("cancel", **place(ref))
-        await replies.until()
+        # Later, our server would look by itself whether the turn still runs.
+        with anyio.fail_after(LOOK_SECONDS - 1):
+            await replies.until()
         held.gate.set()
 
     assert replies[0]["status"] == "cancelled"
