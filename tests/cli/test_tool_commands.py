@@ -14,8 +14,9 @@ from letta_conversations_mcp.cli.command_lines import command_line, for_person
 from letta_conversations_mcp.cli.main import main
 from letta_conversations_mcp.cli.program import Program
 from letta_conversations_mcp.tools.catalogue import TOOLS
-from tests.cli.conftest import Run
+from tests.cli.conftest import Commands, Run
 from tests.rig.letta_server import Letta
+from tests.rig.loopback import loopback_socket
 from tests.rig.model import CallTools, Hold, Say, ScriptedModel, Use
 
 
@@ -104,7 +105,7 @@ async def test_a_limited_wait_ends_with_three_and_the_way_back(run: Run, letta: 
 
     ran = await run("send-message", "think", "--conversation-id", conversation_id, "--wait-seconds", "0")
     held.gate.set()
-    back = ran.out.partition("Call lcm ")[2].partition(". Do not")[0].split()
+    back = ran.out.partition("Run lcm ")[2].partition(". Do not")[0].split()
     later = await run(*back)
 
     assert ran.status == 3
@@ -131,7 +132,51 @@ async def test_a_tool_that_fails_ends_with_one_and_says_why_on_stderr(run: Run) 
     assert ran.status == 1
     assert ran.out == ""
     assert "There is no agent 'nobody-of-this-name'" in ran.err
-    assert "Call lcm list-agents to see which there are." in ran.err
+    assert "Run lcm list-agents to see which there are." in ran.err
+
+
+async def test_where_letta_is_not_the_person_is_told_the_address_and_what_to_check(commands: Commands) -> None:
+    with loopback_socket() as unused:
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+        ran = await commands(url)("list-agents")
+
+    assert ran.status == 1
+    assert url in ran.err
+    assert "Check that the server runs and that LETTA_BASE_URL is right." in ran.err
+    assert "A person" not in ran.err
+
+
+async def test_a_search_says_how_to_go_on_in_commands_that_work(run: Run, letta: Letta) -> None:
+    _, name = await letta.new_agent()
+    older, conversation_id = [await opened(run, name) for _ in range(2)]
+    await run("send-message", "The harbour is far.", "--conversation-id", older)
+    for text in ("The harbour is closed.", "Which harbour?"):
+        await run("send-message", text, "--conversation-id", conversation_id)
+
+    found = await run("search-messages", "harbour", "--agent", name, "--limit", "1")
+    around = found.out.partition("Around the first: lcm ")[2].partition(", and the same")[0].split()
+    before = await run(*around)
+
+    assert found.status == 0
+    assert "More: the same command with --after " in found.out
+    assert "=" not in found.out.partition("**")[0]
+    assert around[:2] == ["list-messages", conversation_id]
+    assert before.status == 0
+    assert "> The harbour is closed." in before.out
+
+
+async def test_show_conversation_speaks_of_no_viewer(run: Run, letta: Letta) -> None:
+    _, name = await letta.new_agent()
+    conversation_id = await opened(run, name, "--summary", "This client shows no viewer")
+    await run("send-message", "list_agents", "--conversation-id", conversation_id)
+
+    one, all_ = await run("show-conversation", conversation_id), await run("show-conversation")
+
+    assert one.out.splitlines()[2] == "The newest messages follow; lcm list-messages has the others."
+    assert "'This client shows no viewer'" in one.out
+    assert "> list_agents" in one.out
+    assert all_.out.splitlines()[2] == "lcm list-conversations lists them."
 
 
 async def test_a_pending_approval_ends_with_four_and_the_commands_that_decide(
@@ -224,7 +269,7 @@ async def test_a_variable_that_no_option_reads_is_reported(run: Run, monkeypatch
     [
         (
             "Call wait_for_reply(conversation_id='default', agent='agent-1', run_id='run-2').",
-            "Call lcm wait-for-reply default --agent agent-1 --run-id run-2.",
+            "Run lcm wait-for-reply default --agent agent-1 --run-id run-2.",
         ),
         ("send_message(conversation_id='conv-1', message=…)", "lcm send-message MESSAGE --conversation-id conv-1"),
         (
@@ -234,6 +279,8 @@ async def test_a_variable_that_no_option_reads_is_reported(run: Run, monkeypatch
         ("list_messages(kinds=['summary']) shows it.", "lcm list-messages --kinds summary shows it."),
         ("More: the same call with after='conv-9'.", "More: the same command with --after 'conv-9'."),
         ("call again with confirm=true.", "add --confirm."),
+        ("Ask your user, then call list_agents.", "Ask your user, then run lcm list-agents."),
+        ("limit: it is 0. Nothing was done; correct it and call again.", "limit: it is 0. Nothing was done."),
         ("cancel took this message back.", "cancel took this message back."),
         ("create_agent makes one.", "lcm create-agent makes one."),
     ],

@@ -102,7 +102,7 @@ async def test_an_agent_is_deleted_with_its_conversations_after_a_confirmation(l
     assert "confirm=true" in asked
     assert len(still.data["conversations"]) == 3
     assert deleted.data == {"agent_id": agent_id, "name": name, "conversations": 3}
-    assert deleted.text == f"Deleted agent {name!r} ({agent_id}) and its 3 conversation(s)."
+    assert deleted.text == f"Deleted agent {name!r} ({agent_id}) and its 3 conversations."
     assert "There is no agent" in again
     assert all(f"There is no conversation {gone[0]}" in each for each in (waited, sent))
     assert others.data["agent_id"] == other

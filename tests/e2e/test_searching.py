@@ -81,6 +81,7 @@ async def test_times_bound_a_search(mcp: Caller, letta: Letta) -> None:
     assert found(await mcp.ok("search_messages", **place, start_date="2020-01-01", end_date="2100-01-01"))
     assert not found(await mcp.ok("search_messages", **place, start_date="2100-01-01"))
     assert not found(await mcp.ok("search_messages", **place, end_date="2020-01-01"))
+    assert not found(await mcp.ok("search_messages", **place, start_date="2020-01-01", end_date="2020-01-01"))
 
 
 async def test_bad_searches_are_explained(mcp: Caller, letta: Letta) -> None:
@@ -90,6 +91,7 @@ async def test_bad_searches_are_explained(mcp: Caller, letta: Letta) -> None:
     wrong: dict[str, dict[str, str]] = {
         "words to look for": {"query": "  "},
         "no date or time": {"start_date": "yesterday"},
+        "it is before start_date": {"start_date": "2026-11-29", "end_date": "2026-11-28"},
         "belongs to": {"conversation_id": conversation_id, "agent": other},
         "no agent": {"agent": "nobody at all"},
         "no conversation": {"conversation_id": UNKNOWN_CONVERSATION},
@@ -175,6 +177,7 @@ async def test_of_a_long_one_among_others_only_the_newest_are_seen(mcp: Caller, 
 
     assert not found(answer)
     assert f"Only the newest messages of {conversation_id}" in answer.data["note"]
+    assert "that is all there are" not in answer.data["note"]
 
 
 async def test_a_server_with_a_search_is_asked(cloud: tuple[Caller, FakeLetta]) -> None:

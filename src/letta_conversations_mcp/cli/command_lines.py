@@ -13,6 +13,14 @@ from letta_conversations_mcp.cli.tool_arguments import flag, positional, tool_na
 
 _PLACEHOLDER = "…"
 
+_WORDS = {
+    "the same call with --": "the same command with --",
+    "call again with --": "add --",
+    "Nothing was done; correct it and call again.": "Nothing was done.",
+    "a search with its conversation_id": "a search with its --conversation-id",
+}
+"""What a command's reader does instead of a call."""
+
 
 def command_line(tool: str, arguments: Mapping[str, Any]) -> str:
     """The command that calls a tool with these arguments. A value of `...` stands for one that the reader knows."""
@@ -42,7 +50,10 @@ def for_person(text: str) -> str:
     text = re.sub(rf"\b({names})\(([^()]*)\)", _call, text)
     text = re.sub(rf"\b({'|'.join(each for each in tool_names() if '_' in each)})\b", _name, text)
     text = re.sub(r"\b([a-z_]+)=('[^']*'|\[[^\]]*\]|true\|false|[\w…-]+)", _loose_argument, text)
-    return text.replace("the same call with --", "the same command with --").replace("call again with --", "add --")
+    text = re.sub(rf"\b([Cc])all (?={program_name()} )", lambda found: "Run " if found[1] == "C" else "run ", text)
+    for ours, persons in _WORDS.items():
+        text = text.replace(ours, persons)
+    return text
 
 
 def _call(found: re.Match[str]) -> str:

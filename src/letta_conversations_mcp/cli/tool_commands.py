@@ -184,6 +184,11 @@ async def call_tool(tools: Tools, tool: str, arguments: Mapping[str, Any]) -> An
 def text_of(answer: Answer) -> str:
     """The text of an answer, with the advice in it as command lines. What others wrote is left as it is."""
     text = answer.text
+    if answer.tool == "show_conversation":
+        # Its note is no field: it stands between the conversation's name and its messages.
+        named, note, *messages = text.split("\n\n", 2)
+        note = note.removeprefix("This client shows no viewer").lstrip(".; ")
+        text = "\n\n".join([named, for_person(note), *messages])
     for advice in _advice(answer.data):
         text = text.replace(advice, for_person(advice))
     return text

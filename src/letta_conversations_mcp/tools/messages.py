@@ -279,14 +279,17 @@ async def search_messages(
     """Find where something was said to or by Letta agents, by words or meaning: everywhere, of an agent or in a
     conversation."""
     services = services_of(ctx)
+    since, until = read_bound("start_date", start_date), read_bound("end_date", end_date, end=True)
+    if since and until and until < since:
+        raise InvalidArgument("end_date", "it is before start_date.")
     ref = await _scope(ctx, conversation_id, agent)
     wanted = MessageSearch(
         query=query,
         conversation_id=ref.conversation_id,
         agent_id=ref.agent_id,
         mode=mode,
-        since=read_bound("start_date", start_date),
-        until=read_bound("end_date", end_date, end=True),
+        since=since,
+        until=until,
         limit=limit,
     )
     async with heartbeat(ctx, "searching"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from letta_conversations_mcp.conversations.transcript import cut
 from letta_conversations_mcp.core.model import Agent
-from letta_conversations_mcp.tools.results.result import Result
+from letta_conversations_mcp.tools.results.result import Result, counted
 
 DESCRIPTION_CHARS = 200
 """An agent's description in a list: enough to tell agents apart."""
@@ -77,5 +77,5 @@ class AgentDeleted(Result):
     at_least: bool = False
 
     def to_text(self) -> str:
-        count = f"{'at least ' if self.at_least else ''}{self.conversations}"
-        return f"Deleted agent {self.name!r} ({self.agent_id}) and its {count} conversation(s)."
+        count = f"{'at least ' if self.at_least else ''}{counted(self.conversations, 'conversation')}"
+        return f"Deleted agent {self.name!r} ({self.agent_id}) and its {count}."

@@ -15,6 +15,10 @@ NAME_CHARS = 80
 """Characters shown of an agent's name beside its id."""
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class Result(BaseModel):
     """The answer of a tool: facts, and a text that states the same facts.
 

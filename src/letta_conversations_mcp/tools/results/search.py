@@ -8,7 +8,7 @@ from letta_conversations_mcp.conversations.search import SNIPPET_CHARS, SearchRe
 from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, SPEAKER, body, cut, minute
 from letta_conversations_mcp.core.model import FoundMessage, MessageKind, MessageSearch
 from letta_conversations_mcp.core.untrusted import quoted
-from letta_conversations_mcp.tools.results.result import Result
+from letta_conversations_mcp.tools.results.result import Result, counted
 
 NAME_CHARS = 60
 """Characters shown of a name beside its id."""
@@ -68,27 +68,34 @@ class SearchResults(Result):
             messages=tuple(SearchRow.of(each, wanted.query, size, names) for each in fitting),
             note=_note(result, wanted),
             cursor=result.cursor,
-            next=f"Around the first: list_messages({first.ref.in_call}, before=… or after={first.message.id!r})."
-            if first
-            else "",
+            next=" ".join(
+                [
+                    *([f"More: the same call with after={result.cursor!r}."] if result.cursor else []),
+                    *([_around(first)] if first else []),
+                ]
+            ),
         )
 
     def to_text(self) -> str:
-        more = f"On from there: the same call with after={self.cursor!r}." if self.cursor else ""
-        ours = "\n".join(filter(None, [self.note, more, self.next]))
+        ours = "\n".join(filter(None, [self.note, self.next]))
         return "\n\n".join(filter(None, [ours, *(row.to_text() for row in self.messages)]))
+
+
+def _around(found: FoundMessage) -> str:
+    place, message_id = found.ref.in_call, found.message.id
+    return f"Around the first: list_messages({place}, before={message_id!r}), and the same with after."
 
 
 def _note(result: SearchResult, wanted: MessageSearch) -> str:
     """What was searched, and what was not."""
     if result.scanned is None:
         return "" if result.found else "Nothing was found."
-    where = "" if wanted.conversation_id else f" in {result.conversations} conversations"
-    end = "older ones were not looked at" if result.cursor else "that is all there are"
+    where = "" if wanted.conversation_id else f" in {counted(result.conversations, 'conversation')}"
+    end = "older ones were not looked at" if result.cursor or result.cut_short else "that is all there are"
     sentences = [] if result.found else ["Nothing was found."]
     sentences.append(
         f"This server has no search of its own{', and none by meaning' if wanted.mode == 'meaning' else ''}: the words "
-        f"were looked for in {result.scanned} messages{where}, the newest first; {end}."
+        f"were looked for in {counted(result.scanned, 'message')}{where}, the newest first; {end}."
     )
     if unreadable := result.unreadable:
         first = next(iter(unreadable.values()))
