@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
 
 from letta_conversations_mcp.cli.command_lines import command_line, for_person
@@ -327,6 +328,35 @@ def test_a_script_for_the_shell_completes_both_names(shell: str, capsys: pytest.
     assert "letta-conversations-mcp" in said
     assert "lcm" in said
     assert "_LETTA_CONVERSATIONS_MCP_COMPLETE" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        ("--help", {}),
+        ("send-message --help", {}),
+        ("get messages --help", {}),
+        ("no-such-command", {}),
+        ("", {"COMP_WORDS": "lcm list-", "COMP_CWORD": "1"}),
+    ],
+)
+async def test_help_and_completion_load_no_server(arguments: str, variables: dict[str, str]) -> None:
+    """A person waits for them."""
+    if variables:
+        variables = {**variables, "_LETTA_CONVERSATIONS_MCP_COMPLETE": "bash_complete"}
+    script = (
+        "import sys\n"
+        "from letta_conversations_mcp.cli.main import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "finally:\n"
+        "    print(sorted({'mcp', 'mcp_types', 'letta_client', 'rich', 'httpx'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", script, *arguments.split()]
+
+    done = await anyio.run_process(command, check=False, env={**os.environ, **variables})
+
+    assert done.stdout.decode().splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

@@ -11,8 +11,8 @@ from mcp_types import Tool
 
 from letta_conversations_mcp.server.app import build_server
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.tools.base import DEFINITIONS
 from letta_conversations_mcp.tools.catalogue import TOOLS
+from letta_conversations_mcp.tools.definitions import DEFINITIONS
 from tests.rig.servers import Caller
 
 pytestmark = pytest.mark.all_ways

@@ -8,19 +8,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
-from rich.cells import cell_len
 
 from letta_conversations_mcp.cli.command import Command, Examples
 from letta_conversations_mcp.cli.command_lines import for_person
 from letta_conversations_mcp.cli.exit_status import warn
 from letta_conversations_mcp.cli.options import GroupedOption
 from letta_conversations_mcp.cli.tool_arguments import METAVARS, Message, commands_of_tools, given
-from letta_conversations_mcp.cli.tool_calls import Answer, Tools, run_with_tools
-from letta_conversations_mcp.cli.tool_commands import call_tool, text_of
+from letta_conversations_mcp.cli.tool_commands import call_tool, text_of, use_tools
 from letta_conversations_mcp.settings import BackendSettings, Settings
+
+if TYPE_CHECKING:
+    from letta_conversations_mcp.cli.tool_calls import Answer, Tools
 
 Output = Literal["table", "json", "yaml"]
 
@@ -48,7 +49,7 @@ def _answered(
     async def work(tools: Tools) -> int:
         return _print(await call_tool(tools, tool, arguments), output)
 
-    return run_with_tools(settings, work)
+    return use_tools(settings, work)
 
 
 def _print(answer: Answer, output: Output) -> int:
@@ -76,7 +77,7 @@ def _messages(
         print(_dump(answer.data.get("messages", []), output))
         return 0
 
-    return run_with_tools(settings, work)
+    return use_tools(settings, work)
 
 
 def _listed(
@@ -99,7 +100,7 @@ def _listed(
         print(_table(rows, columns) if output == "table" else _dump(rows, output))
         return 0
 
-    return run_with_tools(settings, work)
+    return use_tools(settings, work)
 
 
 def _dump(data: object, output: Output) -> str:
@@ -112,6 +113,8 @@ def _dump(data: object, output: Output) -> str:
 
 def _table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     """Columns as wide as their widest cell, so that nothing is cut; those without any value are left out."""
+    from rich.cells import cell_len
+
     used = {title: key for title, key in columns.items() if any(row.get(key) for row in rows)}
     cells = [list(used), *([" ".join(str(row.get(key, "")).split()) for key in used.values()] for row in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]

@@ -14,7 +14,9 @@ from letta_conversations_mcp.cli import commands
 from letta_conversations_mcp.cli.command import FILES, SECTIONS, SERVER, START
 from letta_conversations_mcp.cli.exit_status import INTERRUPTED
 from letta_conversations_mcp.cli.help import HelpContext
+from letta_conversations_mcp.cli.lettactl import lettactl_commands
 from letta_conversations_mcp.cli.program_name import COMPLETE_VARIABLE, PROGRAM, SHORT, program_name
+from letta_conversations_mcp.cli.tool_commands import tool_command, tool_commands
 
 INTRODUCTION = (
     "Talk with Letta agents, at a terminal and from any MCP client. Without a command it serves MCP over stdio, which "
@@ -54,7 +56,7 @@ OWN: Sequence[tuple[str, click.Command]] = (
     (SERVER, commands.SERVE),
     (SERVER, commands.TOKEN),
 )
-"""The commands that are not tools, each with its section. They are found without loading the tools."""
+"""The commands that are not tools, each with its section."""
 
 
 class Program(click.Group):
@@ -65,8 +67,7 @@ class Program(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        # A flag is no second word; to look for it would load all tools.
-        for length in (1,) if args[1:] and args[1].startswith("-") else (2, 1):
+        for length in (2, 1):
             if len(args) >= length and (command := self.get_command(ctx, " ".join(args[:length]))):
                 return command.name, command, args[length:]
         if ctx.resilient_parsing:
@@ -80,10 +81,6 @@ class Program(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if own := next((command for _, command in OWN if command.name == cmd_name), None):
             return own
-        # Late: the tools take longer to load than the rest.
-        from letta_conversations_mcp.cli.lettactl import lettactl_commands
-        from letta_conversations_mcp.cli.tool_commands import tool_command
-
         return tool_command(cmd_name) or next((each for each in lettactl_commands() if each.name == cmd_name), None)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -92,9 +89,6 @@ class Program(click.Group):
     @cached_property
     def sections(self) -> Mapping[str, Sequence[click.Command]]:
         """All commands, as they are listed."""
-        from letta_conversations_mcp.cli.lettactl import lettactl_commands
-        from letta_conversations_mcp.cli.tool_commands import tool_commands
-
         sections: dict[str, list[click.Command]] = {title: [] for title in SECTIONS}
         for title, command in [*OWN, *tool_commands()]:
             sections[title].append(command)

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, cast
@@ -17,7 +17,6 @@ import anyio
 from letta_conversations_mcp.cli import loading
 from letta_conversations_mcp.cli.exit_status import CommandFailed
 from letta_conversations_mcp.cli.program_name import SHORT
-from letta_conversations_mcp.core.imports import postponed
 from letta_conversations_mcp.core.installation import install_command
 from letta_conversations_mcp.observability.logs import configure_logging
 from letta_conversations_mcp.settings import Settings, unknown_variables
@@ -45,23 +44,11 @@ def serve(settings: Settings, *, http: bool) -> int:
         print(AT_A_TERMINAL, file=sys.stderr)
     if http:
         return _serve_http(settings)
-    with loading(), _without_cryptography():
+    with loading():
         from letta_conversations_mcp.server.stdio import serve_stdio
 
     with _traces(settings):
         return anyio.run(serve_stdio, settings)
-
-
-def _without_cryptography() -> AbstractContextManager[None]:
-    """The SDK loads it for request states, which are rarely used, and it takes 10 MB."""
-    ciphers = "cryptography.hazmat.primitives"
-    return postponed(
-        "cryptography.exceptions",
-        f"{ciphers}.ciphers.aead",
-        f"{ciphers}.hashes",
-        f"{ciphers}.kdf.hkdf",
-        importer="mcp.server.request_state",
-    )
 
 
 @contextmanager
@@ -127,7 +114,7 @@ def _serve_at(
     accepted_at_once: int | None = None,
 ) -> int:
     # Imported late: a client waits for the start of a stdio server, which needs none of this.
-    with loading(), _without_cryptography():
+    with loading():
         import uvicorn
 
         from letta_conversations_mcp.http.app import KEEP_ALIVE_SECONDS, STOP_SECONDS, CannotServe, build_app

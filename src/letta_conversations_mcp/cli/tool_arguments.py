@@ -17,8 +17,7 @@ from typing import Any, cast
 import click
 
 from letta_conversations_mcp.cli.options import GroupedOption
-from letta_conversations_mcp.tools.base import ToolSpec
-from letta_conversations_mcp.tools.catalogue import TOOLS
+from letta_conversations_mcp.tools.definitions import Definition, definitions, is_for_models
 
 Schema = dict[str, Any]
 
@@ -59,15 +58,13 @@ HELP = {
 
 
 @cache
-def commands_of_tools() -> Mapping[str, ToolSpec]:
+def commands_of_tools() -> Mapping[str, Definition]:
     """The tools that are commands, by name: all but those that only the viewer's page calls."""
-    return {spec.name: spec for spec in TOOLS if spec.for_models}
+    return {name: each for name, each in definitions().items() if is_for_models(each)}
 
 
-@cache
 def schema_of(tool: str) -> Schema:
-    # The default wait is for models; a command waits until the turn ends.
-    return commands_of_tools()[tool].listed(0.0).input_schema
+    return commands_of_tools()[tool]["inputSchema"]
 
 
 def tool_names() -> Sequence[str]:

@@ -10,17 +10,20 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from letta_conversations_mcp.cli import loading
 from letta_conversations_mcp.cli.command import AGENTS, CONVERSATIONS, TALK, Command, Examples
 from letta_conversations_mcp.cli.command_lines import for_person
 from letta_conversations_mcp.cli.exit_status import warn
 from letta_conversations_mcp.cli.options import GroupedOption
 from letta_conversations_mcp.cli.tool_arguments import commands_of_tools, given, parameters, schema_of
-from letta_conversations_mcp.cli.tool_calls import Answer, Tools, run_with_tools
 from letta_conversations_mcp.settings import BackendSettings, Settings
+
+if TYPE_CHECKING:
+    from letta_conversations_mcp.cli.tool_calls import Answer, Tools, Work
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ def _command(tool: str) -> click.Command:
         tool.replace("_", "-"),
         partial(_run, tool),
         Settings,
-        shown.summary or f"{commands_of_tools()[tool].title}.",
+        shown.summary or f"{commands_of_tools()[tool]['title']}.",
         params=[*parameters(tool), JSON],
         examples=shown.examples,
         options=BackendSettings,
@@ -148,6 +151,15 @@ def _command(tool: str) -> click.Command:
 
 def _run(tool: str, settings: Settings, *, as_json: bool, **values: Any) -> int:
     return run_tool(settings, tool, given(values), as_json=as_json)
+
+
+def use_tools(settings: Settings, work: Work) -> int:
+    """The exit status that `work` gives. Raises NotConfigured."""
+    # Late: help, and what the shell completes, need no server.
+    with loading():
+        from letta_conversations_mcp.cli.tool_calls import run_with_tools
+
+    return run_with_tools(settings, work)
 
 
 def run_tool(settings: Settings, tool: str, arguments: Mapping[str, Any], *, as_json: bool = False) -> int:
@@ -163,7 +175,7 @@ def run_tool(settings: Settings, tool: str, arguments: Mapping[str, Any], *, as_
             print(text_of(answer))
         return answer.exit_status
 
-    return run_with_tools(settings, work)
+    return use_tools(settings, work)
 
 
 async def call_tool(tools: Tools, tool: str, arguments: Mapping[str, Any]) -> Answer:

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import anyio
@@ -23,7 +22,6 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import InputRequiredResult, ToolAnnotations
 from pydantic import Field, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import from_json
 
 from letta_conversations_mcp.core.access import Access, Scope
 from letta_conversations_mcp.core.backend import Backend
@@ -31,6 +29,7 @@ from letta_conversations_mcp.core.errors import ConversationError, InvalidArgume
 from letta_conversations_mcp.core.quoting import NAME_CHARS, quote
 from letta_conversations_mcp.notifications.poller import Poller
 from letta_conversations_mcp.settings import Settings
+from letta_conversations_mcp.tools.definitions import definitions
 from letta_conversations_mcp.tools.mcp_errors import to_tool_error
 from letta_conversations_mcp.turns.scheduler import Scheduler
 
@@ -84,9 +83,6 @@ MessageKeyArgument = Annotated[
         max_length=MOST_KEY_CHARS,
     ),
 ]
-
-DEFINITIONS = Path(__file__).parent / "definitions.json"
-"""What `tools/list` shows of each tool, by name. Written by `pytest tests/e2e/test_tools_listed.py --renew`."""
 
 CALL_SECONDS = 50.0
 """Timeout of calls that wait for no reply: many clients give up after 60 seconds."""
@@ -154,7 +150,7 @@ class ConversationTool(Tool):
             return await self.fn(**arguments)
 
     def definition(self) -> mcp_types.Tool:
-        """The tool as `tools/list` shows it, which `DEFINITIONS` keeps."""
+        """The tool as `tools/list` shows it, which `definitions` keeps."""
         return mcp_types.Tool(
             name=self.name,
             title=self.title,
@@ -230,7 +226,7 @@ class ToolSpec:
 
     def listed(self, wait_seconds: float) -> mcp_types.Tool:
         """The tool as `tools/list` shows it, without the schemas' models, which take milliseconds for each tool."""
-        tool = mcp_types.Tool.model_validate(_definitions()[self.name])
+        tool = mcp_types.Tool.model_validate(definitions()[self.name])
         properties = tool.input_schema["properties"]
         if waiting := properties.get("wait_seconds"):
             waiting = {**waiting, "default": _shortest(wait_seconds)}
@@ -272,11 +268,6 @@ class ToolSpec:
         if not self.shown_in:
             return None
         return {"ui": {"resourceUri": self.shown_in, "visibility": ["model", "app"] if self.for_models else ["app"]}}
-
-
-@cache
-def _definitions() -> Mapping[str, Any]:
-    return from_json(DEFINITIONS.read_bytes())
 
 
 def _shortest(number: float) -> float:
