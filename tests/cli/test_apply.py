@@ -11,6 +11,7 @@ import pytest
 from pydantic_core import to_json
 
 from tests.cli.conftest import Commands, Run, process
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.fake_letta import FakeLetta
 from tests.rig.letta_server import Letta
 from tests.rig.model import ScriptedModel
@@ -202,7 +203,7 @@ async def test_a_fleet_comes_from_standard_input_too(letta: Letta) -> None:
     agent_id, name = await letta.new_agent()
     content = to_json({"agents": [{"name": name, "conversations": [{"summary": "piped"}]}]})
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(HANG_SECONDS):
         ran = await anyio.run_process(process(letta, "apply", "-f", "-"), input=content, stderr=subprocess.STDOUT)
 
     assert ran.stdout.decode().endswith("1 created.\n")

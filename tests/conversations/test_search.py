@@ -32,6 +32,7 @@ from letta_conversations_mcp.core.model import (
     MessageSearch,
     Page,
 )
+from tests.rig.bounds import HANG_SECONDS
 
 CONVERSATION = "conv-00000000-0000-4000-8000-000000000001"
 MESSAGE = "message-00000000-0000-4000-8000-000000000001"
@@ -155,7 +156,7 @@ class Endless:
 
 async def look(endless: Endless, query: str, seconds: float, place: str = "", after: str = "") -> SearchResult:
     wanted = MessageSearch(query=query, conversation_id=place, agent_id=AGENT, limit=1000)
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         return await search(cast("Backend", endless), wanted, after=after, seconds=seconds)
 
 

@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from letta_conversations_mcp.core.task_groups import background_tasks, ungrouped
+from tests.rig.bounds import HANG_SECONDS
 
 
 async def test_the_tasks_are_cancelled_when_the_body_ends_and_not_before() -> None:
@@ -19,7 +20,7 @@ async def test_the_tasks_are_cancelled_when_the_body_ends_and_not_before() -> No
         finally:
             ended.append("work")
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(HANG_SECONDS):
         async with background_tasks() as tasks:
             tasks.start_soon(work)
             await started.wait()
@@ -45,7 +46,7 @@ async def test_joined_tasks_are_awaited_and_not_cancelled() -> None:
         await may_end.wait()
         ended.set()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(HANG_SECONDS):
         async with background_tasks(join=True) as tasks:
             tasks.start_soon(work)
             may_end.set()

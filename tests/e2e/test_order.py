@@ -10,6 +10,7 @@ from functools import partial
 import anyio
 import pytest
 
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Say
 from tests.rig.servers import Answer, Caller
@@ -198,7 +199,7 @@ async def test_a_branch_answers_at_once_when_somebody_elses_turn_runs(
 
 async def forked_at_once(mcp: Caller, conversation_id: str, **more: str) -> Answer:
     """The answer of a branch, which must not wait for the turn that runs; its caller would."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         return await mcp.ok(
             "send_message", conversation_id=conversation_id, message="quick", on_busy="fork", wait_seconds=300, **more
         )

@@ -48,17 +48,19 @@ async def test_a_subscriber_is_told_of_the_turns_of_this_server(letta: Letta, wa
 
 async def test_a_subscriber_is_told_when_a_turn_ends_that_outlasted_its_call(letta: Letta, way: Way) -> None:
     agent_id, _ = await letta.new_agent()
-    conversation_id = await letta.new_conversation(agent_id)
+    slow, quick = [await letta.new_conversation(agent_id) for _ in range(2)]
     hold = Hold(Say("late"))
-    letta.model.enqueue(hold)
+    letta.model.enqueue(hold, to="slowly")
 
     async with subscriber(way, settings(letta)) as client:
-        await client.subscribe(transcript(conversation_id))
-        answer = await client.ok("send_message", conversation_id=conversation_id, message="slowly", wait_seconds=0)
+        await client.subscribe(transcript(slow), transcript(quick))
+        answer = await client.ok("send_message", conversation_id=slow, message="slowly", wait_seconds=0)
+        await client.ok("send_message", conversation_id=quick, message="quickly")
+        await client.told_anything()
         assert answer.data["status"] == "running"
-        assert client.unread == ()
+        assert set(client.unread) == {transcript(quick)}
         hold.gate.set()
-        await client.told(transcript(conversation_id))
+        await client.told(transcript(slow))
 
 
 async def test_a_subscriber_is_told_of_compaction_and_deletion(letta: Letta, way: Way) -> None:

@@ -25,9 +25,6 @@ WITH_REDIS = frozenset({FAKE_LETTA, REAL_LETTA})
 LETTA = WITH_REDIS | {FAKE_WITHOUT_REDIS, REAL_WITHOUT_REDIS}
 EVERYWHERE = LETTA | {APP_SERVER}
 
-SOON = 0.03
-"""Seconds between a request and a copy of it: before Letta names the run of the first."""
-
 HOME = "192.0.2.1"
 """The address of a client that comes back."""
 
@@ -145,7 +142,8 @@ async def copied_by_a_balancer(stage: Stage, *, shared: bool) -> None:
     first, second = [stage.sender(said, line, place) for line in lines]
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stage.converse, first)
-        await anyio.sleep(SOON)
+        # Before Letta names the run.
+        await first.under_way.wait()
         tasks.start_soon(stage.converse, second)
         await stage.model.reached_gate(said.marker)
         said.gate.set()

@@ -203,6 +203,7 @@ async def test_after_redis_was_away_lists_may_have_changed(tmp_path: Path) -> No
             assert LIST_CHANGED not in there.events
             relay.is_passable = True
             await there.until(LIST_CHANGED)
+            await connected(mine, there, CONVERSATION)
 
     assert there.events.count(LIST_CHANGED) == 1
 

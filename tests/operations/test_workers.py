@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import anyio
 import psutil
 import pytest
+from mcp import MCPError
 from pydantic import SecretStr, ValidationError
 
 from letta_conversations_mcp.settings import Settings
@@ -87,8 +88,8 @@ async def test_a_worker_that_is_killed_is_replaced_and_its_message_is_neither_lo
     survivor, killed = await workers(two)
 
     async def send_and_break() -> None:
-        with pytest.raises(Exception):  # noqa: B017, PT011 - what a client raises is the SDK's affair
-            async with two.client("modern") as caller:
+        async with two.client("modern") as caller:
+            with pytest.raises(MCPError):
                 await caller.ok("send_message", **call)
 
     with stopped(survivor):

@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from letta_conversations_mcp.turns.draining import Drain
+from tests.rig.bounds import HANG_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 """In a loop of its own: `wait_all_tasks_blocked` would wait for the timers of servers that other tests started."""
@@ -30,7 +31,7 @@ async def test_who_waits_already_is_woken_and_who_comes_later_does_not_wait() ->
             await anyio.sleep_forever()
         woken.set()
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(HANG_SECONDS):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
             await anyio.wait_all_tasks_blocked()

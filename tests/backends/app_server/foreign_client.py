@@ -14,8 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from letta_conversations_mcp.backends.app_server.supervisor import ADDRESS, TOKEN
 from letta_conversations_mcp.core.model import ConversationRef
-
-SECONDS = 30
+from tests.rig.waiting import Record
 
 
 class ForeignClient:
@@ -23,23 +22,20 @@ class ForeignClient:
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
-        self.frames: list[dict[str, Any]] = []
-        self._arrived = anyio.Event()
+        self.frames = Record[dict[str, Any]]()
 
     async def read(self) -> None:
         async for data in self._socket:
             self.frames.append(json.loads(data))
-            self._arrived.set()
-            self._arrived = anyio.Event()
 
     async def until(self, **wanted: object) -> dict[str, Any]:
         """The first frame, of those that came and come, with these fields."""
-        with anyio.fail_after(SECONDS):
-            while True:
-                for frame in self.frames:
-                    if all(frame.get(name) == value for name, value in wanted.items()):
-                        return frame
-                await self._arrived.wait()
+
+        def fits(frame: dict[str, Any]) -> bool:
+            return wanted.items() <= frame.items()
+
+        await self.frames.until(fits)
+        return next(filter(fits, self.frames))
 
     async def tell(self, command: str, **fields: object) -> str:
         """Send a command and give its request id."""

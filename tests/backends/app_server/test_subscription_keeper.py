@@ -15,6 +15,7 @@ from letta_conversations_mcp.backends.app_server.subscription_keeper import Subs
 from letta_conversations_mcp.core.model import ConversationRef
 from letta_conversations_mcp.settings import BackendSettings
 from tests.backends.app_server.test_local_faults import CAPABLE, websocket
+from tests.rig.bounds import HANG_SECONDS
 from tests.rig.servers import in_own_task
 
 REFS = [ConversationRef(conversation_id=f"local-conv-{number}", agent_id="agent-local-1") for number in range(3)]
@@ -49,7 +50,7 @@ async def test_who_leaves_does_not_ask_for_the_state_of_every_conversation() -> 
         for ref in REFS:
             await keeper.watch(ref, "strict")
         keeper.close(goodbye=True)
-        with anyio.fail_after(20):
+        with anyio.fail_after(HANG_SECONDS):
             await asked.left.wait()
 
     assert asked.commands == {"runtime_start": 3, "app_server_info": 1}

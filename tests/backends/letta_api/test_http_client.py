@@ -122,6 +122,8 @@ async def test_no_more_idle_connections_are_kept_than_the_limit(server: Server) 
             for response in responses:
                 await response.aread()
         await server.until_open(1)
+        await client.get(server.url)
+    assert server.opened == 3
 
 
 async def test_a_connection_that_was_idle_for_too_long_is_closed_and_not_the_one_just_used(server: Server) -> None:
