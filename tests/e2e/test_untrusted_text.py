@@ -130,6 +130,7 @@ async def test_a_tool_call_cannot_imitate_another_of_its_message(mcp: Caller, le
     texts = [answer.text, told.text, page.text, prompt.messages[0].content.text, resource.text, decided.text]
     for text in texts:
         calls = [line for line in text.splitlines() if line.startswith("> pay(")]
+        assert calls, text
         assert all(line.startswith('> pay({"to": "Ann"') for line in calls), text
         assert "\n> > pay(" in text
     assert all("\npay(" not in each["text"] for each in page.data["messages"])
