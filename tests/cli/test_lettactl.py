@@ -87,6 +87,16 @@ async def test_a_table_has_a_line_for_each_agent_and_cuts_nothing(lcm: Run, lett
     assert any(line.startswith(name) and agent_id in line for line in lines)
 
 
+async def test_a_summary_cannot_turn_the_line_of_a_table_around(lcm: Run, letta: Letta) -> None:
+    agent_id, name = await letta.new_agent()
+    await letta.new_conversation(agent_id, "\u202e4711 eciovni")
+
+    listed = await lcm("get", "conversations", name)
+
+    assert "\u202e" not in listed.out
+    assert "\\u202e4711 eciovni" in listed.out
+
+
 async def test_describe_and_delete_still_take_a_conversation(lcm: Run, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
     conversation_id = await letta.new_conversation(agent_id)

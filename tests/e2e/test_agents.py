@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 
 import pytest
@@ -37,6 +38,54 @@ async def test_a_second_agent_of_a_name_is_not_made(letta: Letta, way: Way) -> N
     assert agent_id in refusal
     assert "another name" in refusal
     assert named.data["agent_id"] == agent_id
+
+
+async def test_a_name_that_letta_does_not_take_is_refused_and_nothing_is_made(letta: Letta, way: Way) -> None:
+    name = f"a/b {uuid.uuid4().hex[:6]}"
+    async with way.to(Settings(base_url=letta.base_url, create_agents=True)) as caller:
+        refusal = await caller.refused("create_agent", name=name)
+        found = await caller.ok("list_agents", search=name)
+
+    assert f"Agent name '{name}' contains invalid characters" in refusal
+    assert "Nothing was done; choose another." in refusal
+    assert "may have been created" not in refusal
+    assert "agents" not in found.data
+
+
+@pytest.mark.fake_only
+async def test_an_agent_without_a_chosen_model_does_not_get_the_trial(way: Way) -> None:
+    fake = FakeLetta(ScriptedModel())
+    handles = ["letta/letta-free", MODEL, "openai-proxy/fake-2"]
+    async with (
+        fake.serve() as url,
+        way.to(Settings(base_url=url, create_agents=True)) as caller,
+    ):
+        fake.fail("GET", "/v1/models/", status=200, body=json.dumps([{"handle": each} for each in handles]))
+        made = await caller.ok("create_agent", name="books")
+        fake.fail("GET", "/v1/models/", status=200, body=json.dumps([{"handle": each} for each in handles]))
+        listed = await caller.ok("list_models")
+
+    assert made.data["model"] == MODEL
+    assert listed.data["models"] == [MODEL, "openai-proxy/fake-2", "letta/letta-free"]
+
+
+async def test_more_models_are_spoken_of_only_where_there_are_more(mcp: Caller, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+
+    refusal = await mcp.refused("create_conversation", agent=agent_id, model="none")
+
+    assert MODEL in refusal
+    assert "shows more" not in refusal
+
+
+@pytest.mark.fake_only
+async def test_a_server_of_another_kind_is_no_letta_server(way: Way) -> None:
+    fake = FakeLetta(ScriptedModel())
+    async with fake.serve() as url, way.to(Settings(base_url=url)) as caller:
+        fake.fail("GET", "/v1/agents/", status=404, body=json.dumps({"error": {"message": "no such path"}}))
+        refusal = await caller.refused("list_agents")
+
+    assert "is not a Letta REST server" in refusal
 
 
 async def test_a_cursor_that_is_none_is_named_as_the_argument_that_it_is(mcp: Caller) -> None:

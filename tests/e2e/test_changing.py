@@ -122,7 +122,7 @@ async def test_bad_changes_are_refused_before_anything_is_done(mcp: Caller, lett
     conversation_id = await letta.new_conversation(agent_id, "as it was")
     wrong: dict[str, dict[str, object]] = {
         "nothing to change": {},
-        "list_models": {"model": "openai-proxy/fake-3"},
+        "it has openai-proxy/fake-2, openai-proxy/fake-1.": {"model": "openai-proxy/fake-3"},
         "cannot be stored": {"summary": "a\x00b"},
         "at most 10000": {"summary": "x" * 200_000},
         "greater than or equal to 1": {"context_window_limit": 0},

@@ -67,7 +67,7 @@ async def test_what_this_server_ignores_is_said(mcp: Caller, letta: Letta) -> No
         "create_conversation", agent=agent_id, description="long", hidden=True, context_window_limit=9000
     )
 
-    assert "did not take over: description, context_window_limit, hidden" in created.data["note"]
+    assert "ignored: description, context_window_limit, hidden" in created.data["note"]
 
 
 async def test_isolated_blocks_are_made_and_named(mcp: Caller, letta: Letta) -> None:

@@ -54,12 +54,12 @@ async def test_the_prompts_are_listed_with_their_arguments(mcp: Caller) -> None:
 
 
 async def test_a_conversation_is_continued_where_it_stands(mcp: Caller, letta: Letta) -> None:
-    conversation_id, agent_id, _ = await a_conversation(letta, "the walrus is due")
+    conversation_id, agent_id, name = await a_conversation(letta, "the walrus is due")
 
     text = await prompt(mcp, "continue_conversation", conversation_id=conversation_id)
 
     assert "echo: the walrus is due" in text
-    assert agent_id in text
+    assert f"a conversation with the Letta agent {name!r} ({agent_id})." in text
     assert f"send_message(conversation_id={conversation_id!r}" in text
 
 

@@ -284,7 +284,7 @@ async def test_a_wrong_page_of_a_transcript_is_explained(mcp: Caller, letta: Let
 
 
 async def test_the_recent_conversations_are_offered_as_resources(mcp: Caller, letta: Letta) -> None:
-    agent_id, _ = await letta.new_agent()
+    agent_id, name = await letta.new_agent()
     conversation_id = await letta.new_conversation(agent_id, "the newest")
     await letta.send(conversation_id, "so that it is recent")
 
@@ -292,6 +292,7 @@ async def test_the_recent_conversations_are_offered_as_resources(mcp: Caller, le
 
     [mine] = [each for each in listed if each.uri == f"letta://conversations/{conversation_id}/transcript"]
     assert mine.title == "the newest"
+    assert f"agent {name!r}, last message" in (mine.description or "")
 
 
 async def test_the_offered_resources_are_paged(mcp: Caller, letta: Letta) -> None:

@@ -87,6 +87,8 @@ class Routes:
         check_model(handle)
         blocks = [(block["label"], block["value"]) for block in body.get("memory_blocks") or ()]
         name = body.get("name") or "Letta agent"
+        if re.search(r"[^\w\s'-]", name):
+            raise HttpError(500, f"Export failed: Agent name '{name}' contains invalid characters. Only letters")
         given: Json = {"description": body.get("description"), "tags": body.get("tags") or []}
         return JSONResponse(views.agent_json(self.store.add_agent(name, blocks, model=handle, **given)))
 

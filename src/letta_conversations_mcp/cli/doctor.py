@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from letta_conversations_mcp import __version__
+from letta_conversations_mcp.backends.letta_api.backend import FREE_MODEL
 from letta_conversations_mcp.backends.letta_api.network_variables import check_network, network_variables
 from letta_conversations_mcp.cli.client_config import client_configuration
 from letta_conversations_mcp.cli.command import run_with_backend
@@ -38,9 +39,6 @@ SHOWN = 5
 
 MANY = 100
 """How many agents are counted."""
-
-FREE_MODEL = "letta/letta-free"
-"""A self-hosted server lists it with no provider connected (seen on 0.16.8)."""
 
 SERVERS: dict[ServerKind, str] = {
     "cloud": "Letta Cloud",

@@ -55,6 +55,7 @@ def export(settings: BackendSettings, wanted: Export) -> int:
             await exporter.run(sys.stdout.buffer, Resumption(0))
         else:
             await into_file(exporter, output)
+            _report(f"Messages written to {output}: {exporter.count}.")
         return 0
 
     return run_with_backend(settings, work)
@@ -131,7 +132,6 @@ async def into_file(exporter: Exporter, path: Path) -> None:
         except ConversationError as error:
             error.add(f"Messages written to {path}: {exporter.count}; --resume goes on.")
             raise
-    _report(f"Messages written to {path}: {exporter.count}.")
 
 
 @contextmanager

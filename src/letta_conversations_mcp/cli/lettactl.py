@@ -18,6 +18,7 @@ from letta_conversations_mcp.cli.exit_status import warn
 from letta_conversations_mcp.cli.options import GroupedOption
 from letta_conversations_mcp.cli.tool_arguments import METAVARS, Message, commands_of_tools, given
 from letta_conversations_mcp.cli.tool_commands import call_tool, text_of, use_tools
+from letta_conversations_mcp.core.untrusted import escaped
 from letta_conversations_mcp.settings import BackendSettings, Settings
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     from rich.cells import cell_len
 
     used = {title: key for title, key in columns.items() if any(row.get(key) for row in rows)}
-    cells = [list(used), *([" ".join(str(row.get(key, "")).split()) for key in used.values()] for row in rows)]
+    cells = [list(used), *([escaped(" ".join(str(row.get(key, "")).split())) for key in used.values()] for row in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -99,7 +99,8 @@ async def check_model(backend: Backend, model: str) -> None:
         return
     close = get_close_matches(model, models, MODELS_NAMED) or models[:MODELS_NAMED]
     named = f"it has {', '.join(close)}" if close else "it has none"
-    raise InvalidArgument("model", f"this server has no {quote(model, NAME_CHARS)!r}; {named}; list_models shows more.")
+    more = "; list_models shows more" if len(close) < len(models) else ""
+    raise InvalidArgument("model", f"this server has no {quote(model, NAME_CHARS)!r}; {named}{more}.")
 
 
 def _is_taken(wanted: object, got: object) -> bool:

@@ -14,6 +14,7 @@ from mcp_types import GetPromptResult, Prompt, PromptArgument, PromptMessage, Te
 
 from letta_conversations_mcp.conversations.history import read_history
 from letta_conversations_mcp.conversations.lookup import find_agent, locate
+from letta_conversations_mcp.conversations.names import agent_name
 from letta_conversations_mcp.conversations.transcript import RESERVED_CHARS, body, fit, shorten, to_markdown
 from letta_conversations_mcp.core.errors import InvalidArgument
 from letta_conversations_mcp.core.model import ConversationQuery, ConversationRef, MessageQuery
@@ -78,11 +79,17 @@ async def _continue_conversation(services: Services, arguments: Arguments) -> st
     ref = await locate(services.backend, arguments["conversation_id"], arguments["agent"])
     transcript = await _transcript(services, ref)
     return (
-        f"I want to go on with a conversation that a Letta agent ({ref.agent_id}) and its users have. "
+        f"I want to go on with a conversation with the Letta agent {await _named(services, ref)}. "
         "Tell me in two or three sentences where it stands. Unless I say it now, ask me what to say next. Then send "
         f"that, in my words, with send_message({ref.in_call}, message=…) and show me the reply. When it answers "
         f"running, call wait_for_reply; never send the same message again.\n\n{transcript}"
     )
+
+
+async def _named(services: Services, ref: ConversationRef) -> str:
+    """The agent of a conversation by name and id."""
+    name = await agent_name(services.backend, ref.agent_id)
+    return f"{quote(name, 80)!r} ({ref.agent_id})" if name else ref.agent_id
 
 
 async def _hand_over(services: Services, arguments: Arguments) -> str:
@@ -104,7 +111,7 @@ async def _summarise_conversation(services: Services, arguments: Arguments) -> s
     ref = await locate(services.backend, arguments["conversation_id"], arguments["agent"])
     transcript = await _transcript(services, ref)
     return (
-        f"Summarise a conversation that a Letta agent ({ref.agent_id}) and its users have. "
+        f"Summarise a conversation with the Letta agent {await _named(services, ref)}. "
         "Write what it is about, what was decided, what was done with which result, and what is open and who has to "
         "do it. Keep names, numbers and dates as they are, and say what you could not read. Send nothing to the agent."
         f"\n\n{transcript}"

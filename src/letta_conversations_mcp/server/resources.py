@@ -26,6 +26,7 @@ from pydantic_core import to_json
 
 from letta_conversations_mcp.conversations.history import HistoryPage, find_history
 from letta_conversations_mcp.conversations.lookup import check_conversation_id, check_message_id
+from letta_conversations_mcp.conversations.names import agent_names
 from letta_conversations_mcp.conversations.transcript import body, cut, fit, minute, to_markdown
 from letta_conversations_mcp.core.errors import InvalidArgument
 from letta_conversations_mcp.core.model import CONVERSATION_ID, Conversation, ConversationQuery, MessageQuery
@@ -169,14 +170,15 @@ def _cut_note(page: HistoryPage, texts: list[str]) -> str:
     return f"(Cut to fit: {count} of these messages. The tool list_messages reads on in them.)" if count else ""
 
 
-def _as_resource(conversation: Conversation) -> Resource:
+def _as_resource(conversation: Conversation, agent_name: str) -> Resource:
     when = minute(conversation.last_message_at or conversation.created_at)
     title = cut(escaped(" ".join(conversation.summary.split())), TITLE_CHARS) or f"Conversation of {when}"
+    agent = repr(cut(escaped(agent_name), TITLE_CHARS)) if agent_name else conversation.agent_id
     return Resource(
         uri=f"letta://conversations/{conversation.id}/transcript",
         name=conversation.id,
         title=title,
-        description=f"Transcript; agent {conversation.agent_id}, last message {when}.",
+        description=f"Transcript; agent {agent}, last message {when}.",
         mime_type="text/markdown",
     )
 
@@ -187,8 +189,10 @@ async def _recent(services: Services, cursor: object) -> ListResourcesResult:
     if after and not CONVERSATION_ID.fullmatch(after):
         raise InvalidArgument("cursor", "it is not one that this server gave; list again without it.")
     page = await services.backend.list_conversations(ConversationQuery(after=after, limit=RECENT))
+    names = await agent_names(services.backend, {each.agent_id for each in page.items})
     return ListResourcesResult(
-        resources=[_as_resource(each) for each in page.items], next_cursor=page.items[-1].id if page.more else None
+        resources=[_as_resource(each, names.get(each.agent_id, "")) for each in page.items],
+        next_cursor=page.items[-1].id if page.more else None,
     )
 
 

@@ -133,7 +133,7 @@ def _ignored(wanted: NewConversation, made: Conversation) -> str:
         )
         if asked and not got
     ]
-    sentences = [f"This Letta server did not take over: {', '.join(dropped)}."] if dropped else []
+    sentences = [f"This Letta server ignored: {', '.join(dropped)}."] if dropped else []
     if wanted.model_settings and made.model and not wanted.model:
         sentences.append(f"With settings of its own it keeps the model {made.model}, also when the agent's changes.")
     if wanted.isolated_blocks and len(made.isolated_block_ids) < len(wanted.isolated_blocks):

@@ -127,7 +127,9 @@ async def test_deleting_asks_first(letta: Letta) -> None:
     assert [each["id"] for each in await listed(letta, agent_id)] == [kept]
 
 
-async def test_exporting_writes_a_file_and_no_file_twice(letta: Letta, tmp_path: Path) -> None:
+async def test_exporting_writes_a_file_and_no_file_twice(
+    letta: Letta, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     agent_id, _ = await letta.new_agent()
     conversation = await letta.new_conversation(agent_id)
     await letta.send(conversation, "to be kept")
@@ -140,6 +142,7 @@ async def test_exporting_writes_a_file_and_no_file_twice(letta: Letta, tmp_path:
         terminal.enter(f"/export {path}")
         await terminal.until("is there already")
     assert "echo: to be kept" in path.read_text()
+    assert capsys.readouterr().err == ""
 
 
 async def test_the_memory_of_a_conversation_is_compared(letta: Letta) -> None:

@@ -27,7 +27,7 @@ from letta_conversations_mcp.backends.letta_api.summaries import unclear_runs, w
 from letta_conversations_mcp.conversations.compaction import TOO_LITTLE, compaction_body
 from letta_conversations_mcp.conversations.update import check_model
 from letta_conversations_mcp.core.backend import NoSearch
-from letta_conversations_mcp.core.errors import NotFound, Refused
+from letta_conversations_mcp.core.errors import NotFound, Refused, Unreachable
 from letta_conversations_mcp.core.message_json import int_field, read_message, text_field
 from letta_conversations_mcp.core.model import (
     DEFAULT_CONVERSATION,
@@ -56,6 +56,10 @@ RUN_MESSAGES = 1000
 RUN_PAGE = 100
 RUN_PAGES = 10
 """Pages searched for runs of `default` among those of all the agent's conversations: 1,000 runs."""
+
+FREE_MODEL = "letta/letta-free"
+"""A trial, which a self-hosted server lists first, with no provider connected too (0.16.8). Listed last here: the first
+model is that of an agent for which none is chosen."""
 
 RUNS_WITHOUT_STEPS = 5
 """Newest runs searched for the size of the context: a failed run reports no tokens."""
@@ -88,7 +92,8 @@ class ApiBackend(ApiConversations, ApiApprovals):
             # The server ignores an unknown cursor and would start from the beginning.
             await self.get_agent(after)
         filters: Json = {"name": name, "query_text": search, "tags": tag, "after": after}
-        with client.asking.to("list the agents", after=AFTER_READING):
+        not_letta = Unreachable.no_letta_server(client.asking.base_url)
+        with client.asking.to("list the agents", after=AFTER_READING, missing=not_letta):
             data = await client.json(
                 client.retrying.agents.with_raw_response.list(
                     limit=limit, extra_query={key: value for key, value in filters.items() if value}
@@ -131,7 +136,8 @@ class ApiBackend(ApiConversations, ApiApprovals):
         client = await self._open()
         with client.asking.to("list the models", after=AFTER_READING):
             data = await client.json(client.retrying.models.with_raw_response.list())
-        return [text_field(each, "handle") for each in objects(data)]
+        handles = [text_field(each, "handle") for each in objects(data)]
+        return sorted(handles, key=lambda each: each == FREE_MODEL)
 
     # Messages
 

@@ -34,6 +34,9 @@ NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx
 REFUSED_COMPACTION = ("Summarization failed", "No in-context messages")
 """Beginnings of Letta's two refusals to compact."""
 
+_BAD_NAME = "contains invalid characters"
+"""In the answer to a name for an agent that the server does not take: HTTP 500, and nothing is created (0.16.8)."""
+
 _UNKNOWN_MODEL = re.compile(r"NOT_FOUND: Handle (\S+) not found")
 _RUN = re.compile(r"run_id=(run-[0-9a-f-]+)")
 _VALIDATION_MESSAGE = re.compile(r"'msg': ([\"'])(.*?)\1")
@@ -82,6 +85,8 @@ class Asking:
         status = error.status_code
         detail = _detail(error.body)
         match status:
+            case _ if _BAD_NAME in detail:
+                return Refused(what, said(detail.removeprefix("Export failed: ")), "Nothing was done; choose another.")
             case 401:
                 return Unauthorized(self.base_url, key_given=self.key_given)
             case 403:

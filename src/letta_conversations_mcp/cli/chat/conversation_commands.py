@@ -193,8 +193,10 @@ async def export(session: Session, argument: str) -> None:
     exporter = Exporter(session.connection.backend, ref, form)
     try:
         await into_file(exporter, path)
-    except (CommandFailed, ConversationError) as error:
+    except CommandFailed as error:
         raise ToolFailed(str(error)) from error
+    except ConversationError as error:
+        raise ToolFailed(error.for_person) from error
     await session.note(f"Messages written to {path}: {exporter.count}.")
 
 
