@@ -142,3 +142,11 @@ def test_the_text_arguments_are_found() -> None:
     assert ("list_agents", "after") in TEXT_ARGUMENTS
     assert ("send_message", "max_steps") not in TEXT_ARGUMENTS
     assert ("list_conversations", "order") not in TEXT_ARGUMENTS
+
+
+async def test_an_unknown_tool_is_answered_with_those_that_a_model_can_call(mcp: Caller) -> None:
+    refusal = await mcp.refused("send")
+
+    assert "There is no tool 'send'. There are: " in refusal
+    assert "send_message" in refusal
+    assert "view_messages" not in refusal

@@ -235,7 +235,7 @@ class ConversationServer(MCPServer[Services]):
             if spec and not access.may(spec.scope):
                 raise to_tool_error(Forbidden(name, spec.scope))
             if spec is None or not spec.may_be_used(access):
-                raise ToolError(f"There is no tool {name[:80]!r}. There are: {', '.join(self._usable())}.")
+                raise ToolError(f"There is no tool {name[:80]!r}. There are: {', '.join(self._for_models())}.")
             if context is None:
                 raise ToolError("A tool is called by a client of this server.")
             tool = spec.build(self._options.wait_seconds)
@@ -245,6 +245,10 @@ class ConversationServer(MCPServer[Services]):
         """The prompts whose tools the current caller may use."""
         access = self.access()
         return [prompt for prompt in self._prompts if access.may("write") or not prompt.writes]
+
+    def _for_models(self) -> list[str]:
+        """Those of the usable tools that a model calls: some are only for the viewer."""
+        return [name for name in self._usable() if self.specs[name].for_models]
 
     def _usable(self) -> list[str]:
         """The tools that the current caller may use."""

@@ -98,7 +98,7 @@ async def create_conversation(
         isolated_blocks=tuple(isolated_blocks),
     )
     conversation, found, same = await _open(backend, wanted, check_key(key) if key else "", reuse=reuse)
-    notes = ["It was there before; nothing of it was changed." if found else _ignored(wanted, conversation)]
+    notes = ["It existed already and was not changed." if found else _ignored(wanted, conversation)]
     if same > 1:
         notes.append("Several conversations have this summary; this is the oldest. A key names one only.")
     return Created(
