@@ -134,6 +134,7 @@ async def test_a_tool_that_fails_ends_with_one_and_says_why_on_stderr(run: Run) 
     assert ran.out == ""
     assert "There is no agent 'nobody-of-this-name'" in ran.err
     assert "Run lcm list-agents to see which there are." in ran.err
+    assert ran.err.splitlines()[-1].startswith("lcm: ")
 
 
 async def test_where_letta_is_not_the_person_is_told_the_address_and_what_to_check(commands: Commands) -> None:
@@ -244,6 +245,8 @@ async def test_an_image_is_read_from_its_file(run: Run, letta: Letta, model: Scr
         (["create-conversation", "x", "--model-settings", "{"], "this is no JSON"),
         (["create-conversation", "x", "--model-settings", "[]"], "a JSON object is needed"),
         (["compact"], "Missing argument 'CONVERSATION'"),
+        (["list"], "'list-conversations', 'list-messages', 'list-agents', 'list-models'"),
+        (["messages"], "'list-messages', 'search-messages'"),
         (["get"], "'get' needs one of these words after it: agents, conversations, messages."),
     ],
 )

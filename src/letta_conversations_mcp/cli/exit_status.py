@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from letta_conversations_mcp.cli.program_name import PROGRAM
+from letta_conversations_mcp.cli.program_name import program_name
 from letta_conversations_mcp.core.errors import ConversationError, NotConfigured
 from letta_conversations_mcp.settings import variable_of
 
@@ -52,7 +52,7 @@ def run_to_status(work: Callable[[], int]) -> int:
 
 
 def warn(message: str) -> None:
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    print(f"{program_name()}: {message}", file=sys.stderr)
 
 
 def fail(message: str, status: int = UNUSABLE) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -76,6 +77,8 @@ class Program(click.Group):
         names = self.list_commands(ctx)
         if seconds := [name.partition(" ")[2] for name in names if name.startswith(f"{args[0]} ")]:
             raise click.UsageError(f"'{args[0]}' needs one of these words after it: {', '.join(seconds)}.", ctx)
+        if having := [repr(name) for name in names if args[0] in re.split("[ -]", name)]:
+            raise click.UsageError(f"No such command {args[0]!r}. (Did you mean one of: {', '.join(having)}?)", ctx)
         raise click.exceptions.NoSuchCommand(args[0], possibilities=names, ctx=ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

@@ -123,5 +123,5 @@ async def test_in_a_pipe_a_failure_is_the_exit_status(letta: Letta) -> None:
 
     status, out, err = await piped(letta, "hello\n", "--agent", "nobody of this name")
     assert status == 1
-    assert "There is no agent 'nobody of this name'." in err
+    assert "There is no agent 'nobody of this name'. letta-conversations-mcp list-agents lists them." in err
     assert "hello" not in out

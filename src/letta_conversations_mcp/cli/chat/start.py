@@ -17,6 +17,7 @@ from letta_conversations_mcp.cli.chat import navigation_commands as navigation
 from letta_conversations_mcp.cli.chat.connection import Connection, ToolFailed, connect
 from letta_conversations_mcp.cli.chat.screen import PlainScreen
 from letta_conversations_mcp.cli.chat.session import Session
+from letta_conversations_mcp.cli.program_name import program_name
 from letta_conversations_mcp.observability.logs import configure_logging
 from letta_conversations_mcp.settings import CLOUD_URL, BackendSettings
 from letta_conversations_mcp.tools.results.agents import AgentList
@@ -96,7 +97,8 @@ async def _talk_in_lines(
     try:
         await start(session)
     except ToolFailed as error:
-        await session.fail(error)
+        # The chat ends here, and takes no command.
+        await session.fail(str(error).replace("/agents lists", f"{program_name()} list-agents lists"))
         return 1
     if not session.place.agent_id:
         await session.fail("Name the agent with --agent.")

@@ -18,6 +18,7 @@ from letta_conversations_mcp.cli.chat.connection import Connection, ToolFailed
 from letta_conversations_mcp.cli.chat.entries import Note
 from letta_conversations_mcp.cli.chat.session import Session
 from letta_conversations_mcp.cli.chat.terminal_screen import TerminalScreen
+from letta_conversations_mcp.cli.program_name import program_name
 
 
 class _Keys:
@@ -134,4 +135,4 @@ def _say_goodbye(session: Session) -> None:
             print(f"Not sent: {text}", file=sys.stderr)
     if place.conversation_id:
         owner = f" --agent {place.agent_id}" if "agent" in place.address else ""
-        print(f"To continue:\n  letta-conversations-mcp chat {place.conversation_id}{owner}")
+        print(f"To continue:\n  {program_name()} chat {place.conversation_id}{owner}")
