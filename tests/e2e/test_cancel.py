@@ -8,7 +8,6 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.rig.bounds import HANG_SECONDS
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Hold, Say, Use
 from tests.rig.servers import Answer, Caller
@@ -127,15 +126,9 @@ async def test_a_message_that_waits_its_turn_is_taken_back(mcp: Caller, letta: L
     letta.model.enqueue(held)
     queued: list[dict[str, Any]] = []
     stopped: list[dict[str, Any]] = []
-    is_queued = anyio.Event()
 
     async def queue() -> None:
-        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
-            is_queued.set()
-
-        arguments = {**place, "message": "second"}
-        result = await mcp.client.call_tool("send_message", arguments, progress_callback=on_progress)
-        queued.append(result.structured_content or {})
+        queued.append((await mcp.ok("send_message", **place, message="second")).data)
 
     async with AsyncExitStack() as stack:
         stack.callback(held.gate.set)
@@ -143,8 +136,7 @@ async def test_a_message_that_waits_its_turn_is_taken_back(mcp: Caller, letta: L
         await letta.model.asked()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(queue)
-            with anyio.fail_after(HANG_SECONDS):
-                await is_queued.wait()
+            await mcp.until_reported("waiting for the turn before it")
             stopped.append((await mcp.ok("cancel", **place)).data)
 
     assert (stopped[0]["status"], stopped[0]["withdrawn"]) == ("cancelled", 1)
@@ -172,7 +164,7 @@ async def test_only_the_named_run_is_stopped_and_what_is_queued_behind_it_is_sen
         mcp.progress.clear()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(queue)
-            await mcp.until_reported("")
+            await mcp.until_reported("waiting for the turn before it")
             answers["stop"] = await mcp.ok("cancel", **place, run_id=running.data["run_id"])
             held.gate.set()
 

@@ -266,22 +266,15 @@ async def test_behind_nginx_progress_comes_while_a_turn_runs(era: Era, folder: P
             nginx(folder, one, other) as url,
             Client(f"{url}/mcp", mode="legacy" if era == "legacy" else "auto") as client,
         ):
-            told = anyio.Event()
-
-            async def on_progress(progress: float, total: float | None, message: str | None) -> None:
-                told.set()
-
-            arguments = {"agent": fake.add_agent("slow"), "message": "think"}
-            call = asyncio.create_task(client.call_tool("send_message", arguments, progress_callback=on_progress))
-            with anyio.fail_after(HANG_SECONDS):
-                await told.wait()
+            caller = Caller(client)
+            call = asyncio.create_task(caller.ok("send_message", agent=fake.add_agent("slow"), message="think"))
+            await caller.progress.until()
             was_running = not call.done()
             held.gate.set()
-            result = await call
+            answer = await call
 
     assert was_running
-    assert result.structured_content
-    assert result.structured_content["reply"] == "done"
+    assert answer.data["reply"] == "done"
 
 
 async def test_behind_nginx_nobody_notices_that_a_replica_goes_down(folder: Path) -> None:

@@ -206,11 +206,13 @@ async def test_without_a_conversation_one_chooses_from_the_agents(viewer: Viewer
     await letta.new_conversation(other_id, "somebody else's")
 
     await viewer.open(agent=name)
-    await viewer.frame.get_by_role("button", name="ours").click()
+    ours = viewer.frame.get_by_role("button", name="ours")
+    await expect(ours).to_be_visible()
+    await expect(viewer.frame.get_by_text("somebody else's")).to_have_count(0)
+    await ours.click()
 
     await expect(viewer.frame.get_by_text("echo: hello")).to_be_visible()
     await expect(viewer.frame.get_by_role("heading", name="ours")).to_be_visible()
-    await expect(viewer.frame.get_by_text("somebody else's")).to_have_count(0)
 
 
 async def test_light_and_dark_come_from_the_host_and_change_with_it(viewer: Viewer, letta: Letta) -> None:
