@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
@@ -45,12 +45,17 @@ class Terminal:
         os.write(self.fd, text.encode())
 
     async def end(self) -> int:
-        """The exit status, and in `out` what came to stdout."""
+        """The exit status, once all that was written is in `out` and `shown`."""
         assert self.process.stdout
         with anyio.fail_after(HANG_SECONDS):
             async for piece in self.process.stdout:
                 self.out += piece.decode()
-            return await self.process.wait()
+            status = await self.process.wait()
+        # An error is how Linux says that nobody has the other side open any more.
+        with suppress(OSError):
+            while piece := os.read(self.fd, 4096):
+                self.shown += piece.decode(errors="replace")
+        return status
 
 
 @asynccontextmanager
@@ -103,10 +108,6 @@ async def test_ctrl_c_leaves_the_turn_running_and_says_how_to_come_back(
         await model.asked()
         await sending.until("thinking")
         sending.process.send_signal(signal.SIGINT)
-        await sending.until("--run-id run-")
-        await sending.until(
-            "\n",
-        )
         status = await sending.end()
     held.gate.set()
     back = sending.shown.partition("wait for its reply: letta-conversations-mcp ")[2].split()[:4]
@@ -130,7 +131,6 @@ async def test_ctrl_c_takes_back_a_message_that_is_still_queued(run: Run, letta:
     async with terminal(*second) as sending:
         await sending.until("waiting for somebody else's turn")
         sending.process.send_signal(signal.SIGINT)
-        await sending.until("was not sent")
         status = await sending.end()
     held.gate.set()
     await run("wait-for-reply", conversation_id)
