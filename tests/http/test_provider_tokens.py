@@ -200,10 +200,7 @@ async def test_a_key_verifies_with_the_algorithms_of_its_kind(
     other = Provider(ISSUER, keys)
     web.documents[KEYS] = other.jwks()
 
-    try:
-        found = await tokens().verify_token(other.token(PUBLIC, algorithm=algorithm))
-    except ProviderFailed:
-        found = None
+    found = await tokens().verify_token(other.token(PUBLIC, algorithm=algorithm))
 
     assert (found is not None) == is_good
 
