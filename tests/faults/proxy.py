@@ -18,6 +18,7 @@ from tests.faults.peer import Broken, Peer
 from tests.faults.plan import At, Break, Fault, Plan, Refuse, Wait
 from tests.faults.tasks import owned_by
 from tests.rig.loopback import loopback_socket
+from tests.rig.waiting import until
 
 STOP_SECONDS = 5
 
@@ -78,8 +79,7 @@ class Proxy:
             for scope in self._scopes:
                 scope.cancel()
             with anyio.move_on_after(STOP_SECONDS, shield=True):
-                while self.peers:
-                    await anyio.sleep(0.01)
+                await until(lambda: not self.peers)
         if self._failures:
             raise ExceptionGroup("the proxy failed", self._failures)
 
