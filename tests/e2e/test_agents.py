@@ -82,10 +82,11 @@ async def test_more_models_are_spoken_of_only_where_there_are_more(mcp: Caller, 
 async def test_a_server_of_another_kind_is_no_letta_server(way: Way) -> None:
     fake = FakeLetta(ScriptedModel())
     async with fake.serve() as url, way.to(Settings(base_url=url)) as caller:
-        fake.fail("GET", "/v1/agents/", status=404, body=json.dumps({"error": {"message": "no such path"}}))
-        refusal = await caller.refused("list_agents")
+        for path in ("agents", "conversations", "models"):
+            fake.fail("GET", f"/v1/{path}/", status=404, body=json.dumps({"error": {"message": "no such path"}}))
+        refusals = [await caller.refused(f"list_{what}") for what in ("agents", "conversations", "models")]
 
-    assert "is not a Letta REST server" in refusal
+    assert all("is not a Letta REST server" in each for each in refusals)
 
 
 async def test_a_cursor_that_is_none_is_named_as_the_argument_that_it_is(mcp: Caller) -> None:

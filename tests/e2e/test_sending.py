@@ -233,7 +233,11 @@ async def test_waiting_where_nothing_was_sent_says_so(mcp: Caller, letta: Letta)
     agent_id, _ = await letta.new_agent()
     conversation_id = await letta.new_conversation(agent_id)
 
-    assert "send_message" in await mcp.refused("wait_for_reply", conversation_id=conversation_id)
+    there = await mcp.refused("wait_for_reply", conversation_id=conversation_id)
+    default = await mcp.refused("wait_for_reply", conversation_id="default", agent=agent_id)
+
+    assert there == f"Nothing was sent in {conversation_id} yet, so there is no reply. Use send_message."
+    assert default.startswith(f"Nothing was sent in the default conversation of {agent_id} yet")
 
 
 async def test_a_failing_model_is_a_failed_turn_that_says_what_is_safe(mcp: Caller, letta: Letta) -> None:

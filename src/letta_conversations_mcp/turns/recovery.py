@@ -90,7 +90,8 @@ async def newest_run(backend: Backend, ref: ConversationRef, timing: Timing) -> 
         if newest is None and not is_second_look:
             await _check_there(backend, ref)
         if newest is None and anyio.current_time() >= settled_at:
-            raise NoReply(str(ref))
+            is_default = ref.conversation_id == DEFAULT_CONVERSATION
+            raise NoReply(f"the default conversation of {ref.agent_id}" if is_default else str(ref))
         is_second_look = True
         await anyio.sleep(timing.unseen)
 

@@ -92,8 +92,8 @@ class ApiBackend(ApiConversations, ApiApprovals):
             # The server ignores an unknown cursor and would start from the beginning.
             await self.get_agent(after)
         filters: Json = {"name": name, "query_text": search, "tags": tag, "after": after}
-        not_letta = Unreachable.no_letta_server(client.asking.base_url)
-        with client.asking.to("list the agents", after=AFTER_READING, missing=not_letta):
+        missing = Unreachable.no_letta_server(client.asking.base_url)
+        with client.asking.to("list the agents", after=AFTER_READING, missing=missing):
             data = await client.json(
                 client.retrying.agents.with_raw_response.list(
                     limit=limit, extra_query={key: value for key, value in filters.items() if value}
@@ -134,7 +134,8 @@ class ApiBackend(ApiConversations, ApiApprovals):
 
     async def list_models(self) -> Sequence[str]:
         client = await self._open()
-        with client.asking.to("list the models", after=AFTER_READING):
+        missing = Unreachable.no_letta_server(client.asking.base_url)
+        with client.asking.to("list the models", after=AFTER_READING, missing=missing):
             data = await client.json(client.retrying.models.with_raw_response.list())
         handles = [text_field(each, "handle") for each in objects(data)]
         return sorted(handles, key=lambda each: each == FREE_MODEL)

@@ -17,7 +17,14 @@ from letta_conversations_mcp.backends.letta_api.letta_json import (
     read_conversation,
 )
 from letta_conversations_mcp.backends.letta_api.model_settings import check_model_settings
-from letta_conversations_mcp.core.errors import NO_TAGS, ConversationError, InvalidArgument, NotFound, Refused
+from letta_conversations_mcp.core.errors import (
+    NO_TAGS,
+    ConversationError,
+    InvalidArgument,
+    NotFound,
+    Refused,
+    Unreachable,
+)
 from letta_conversations_mcp.core.message_json import text_field
 from letta_conversations_mcp.core.model import (
     Block,
@@ -95,8 +102,10 @@ class ApiConversations(ApiBase):
             "order_by": query.order_by,
             "archive_status": {"no": "unarchived", "only": "archived", "all": "all"}[query.archived],
         }
-        missing = NotFound.conversation(query.after)
-        with client.asking.to("list the conversations", after=AFTER_READING, missing=missing if query.after else None):
+        missing = NotFound.conversation(query.after) if query.after else None
+        if not (query.after or query.agent_id):
+            missing = Unreachable.no_letta_server(client.asking.base_url)
+        with client.asking.to("list the conversations", after=AFTER_READING, missing=missing):
             data = await client.json(
                 client.retrying.conversations.with_raw_response.list(
                     limit=query.limit, extra_query={key: value for key, value in filters.items() if value}
