@@ -42,6 +42,18 @@ async def test_an_approved_call_runs_and_the_turn_goes_on(mcp: Caller, letta: Le
     assert (await mcp.ok("wait_for_reply", **place)).data["reply"] == "Noted."
 
 
+async def test_a_decision_that_is_repeated_with_its_key_is_one_decision(mcp: Caller, letta: Letta) -> None:
+    agent_id, stopped = await stopped_at_a_call(mcp, letta, Say("Noted."))
+    call = {"conversation_id": stopped.data["conversation_id"], "approve": True, "message_key": "yes"}
+
+    first, again = [await mcp.ok("respond_to_approval", **call) for _ in range(2)]
+
+    assert first.data["run_id"] == again.data["run_id"]
+    assert "note" not in first.data
+    assert again.data["note"] == "This call repeats an earlier one; the decision was not handed over again."
+    assert (await human_block(letta, agent_id)).count("Likes tea") == 1
+
+
 async def test_a_denied_call_does_not_run_and_the_agent_hears_why(mcp: Caller, letta: Letta) -> None:
     agent_id, stopped = await stopped_at_a_call(mcp, letta, Say("Then I will not."))
 

@@ -78,6 +78,9 @@ class Question(BaseModel):
     """The otid of the decision. The client may send it again; Letta accepts it once."""
 
 
+DECIDED_BEFORE = "This call repeats an earlier one; the decision was not handed over again."
+
+
 async def respond_to_approval(
     ctx: ToolContext,
     conversation_id: ConversationArgument,
@@ -111,7 +114,9 @@ async def respond_to_approval(
         return ref, decided.model_copy(update={"otid": identity.otid(ref)})
 
     turn, sent = await services.scheduler.send_and_wait(Send(prepare, identity), seconds, reporter(ctx))
-    return await reply_of(services, await settle(ctx, sent.ref, turn, seconds), sent.ref, kinds)
+    notes = [DECIDED_BEFORE] if turn.repeated else []
+    settled = await settle(ctx, sent.ref, turn.model_copy(update={"repeated": False}), seconds)
+    return await reply_of(services, settled, sent.ref, kinds, notes=notes)
 
 
 async def _let_the_person_decide(ctx: ToolContext, ref: ConversationRef, seconds: float) -> Turn:
