@@ -80,7 +80,8 @@ class Client:
         response = (await request).http_response
         self._release(response)
         try:
-            return cast("object", from_json(response.content))
+            # By default the parser also keeps texts of messages, thousands of them, scattered over the heap.
+            return cast("object", from_json(response.content, cache_strings="keys"))
         except ValueError as error:
             raise Unreachable.no_letta_server(self._base_url) from error
 

@@ -147,7 +147,7 @@ async def read_chunks(events: AsyncIterator[httpx_sse.ServerSentEvent], silence_
 
 def _read_event(data: str) -> Chunk:
     try:
-        chunk = from_json(data)
+        chunk = from_json(data, cache_strings="keys")
     except ValueError:
         return {}
     return streamed(cast("Chunk", chunk)) if isinstance(chunk, dict) else {}
