@@ -8,10 +8,11 @@ from typing import Any
 import anyio
 import pytest
 
+from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.ask_many import AT_ONCE
 from tests.rig.letta_server import Letta
 from tests.rig.model import Hold, Refuse, Say
-from tests.rig.servers import Caller
+from tests.rig.servers import Caller, connect
 
 UNKNOWN = "conv-00000000-0000-4000-8000-000000000000"
 
@@ -82,24 +83,24 @@ async def test_one_agent_can_be_asked_several_times_over(mcp: Caller, letta: Let
     assert len({row["conversation_id"] for row in answer.data["replies"]}) == 3
 
 
-async def test_who_is_not_reached_in_time_is_not_asked(
-    mcp: Caller, letta: Letta, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_is_not_reached_in_time_is_not_asked(letta: Letta, monkeypatch: pytest.MonkeyPatch) -> None:
     agent_id, _ = await letta.new_agent()
     held = [Hold(Say("late")) for _ in range(AT_ONCE)]
     letta.model.enqueue(*held)
     monkeypatch.setattr("letta_conversations_mcp.tools.ask_many.START_SECONDS", 0.0)
 
-    answer = await mcp.ok("ask_many", message="Hello", agents=[agent_id] * (AT_ONCE + 1), wait_seconds=1)
-    for each in held:
-        each.gate.set()
+    async with connect(Settings(base_url=letta.base_url), "memory", "modern") as client:
+        mcp = Caller(client)
+        answer = await mcp.ok("ask_many", message="Hello", agents=[agent_id] * (AT_ONCE + 1), wait_seconds=1)
+        for each in held:
+            each.gate.set()
+        for row in answer.data["replies"][:AT_ONCE]:
+            await mcp.ok("wait_for_reply", conversation_id=row["conversation_id"])
 
     statuses = [row["status"] for row in answer.data["replies"]]
     assert statuses.count("running") == AT_ONCE
     assert answer.data["replies"][-1]["status"] == "error"
     assert "Nothing was sent" in answer.data["replies"][-1]["error"]
-    for row in answer.data["replies"][:AT_ONCE]:
-        await mcp.ok("wait_for_reply", conversation_id=row["conversation_id"])
 
 
 @pytest.mark.parametrize("count", [2, AT_ONCE + 1])
