@@ -13,18 +13,17 @@ from typing import Any, cast
 
 import anyio
 from mcp import Client
-from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, InputRequiredResult, TextContent
+from mcp_types import CallToolResult, TextContent
 
 from letta_conversations_mcp.backends.open import check_backend
 from letta_conversations_mcp.cli.command_lines import command_line
 from letta_conversations_mcp.cli.exit_status import FAILED, NEEDS_APPROVAL, STILL_RUNNING, warn
+from letta_conversations_mcp.cli.persons_server import PersonsServer
 from letta_conversations_mcp.core.errors import NotConfigured, Unauthorized, Unreachable
 from letta_conversations_mcp.observability.logs import configure_logging
 from letta_conversations_mcp.server.app import ConversationServer
 from letta_conversations_mcp.settings import Settings
-from letta_conversations_mcp.tools.base import ToolContext
 from letta_conversations_mcp.turns.turn import EndReason
 
 _STATUSES = {
@@ -164,19 +163,11 @@ def run_with_tools(settings: Settings, work: Work) -> int:
     return anyio.run(main)
 
 
-class _CommandsServer(ConversationServer):
-    """Its errors about configuration are for a person: at a terminal the reader is the one who can correct it."""
+class _CommandsServer(PersonsServer):
+    """At a terminal the reader is the one who can correct the configuration. The advice of other errors becomes a
+    command (`command_lines`)."""
 
-    async def call_tool(
-        self, name: str, arguments: dict[str, Any], context: ToolContext | None = None
-    ) -> CallToolResult | InputRequiredResult:
-        try:
-            return await super().call_tool(name, arguments, context)
-        except ToolError as error:
-            cause = error.__cause__
-            if not isinstance(cause, (Unauthorized, Unreachable, NotConfigured)):
-                raise
-            return CallToolResult(content=[TextContent(type="text", text=cause.for_person)], is_error=True)
+    reworded = (Unauthorized, Unreachable, NotConfigured)
 
 
 @asynccontextmanager

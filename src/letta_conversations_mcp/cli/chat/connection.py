@@ -14,15 +14,13 @@ import anyio
 from mcp import Client
 from mcp.client import ClientExtension
 from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID
-from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import CallToolResult, InputRequiredResult, TextContent
+from mcp_types import TextContent
 
+from letta_conversations_mcp.cli.persons_server import LABEL, PersonsServer
 from letta_conversations_mcp.core.backend import Backend
-from letta_conversations_mcp.core.errors import ConversationError
 from letta_conversations_mcp.observability.instrumentation import LoggingMeter
 from letta_conversations_mcp.server.app import ConversationServer
 from letta_conversations_mcp.settings import BackendSettings, Settings
-from letta_conversations_mcp.tools.base import ToolContext
 from letta_conversations_mcp.tools.results.result import Result
 from letta_conversations_mcp.turns.turn import TrackedTurn
 
@@ -38,8 +36,6 @@ R = TypeVar("R", bound=Result)
 PASSING = frozenset({"Unreachable", "TimedOut", "ServerFault", "TooManyRequests", "Overloaded"})
 """Errors that pass: the same call may succeed later."""
 
-LABEL = "letta-conversations/error"
-
 
 class ToolFailed(Exception):
     """A call failed. The text is for the person. `passing`: it may well succeed later."""
@@ -47,22 +43,6 @@ class ToolFailed(Exception):
     def __init__(self, text: str, *, passing: bool = False) -> None:
         self.passing = passing
         super().__init__(text)
-
-
-class _PersonsServer(ConversationServer):
-    """Its errors say what a person can do, not which tool a model can call, and of which class they are."""
-
-    async def call_tool(
-        self, name: str, arguments: dict[str, Any], context: ToolContext | None = None
-    ) -> CallToolResult | InputRequiredResult:
-        try:
-            return await super().call_tool(name, arguments, context)
-        except ToolError as error:
-            cause = error.__cause__
-            if not isinstance(cause, ConversationError):
-                raise
-            text = TextContent(type="text", text=cause.for_person)
-            return CallToolResult(content=[text], is_error=True, _meta={LABEL: cause.label})
 
 
 class _ShowsApps(ClientExtension):
@@ -125,7 +105,7 @@ class Connection:
 async def connect(settings: BackendSettings) -> AsyncGenerator[Connection]:
     """A connection for one chat. Closing it leaves running turns to Letta."""
     given = {name: getattr(settings, name) for name in BackendSettings.model_fields}
-    server = _PersonsServer(Settings(**given, max_output_chars=MOST_CHARS, approvals="return"))
+    server = PersonsServer(Settings(**given, max_output_chars=MOST_CHARS, approvals="return"))
     sent = _SentTurns()
     server.meter = sent
     async with Client(server, extensions=[_ShowsApps()]) as client:
