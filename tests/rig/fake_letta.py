@@ -177,12 +177,18 @@ class FakeLetta:
         """A conversation as if created over HTTP; `fields` are those of `fake_store.Conversation`."""
         return self._store.add_conversation(self._store.agents[agent_id], summary=summary, **fields).id
 
-    def add_messages(self, conversation_id: str, count: int, text: str = "message {n}") -> list[str]:
-        """Store `count` messages, user and assistant in turn, numbered from 0; gives their ids."""
+    def add_messages(
+        self,
+        conversation_id: str,
+        count: int,
+        text: str = "message {n}",
+        roles: Sequence[str] = ("user", "assistant"),
+    ) -> list[str]:
+        """Store `count` messages, of the roles in turn, numbered from 0; gives their ids."""
         conversation = self._store.conversations[conversation_id]
         rows: list[Row] = []
         for number in range(count):
-            role = "assistant" if number % 2 else "user"
+            role = roles[number % len(roles)]
             row = self._store.new_row(conversation, role, text.format(n=number))
             row.show_part(f"{role}_message", content=row.model_text)
             rows.append(row)

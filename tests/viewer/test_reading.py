@@ -178,6 +178,66 @@ async def test_five_thousand_messages_do_not_stall_the_page(viewer: Viewer, lett
     await expect(viewer.frame.locator(".msg").last).to_be_in_viewport()
 
 
+@pytest.mark.fake_only
+async def test_older_messages_that_load_during_a_refresh_stay(viewer: Viewer, letta: Letta) -> None:
+    conversation_id = letta.fake.add_conversation(letta.fake.add_agent("busy"))
+    letta.fake.add_messages(conversation_id, 200)
+    asked, released = anyio.Event(), anyio.Event()
+
+    async def hold_newer(route: Route) -> None:
+        if '"after"' in (route.request.post_data or ""):
+            asked.set()
+            await released.wait()
+        await route.continue_()
+
+    await viewer.open(conversation_id=conversation_id)
+    articles = viewer.frame.get_by_role("article")
+    await expect(articles).to_have_count(50)
+    await viewer.page.route("**/mcp", hold_newer)
+
+    await viewer.frame.get_by_role("button", name="More").click()
+    await viewer.frame.get_by_role("button", name="Refresh").click()
+    await asked.wait()
+    await viewer.frame.get_by_role("main").evaluate("(transcript) => { transcript.scrollTop = 0; }")
+    await expect(articles).to_have_count(150)
+    letta.fake.add_messages(conversation_id, 2, text="newer {n}")
+    released.set()
+
+    await expect(articles.last).to_contain_text("newer 1")
+    await expect(articles).to_have_count(152)
+    await expect(articles.first).to_contain_text("message 50")
+
+
+@pytest.mark.fake_only
+async def test_a_refresh_during_a_long_turn_leaves_no_gap(viewer: Viewer, letta: Letta) -> None:
+    """Where none of the loaded messages is the user's, a refresh begins the transcript anew."""
+    conversation_id = letta.fake.add_conversation(letta.fake.add_agent("talkative"))
+    letta.fake.add_messages(conversation_id, 300, roles=["assistant"])
+    asked, released = anyio.Event(), anyio.Event()
+
+    async def hold_older(route: Route) -> None:
+        if '"before"' in (route.request.post_data or "") and not asked.is_set():
+            asked.set()
+            await released.wait()
+        await route.continue_()
+
+    await viewer.open(conversation_id=conversation_id)
+    await expect(viewer.frame.get_by_text("message 299")).to_be_visible()
+    await viewer.page.route("**/mcp", hold_older)
+
+    await viewer.frame.get_by_role("main").evaluate("(transcript) => { transcript.scrollTop = 0; }")
+    await asked.wait()
+    letta.fake.add_messages(conversation_id, 60, text="newer {n}", roles=["assistant"])
+    await viewer.frame.get_by_role("button", name="More").click()
+    await viewer.frame.get_by_role("button", name="Refresh").click()
+    await expect(viewer.frame.get_by_text("newer 59")).to_be_visible()
+    released.set()
+    await viewer.frame.get_by_role("button", name="More").click()
+    await viewer.frame.get_by_role("button", name="Export as Markdown").click()
+
+    await expect(viewer.frame.get_by_role("status")).to_contain_text("Exported 360")
+
+
 async def test_a_search_leads_to_a_message_that_was_not_loaded(viewer: Viewer, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
     conversation_id = await letta.new_conversation(agent_id)

@@ -216,11 +216,13 @@ export class Viewer {
   }
 
   private async readOlder(): Promise<boolean> {
-    const epoch = this.epoch;
+    const { epoch, older } = this;
     this.olderButton.textContent = "Loading…";
     try {
-      const page = await this.fetch({ before: this.older, limit: PAGE });
+      const page = await this.fetch({ before: older, limit: PAGE });
       if (epoch !== this.epoch) return false;
+      // A refresh began the transcript anew.
+      if (older !== this.older) return true;
       this.setOffline(false);
       const fromEnd = this.scroller.scrollHeight - this.scroller.scrollTop;
       this.messages = [...page.messages, ...this.messages];
@@ -243,15 +245,17 @@ export class Viewer {
     const anchor = this.messages.slice(0, Math.max(index, 0)).findLast((message) => message.id !== this.messages[index]?.id);
     let page: Page;
     if (anchor) {
-      let kept = this.messages.slice(0, this.messages.lastIndexOf(anchor) + 1);
+      const newer: Message[] = [];
       let after = anchor.id;
       do {
         page = await this.fetch({ after, limit: PAGE });
-        kept = [...kept, ...page.messages];
+        newer.push(...page.messages);
         after = page.newer;
       } while (after && page.messages.length);
       if (epoch !== this.epoch) return;
-      this.messages = kept;
+      // Older messages may have come in the meantime.
+      const kept = this.messages.findLastIndex((message) => message.id === anchor.id) + 1;
+      this.messages = [...this.messages.slice(0, kept), ...newer];
     } else {
       page = await this.fetch({ limit: FIRST_PAGE });
       if (epoch !== this.epoch) return;
