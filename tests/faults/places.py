@@ -213,7 +213,9 @@ class AppServerPlace:
 
     def settings(self, address: str) -> Settings:
         token = SecretStr(self._server.token)
-        return Settings(backend="local", app_server_url=f"ws://{address}/ws", app_server_token=token, **bounds(1.5))
+        settings = Settings(backend="local", app_server_url=f"ws://{address}/ws", app_server_token=token, **bounds(1.5))
+        # A request that stalls is noticed soon. A busy server may pause for seconds within an answer: that is no fault.
+        return settings.model_copy(update={"silence_timeout": 10.0})
 
     async def start(self) -> None:
         self._agent_id = await self.new_agent()
