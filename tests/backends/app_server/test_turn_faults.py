@@ -22,6 +22,7 @@ from tests.backends.app_server.conftest import MODEL, unique
 from tests.e2e.test_stdio import Wire, initialized, started
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import Caller, Way, in_own_task
+from tests.rig.waiting import until
 
 ONE_WAY = Way("memory", "modern")
 
@@ -118,6 +119,11 @@ async def test_a_turn_that_loses_all_connections_is_told_to_be_broken_off_with_a
 ) -> None:
     held = Hold(Say("Only a part of this is stored."))
     async with proxied(state) as (cut_off, proxy):
+
+        async def has_part() -> bool:
+            listed = await cut_off.ok("list_messages", **place)
+            return listed.data["messages"][-1]["kind"] == "assistant"
+
         await cut_off.ok("send_message", **place, message="hello")
         model.enqueue(held)
         await cut_off.ok("send_message", **place, message="think", wait_seconds=0)
@@ -126,6 +132,7 @@ async def test_a_turn_that_loses_all_connections_is_told_to_be_broken_off_with_a
             await connection.aclose()
         await cut_off.ok("describe", **place)
         held.gate.set()
+        await until(has_part)
         broken = await cut_off.ok("wait_for_reply", **place)
         refusal = await cut_off.refused("send_message", **place, message="and now?")
         branch = await cut_off.ok("fork", **place)
