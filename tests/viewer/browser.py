@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from playwright.async_api import Browser, FrameLocator, Page, async_playwright
+import anyio
+from playwright.async_api import Browser, FrameLocator, Page, Route, async_playwright
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -109,6 +110,10 @@ class Viewer:
         await self.page.goto(f"{self.site.url}/test-host?{query}")
         await self.page.wait_for_function("window.seen.ready")
 
+    async def show(self, **arguments: str) -> None:
+        """Show another conversation in the frame that is there already."""
+        await self.page.evaluate("(given) => show(given)", arguments)
+
     async def seen(self) -> dict[str, Any]:
         """What the host was asked for."""
         return await self.page.evaluate("window.seen")
@@ -117,6 +122,32 @@ class Viewer:
         box = self.frame.locator("footer textarea")
         await box.fill(text)
         await box.press("Enter")
+
+
+class LateAnswer:
+    """A route that keeps the server's answer to the first request whose body has all of `words`, until `give`."""
+
+    def __init__(self, *words: str) -> None:
+        self._words = words
+        self._met = False
+        self._released, self._given = anyio.Event(), anyio.Event()
+        self.kept = anyio.Event()
+
+    async def __call__(self, route: Route) -> None:
+        body = route.request.post_data or ""
+        if self._met or not all(f'"{word}"' in body for word in self._words):
+            await route.fallback()
+            return
+        self._met = True
+        response = await route.fetch()
+        self.kept.set()
+        await self._released.wait()
+        await route.fulfill(response=response)
+        self._given.set()
+
+    async def give(self) -> None:
+        self._released.set()
+        await self._given.wait()
 
 
 def _is_error(message: Any) -> bool:

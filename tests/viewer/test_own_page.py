@@ -46,8 +46,13 @@ async def test_without_an_address_the_conversations_are_listed(page: Page, letta
         await page.get_by_role("button", name="the newest of all").click()
 
         await expect(page.get_by_role("heading", name="the newest of all")).to_be_visible()
+        await expect(page).to_have_title("the newest of all")
         await page.go_back()
         await expect(page.get_by_role("heading", name="Conversations")).to_be_visible()
+        await expect(page).to_have_title("Letta conversation")
+        await expect(page.get_by_role("main")).not_to_match_aria_snapshot(
+            "- main:\n  - text: Nothing has been said here yet."
+        )
 
 
 @pytest.mark.fake_only
@@ -101,6 +106,24 @@ async def test_a_token_in_the_address_is_taken_out_of_it_at_once(page: Page, let
         assert page.url.startswith(f"{url}/#conversation={conversation_id}")
         await page.go_back()
         assert "token" not in page.url
+
+
+async def test_a_message_outlasts_the_question_for_another_token(page: Page, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id, "behind the token")
+    async with http_server(Settings(base_url=letta.base_url, token=SecretStr(TOKEN))) as url:
+        await page.goto(f"{url}/#conversation={conversation_id}&token=a%20long%20random%20text")
+        message = page.get_by_label("Message", exact=True)
+        await expect(message).to_be_visible()
+        await page.evaluate("sessionStorage.setItem('letta-conversations-token', 'an old one')")
+        await message.fill("not to be lost")
+        await message.press("Enter")
+        await page.get_by_role("textbox", name="Token").fill(TOKEN)
+        await page.keyboard.press("Enter")
+        await page.get_by_role("button", name="Send again").click()
+
+        await expect(page.get_by_text("echo: not to be lost")).to_be_visible()
+    assert await letta.stored_texts(agent_id, conversation_id) == ["not to be lost"]
 
 
 async def test_the_page_allows_nothing_but_itself_and_answers_only_under_its_names(letta: Letta) -> None:

@@ -8,7 +8,7 @@ export interface Decision {
   reason: string;
 }
 
-export function approvalCard(agent: string, calls: Call[], since: string, decide: (decision: Decision) => void): HTMLElement {
+export function approvalCard(agent: string, calls: Call[], since: string, decide: (decision: Decision) => Promise<void>): HTMLElement {
   const several = calls.length > 1;
   const foreign = calls.some((call) => call.client_side);
   const boxes = calls.map((call) => h("input", { type: "checkbox", checked: true, "aria-label": `Let ${visible(call.name)} run` }));
@@ -25,9 +25,11 @@ export function approvalCard(agent: string, calls: Call[], since: string, decide
     });
   }
 
-  function answer(approved: boolean) {
-    for (const control of card.querySelectorAll("button, input")) (control as HTMLButtonElement).disabled = true;
-    decide({ approve: approved, ids: approved ? chosen() : calls.map((call) => call.id), reason: reason.value.trim() });
+  async function answer(approved: boolean) {
+    card.disabled = true;
+    await decide({ approve: approved, ids: approved ? chosen() : calls.map((call) => call.id), reason: reason.value.trim() });
+    // Where nothing was decided, for want of a connection, the card is still here.
+    card.disabled = false;
   }
 
   const shown = calls.map((call, index) => {
@@ -39,8 +41,8 @@ export function approvalCard(agent: string, calls: Call[], since: string, decide
     : `Shown exactly as it would run.${since ? ` Waiting since ${since}.` : ""}`;
   const what = several ? `${calls.length} tools and waits` : "a tool and waits";
   const card = h(
-    "section",
-    { class: "card", role: "group", "aria-labelledby": "approval-title" },
+    "fieldset",
+    { class: "card", "aria-labelledby": "approval-title" },
     h("h2", { id: "approval-title" }, `${visible(agent)} wants to run ${what} for you`),
     ...shown,
     reason,

@@ -5,6 +5,7 @@ const PROTOCOL = "2026-07-28";
 const META = "io.modelcontextprotocol/";
 const ANSWER_MS = 90_000;
 const TOKEN = "letta-conversations-token";
+const TITLE = document.title;
 
 export class HttpHost implements Host {
   private last = 0;
@@ -78,6 +79,7 @@ export class HttpHost implements Host {
   }
 
   opening(place: Place): void {
+    document.title = TITLE;
     // At once, so that going back leads here even while the conversation is loaded.
     const here = named();
     if (here.conversation !== place.conversation || here.agent !== place.agent) history.pushState(null, "", address(place));

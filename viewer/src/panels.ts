@@ -31,6 +31,12 @@ export function dropdown(label: string, fill: (panel: HTMLElement, close: () => 
   return { opener, panel };
 }
 
+/** Closes what is open over the transcript, but for the question for a token: that one concerns the server. */
+export function closeAll(): void {
+  for (const panel of document.querySelectorAll<HTMLElement>(":popover-open")) panel.hidePopover();
+  for (const element of document.querySelectorAll<HTMLDialogElement>("dialog:not(:has([type=password]))")) element.close();
+}
+
 export function dialog(title: string, ...content: Child[]): HTMLDialogElement {
   const element = h("dialog", { "aria-label": title }, h("h2", {}, title), ...content);
   element.addEventListener("close", () => element.remove());

@@ -5,7 +5,7 @@ import { type Data, Disconnected, type Host, type Place, TokenNeeded, ToolError 
 import { saveToken } from "./http_host";
 import { markdown } from "./markdown";
 import { list, type Message, number, type Page, readPage, sameCalls, texts, toMarkdown, type Call } from "./messages";
-import { ask, dialog, dropdown } from "./panels";
+import { ask, closeAll, dialog, dropdown } from "./panels";
 import { Transcript } from "./transcript";
 
 const FIRST_PAGE = 50;
@@ -21,6 +21,8 @@ const REPEATABLE = true;
 interface Outgoing {
   text: string;
   key: string;
+  /** The last message that was listed before this one; empty for none. */
+  after: string;
   state: "sending" | "taken" | "refused" | "unconfirmed";
   note: string;
 }
@@ -30,6 +32,22 @@ interface Turn {
   since: number;
   text: string;
   doing: string;
+}
+
+/** Answers in the order of their questions: one that a later question's answer has overtaken is old, and not taken. */
+class InOrder {
+  private asked = 0;
+  private taken = 0;
+
+  /** Call it with the question; what it gives says, with the answer, whether that is to be taken. */
+  ask(): () => boolean {
+    const mine = ++this.asked;
+    return () => {
+      if (mine < this.taken) return false;
+      this.taken = mine;
+      return true;
+    };
+  }
 }
 
 export class Viewer {
@@ -46,7 +64,14 @@ export class Viewer {
   private loading: Promise<boolean> | null = null;
   /** Whether the open conversation's messages and name are here. What acts on it is not offered before. */
   private loaded = false;
+  /** Counts what was opened. Only `whileOpen` and a message's delivery, which goes on elsewhere, look at it. */
   private epoch = 0;
+  private changing = false;
+  private readonly refreshes = new InOrder();
+  private readonly descriptions = new InOrder();
+  /** What was written and not sent, and what was sent and not taken, by conversation: it stays with its own. */
+  private readonly drafts = new Map<string, string>();
+  private readonly unsent = new Map<string, Outgoing>();
   /** Whether the view follows what is added; somebody who reads further up is not moved. */
   private atEnd = true;
   private lastTop = 0;
@@ -120,43 +145,91 @@ export class Viewer {
   // ---- opening ----
 
   private async open(place: Place): Promise<void> {
-    const epoch = ++this.epoch;
+    if (this.loaded) this.drafts.set(this.key(), this.box.value);
+    this.epoch++;
     this.place = place;
-    Object.assign(this, { messages: [], older: "", pending: [], outgoing: null, turn: null, summary: "", agentName: "agent", loaded: false });
+    Object.assign(this, { messages: [], older: "", pending: [], outgoing: null, turn: null, summary: "", agentName: "agent" });
+    Object.assign(this, { loaded: false, loading: null, changing: false, announced: "" });
+    closeAll();
     this.title.textContent = "Conversation";
     this.sub.textContent = "";
     this.say("");
-    this.live.replaceChildren();
     this.meter.hidden = true;
     this.render();
-    if (!place.conversation) return this.choose();
     this.host.opening(place);
+    if (!place.conversation) return this.choose();
     this.transcript.element.replaceChildren(h("p", { class: "empty" }, "Loading…"));
-    await this.trying(epoch, async () => {
-      const [page] = await Promise.all([this.fetch({ limit: FIRST_PAGE }), this.describe(epoch)]);
-      if (epoch !== this.epoch) return;
+    await this.showing(async () => {
+      const [page] = await Promise.all([this.fetch({ limit: FIRST_PAGE }), this.describe()]);
       this.place = { conversation: page.conversation, agent: page.agent };
       this.transcript.element.replaceChildren();
       this.messages = page.messages;
       this.older = page.older;
+      this.outgoing = this.unsent.get(this.key()) ?? null;
+      this.box.value = this.drafts.get(this.key()) ?? "";
       this.takeState(page);
       this.loaded = true;
       this.render();
+      this.fitBox();
       this.toEnd();
       this.host.showed(this.place, this.name());
-      if (this.turn) void this.follow(epoch);
     });
   }
 
   /** No conversation was named: lists those of the agent, or of everybody. */
   private async choose(): Promise<void> {
-    const epoch = this.epoch;
     this.title.textContent = "Conversations";
     const rows = h("div", { class: "choices" }, h("p", { class: "empty" }, "Loading…"));
     this.transcript.element.replaceChildren(rows);
-    await this.trying(epoch, async () => {
-      if (!(await this.listConversations(rows, "", () => {}))) return;
+    await this.showing(() => this.listConversations(rows, "", () => {}));
+  }
+
+  /** Loads what the page is to show; where that fails, the page says so. */
+  private async showing(load: () => Promise<void>): Promise<void> {
+    try {
+      await load();
+    } catch (error) {
+      this.report(error);
+      if (error instanceof TokenNeeded) return;
+      const again = button("Try again", () => this.open(this.place));
+      this.transcript.element.replaceChildren(h("div", { class: "empty" }, h("p", {}, `This could not be loaded. ${visible(messageOf(error))}`), again));
+    }
+  }
+
+  // ---- asking the server ----
+
+  /**
+   * What is waited for on behalf of the open conversation. Once another is opened it never settles: what was to follow
+   * would be done to the wrong one.
+   */
+  private whileOpen<T>(waited: Promise<T>): Promise<T> {
+    const { epoch } = this;
+    return new Promise((resolve, reject) => {
+      waited.then(
+        (value) => epoch === this.epoch && resolve(value),
+        (error) => epoch === this.epoch && reject(error),
+      );
     });
+  }
+
+  private call(tool: string, args: Data): Promise<Data> {
+    return this.whileOpen(this.request(tool, args));
+  }
+
+  private async request(tool: string, args: Data): Promise<Data> {
+    try {
+      const { data } = await this.host.call(tool, args);
+      this.setOffline(false);
+      return data;
+    } catch (error) {
+      this.setOffline(error instanceof Disconnected);
+      throw error;
+    }
+  }
+
+  private key(): string {
+    const { conversation, agent } = this.place;
+    return conversation === "default" ? `${conversation} ${agent}` : conversation;
   }
 
   private name(): string {
@@ -164,9 +237,10 @@ export class Viewer {
     return this.summary || "Untitled conversation";
   }
 
-  private async describe(epoch = this.epoch): Promise<void> {
-    const { data } = await this.host.call("describe", this.where());
-    if (epoch !== this.epoch) return;
+  private async describe(): Promise<void> {
+    const isNewest = this.descriptions.ask();
+    const data = await this.call("describe", this.where());
+    if (!isNewest()) return;
     this.agentName = texts(data, "agent_name") || "agent";
     this.summary = texts(data, "summary");
     this.title.textContent = visible(this.name());
@@ -203,27 +277,28 @@ export class Viewer {
   }
 
   private async fetch(args: Data): Promise<Page> {
-    return readPage((await this.host.call("view_messages", { ...this.where(), ...args })).data);
+    return readPage(await this.call("view_messages", { ...this.where(), ...args }));
   }
 
   /** Whether there is more now; a second call waits for the first. */
   private loadOlder(): Promise<boolean> {
     if (!this.older) return Promise.resolve(false);
-    this.loading ??= this.readOlder().finally(() => {
-      this.loading = null;
-    });
+    if (!this.loading) {
+      this.loading = this.readOlder().finally(() => {
+        this.loading = null;
+        this.renderOlder();
+      });
+      this.renderOlder();
+    }
     return this.loading;
   }
 
   private async readOlder(): Promise<boolean> {
-    const { epoch, older } = this;
-    this.olderButton.textContent = "Loading…";
+    const { older } = this;
     try {
       const page = await this.fetch({ before: older, limit: PAGE });
-      if (epoch !== this.epoch) return false;
       // A refresh began the transcript anew.
       if (older !== this.older) return true;
-      this.setOffline(false);
       const fromEnd = this.scroller.scrollHeight - this.scroller.scrollTop;
       this.messages = [...page.messages, ...this.messages];
       this.older = page.older;
@@ -233,14 +308,18 @@ export class Viewer {
     } catch (error) {
       this.report(error);
       return false;
-    } finally {
-      this.olderButton.textContent = "Load older messages";
-      this.olderButton.hidden = !this.older;
     }
   }
 
+  private renderOlder(): void {
+    this.olderButton.textContent = this.loading ? "Loading…" : "Load older messages";
+    this.olderButton.hidden = !this.older;
+  }
+
   /** Reads what is new since the last message of a person, whose turn may have grown, and what waits or runs. */
-  private async refresh(epoch = this.epoch): Promise<void> {
+  private async refresh(): Promise<Page> {
+    const { turn } = this;
+    const isNewest = this.refreshes.ask();
     const index = this.messages.findLastIndex((message) => message.kind === "user");
     const anchor = this.messages.slice(0, Math.max(index, 0)).findLast((message) => message.id !== this.messages[index]?.id);
     let page: Page;
@@ -252,186 +331,180 @@ export class Viewer {
         newer.push(...page.messages);
         after = page.newer;
       } while (after && page.messages.length);
-      if (epoch !== this.epoch) return;
+      if (!isNewest()) return page;
       // Older messages may have come in the meantime.
       const kept = this.messages.findLastIndex((message) => message.id === anchor.id) + 1;
       this.messages = [...this.messages.slice(0, kept), ...newer];
     } else {
       page = await this.fetch({ limit: FIRST_PAGE });
-      if (epoch !== this.epoch) return;
+      if (!isNewest()) return page;
       this.messages = page.messages;
       this.older = page.older;
     }
-    this.takeState(page);
-    this.setOffline(false);
+    // What waits and runs may have been so before a turn began; a turn that is followed says it when it ends.
+    if (!turn && !this.turn) this.takeState(page);
     this.render();
+    return page;
   }
 
   private takeState(page: Page): void {
     this.pending = page.pending;
-    if (page.run && !this.turn && !page.pending.length) this.turn = { run: page.run, since: Date.now(), text: "", doing: "" };
+    if (!page.run || page.pending.length) return;
+    this.turn = { run: page.run, since: Date.now(), text: "", doing: "" };
+    void this.follow(this.turn);
   }
 
   /** Others write here too. Not while somebody reads, types a reason, or the page is hidden. */
   private async refreshQuietly(): Promise<void> {
-    const { epoch } = this;
-    if (document.hidden || this.turn || this.outgoing?.state === "sending" || !this.place.conversation || this.loading) return;
+    if (document.hidden || this.turn || this.outgoing?.state === "sending" || !this.loaded || this.loading) return;
     if (this.waiting.contains(document.activeElement)) return;
-    try {
-      await this.refresh(epoch);
-      if (this.turn && epoch === this.epoch) void this.follow(epoch);
-    } catch (error) {
-      if (epoch === this.epoch) this.report(error);
-    }
+    await this.trying(() => this.refresh());
   }
 
   // ---- sending and waiting ----
 
-  private async send(): Promise<void> {
-    const text = this.box.value;
-    if (!text.trim() || this.outgoing?.state === "sending" || this.turn || this.pending.length) return;
-    this.box.value = "";
-    this.fitBox();
-    await this.deliver({ text, key: crypto.randomUUID(), state: "sending", note: "" });
+  /** Whether a message has to wait for the end of a turn, or for a decision. */
+  private isBlocked(): boolean {
+    return this.turn !== null || this.pending.length > 0 || this.outgoing?.state === "sending";
   }
 
+  private async send(): Promise<void> {
+    const text = this.box.value;
+    if (!text.trim() || this.isBlocked()) return;
+    this.box.value = "";
+    this.fitBox();
+    await this.deliver({ text, key: crypto.randomUUID(), after: "", state: "sending", note: "" });
+  }
+
+  /** Goes on while another conversation is open: what was said here reaches this one, or is found here as not sent. */
   private async deliver(outgoing: Outgoing): Promise<void> {
+    if (this.isBlocked()) return;
     const { epoch } = this;
-    this.outgoing = { ...outgoing, state: "sending", note: "" };
-    this.turn = { run: "", since: Date.now(), text: "", doing: "Sending" };
+    const key = this.key();
+    const args = { ...this.where(), message: outgoing.text, ...(REPEATABLE ? { message_key: outgoing.key } : {}), wait_seconds: WAIT_SECONDS };
+    const turn = { run: "", since: Date.now(), text: "", doing: "Sending" };
+    Object.assign(outgoing, { state: "sending", note: "", after: this.messages.at(-1)?.id ?? "" });
+    this.outgoing = outgoing;
+    this.turn = turn;
+    this.unsent.set(key, outgoing);
     this.say("");
     this.render();
     this.toEnd();
-    const args = { ...this.where(), message: outgoing.text, ...(REPEATABLE ? { message_key: outgoing.key } : {}), wait_seconds: WAIT_SECONDS };
+    const data = await this.handOver(outgoing, args);
+    if (outgoing.state === "taken") this.unsent.delete(key);
+    if (this.outgoing !== outgoing) return;
+    if (epoch !== this.epoch) {
+      // Opened again in the meantime: the turn, if it still runs, is found as another's would be.
+      if (data) this.outgoing = null;
+      await this.refreshQuietly();
+    } else if (data) {
+      return this.follow(turn, data);
+    } else {
+      this.turn = null;
+    }
+    this.render();
+    this.toEnd();
+  }
+
+  /** What the server answered once it took the message; otherwise `outgoing` says why it did not. */
+  private async handOver(outgoing: Outgoing, args: Data): Promise<Data | undefined> {
+    const failed = (state: Outgoing["state"], note: string) => void Object.assign(outgoing, { state, note });
     for (let attempt = 0; ; attempt++) {
       try {
-        const { data } = await this.host.call("send_message", args);
-        if (epoch !== this.epoch) return;
-        this.setOffline(false);
-        if (["unknown", "not_confirmed"].includes(texts(data, "status"))) {
-          return this.undelivered(outgoing, "unconfirmed", "Letta could not confirm that it has this message.");
-        }
-        this.outgoing.state = "taken";
-        await this.follow(epoch, data);
-        return;
+        const data = await this.request("send_message", args);
+        if (["unknown", "not_confirmed"].includes(texts(data, "status"))) return failed("unconfirmed", "Letta could not confirm that it has this message.");
+        outgoing.state = "taken";
+        return data;
       } catch (error) {
-        if (epoch !== this.epoch) return;
         if (REPEATABLE && error instanceof Disconnected && attempt < RETRY_MS.length) {
-          this.report(error);
           await pause(RETRY_MS[attempt]!);
-          if (epoch !== this.epoch) return;
           continue;
         }
-        if (error instanceof ToolError) return this.undelivered(outgoing, "refused", error.message);
-        this.report(error);
-        return this.undelivered(outgoing, "unconfirmed", REPEATABLE ? "There is no connection." : "The connection broke, so it may have been sent. Look before you send it again.");
+        if (error instanceof TokenNeeded) this.report(error);
+        if (error instanceof TokenNeeded || error instanceof ToolError) return failed("refused", error.message);
+        return failed("unconfirmed", REPEATABLE ? "There is no connection." : "The connection broke, so it may have been sent. Look before you send it again.");
       }
     }
   }
 
-  private undelivered(outgoing: Outgoing, state: "refused" | "unconfirmed", note: string): void {
-    this.outgoing = { ...outgoing, state, note };
-    this.turn = null;
-    this.render();
-    this.toEnd();
-  }
-
-  /** Follows the running turn to its end; `data` is what the call that began it answered. */
-  private async follow(epoch: number, data?: Data): Promise<void> {
+  /** Follows a turn to its end; `data` is what the call that began it answered. */
+  private async follow(turn: Turn, data?: Data): Promise<void> {
     let failures = 0;
-    this.turn ??= { run: "", since: Date.now(), text: "", doing: "" };
     for (;;) {
       try {
-        data ??= (await this.host.call("wait_for_reply", { ...this.where(), ...(this.turn.run ? { run_id: this.turn.run } : {}), wait_seconds: WAIT_SECONDS })).data;
-        if (epoch !== this.epoch) return;
-        this.setOffline(false);
+        data ??= await this.call("wait_for_reply", { ...this.where(), ...(turn.run ? { run_id: turn.run } : {}), wait_seconds: WAIT_SECONDS });
         failures = 0;
         if (texts(data, "status") !== "running") break;
-        this.turn.run = texts(data, "run_id") || this.turn.run;
-        if (this.turn.doing === "Sending") this.turn.doing = "";
-        this.grow(texts(data, "reply_so_far"));
+        turn.run = texts(data, "run_id") || turn.run;
+        if (turn.doing === "Sending") turn.doing = "";
+        this.grow(turn, texts(data, "reply_so_far"));
         data = undefined;
       } catch (error) {
-        if (epoch !== this.epoch) return;
         if (error instanceof ToolError) {
           data = { status: "failed", note: error.message };
           break;
         }
         this.report(error);
-        await pause(RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)]!);
-        if (epoch !== this.epoch) return;
+        await this.whileOpen(pause(RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)]!));
       }
     }
-    await this.ended(epoch, data);
+    await this.ended(data);
   }
 
-  private grow(text: string): void {
-    if (!this.turn || text === this.turn.text) return this.renderState();
-    this.turn.text = text;
-    this.turn.doing = "Writing its answer";
+  private grow(turn: Turn, text: string): void {
+    if (text === turn.text) return this.renderState();
+    turn.text = text;
+    if (turn.doing !== "Stopping") turn.doing = "Writing its answer";
     this.renderLive();
   }
 
-  private async ended(epoch: number, data: Data): Promise<void> {
-    const turn = this.turn;
+  private async ended(data: Data): Promise<void> {
     const status = texts(data, "status");
     for (let attempt = 0; ; attempt++) {
       try {
-        this.turn = null;
-        await this.refresh(epoch);
-        if (epoch !== this.epoch) return;
-        // A run that is still listed as active right after its end is the one that has just ended.
-        this.turn = null;
-        this.outgoing = null;
-        this.render();
+        this.pending = (await this.refresh()).pending;
         break;
       } catch (error) {
-        if (epoch !== this.epoch) return;
-        this.turn = turn;
         this.report(error);
-        await pause(RETRY_MS[Math.min(attempt, RETRY_MS.length - 1)]!);
+        await this.whileOpen(pause(RETRY_MS[Math.min(attempt, RETRY_MS.length - 1)]!));
       }
     }
-    if (epoch !== this.epoch) return;
+    // A run that is still listed as active right after its end is the one that has just ended.
+    this.turn = null;
+    if (this.outgoing?.state === "taken") this.outgoing = null;
+    this.render();
     if (["failed", "cancelled", "unknown", "empty"].includes(status)) {
       const words: Record<string, string> = { cancelled: "This turn was stopped.", empty: "The agent ended its turn without saying anything." };
       this.say(words[status] ?? (texts(data, "note") || "The turn failed."));
     }
     this.announce(status === "needs_approval" ? `${this.agentName} waits for your decision` : "The reply is complete");
-    this.describe(epoch).catch(() => {});
+    this.describe().catch(() => {});
   }
 
   private async stop(): Promise<void> {
     if (this.turn) this.turn.doing = "Stopping";
     this.renderState();
-    try {
-      await this.host.call("cancel", this.where());
-    } catch (error) {
-      this.report(error);
-    }
+    await this.trying(() => this.call("cancel", this.where()));
   }
 
   private async decide(shown: Call[], { approve, ids, reason }: Decision): Promise<void> {
-    const { epoch } = this;
+    let turn: Turn | null = null;
     try {
       const page = await this.fetch({ limit: 1 });
-      if (epoch !== this.epoch) return;
       if (!sameCalls(page.pending, shown)) {
-        await this.refresh(epoch);
+        await this.refresh();
         return this.say("What waits has changed since it was shown. Nothing was decided; please look again.");
       }
       this.pending = [];
-      this.turn = { run: "", since: Date.now(), text: "", doing: approve ? "Approved; working" : "Denied; going on" };
+      this.turn = turn = { run: "", since: Date.now(), text: "", doing: approve ? "Approved; working" : "Denied; going on" };
       this.render();
       const args = { ...this.where(), approve, ...(approve ? { tool_call_ids: ids } : {}), ...(reason ? { reason } : {}), wait_seconds: WAIT_SECONDS };
-      const { data } = await this.host.call("respond_to_approval", args);
-      if (epoch === this.epoch) await this.follow(epoch, data);
+      await this.follow(turn, await this.call("respond_to_approval", args));
     } catch (error) {
-      if (epoch !== this.epoch) return;
-      this.turn = null;
+      if (this.turn === turn) this.turn = null;
       this.report(error);
       // The decision may have been taken; what waits now is what the server says.
-      await this.refresh(epoch).catch(() => {
+      await this.refresh().catch(() => {
         this.pending = shown;
         this.render();
       });
@@ -440,36 +513,54 @@ export class Viewer {
 
   // ---- changing ----
 
-  private async fork(at = ""): Promise<void> {
-    await this.trying(this.epoch, async () => {
+  /** One change at a time: a second click on “Fork” is no second branch. */
+  private async change(action: () => Promise<void>): Promise<void> {
+    if (this.changing) return;
+    this.changing = true;
+    await this.trying(action);
+    this.changing = false;
+  }
+
+  private fork(at = ""): Promise<void> {
+    return this.change(async () => {
       const from = this.name();
       const summary = this.summary ? `${this.summary} (branch)` : "";
-      const { data } = await this.host.call("fork", { ...this.where(), ...(at ? { at_message: at } : {}), ...(summary ? { summary } : {}) });
+      this.announce("Opening a branch");
+      const data = await this.call("fork", { ...this.where(), ...(at ? { at_message: at } : {}), ...(summary ? { summary } : {}) });
       await this.open({ conversation: texts(data, "conversation_id"), agent: texts(data, "agent_id") });
       this.say(`This is a branch of “${visible(from)}”. ${texts(data, "note") || "What is said here stays here; the agent's memory is shared."}`);
     });
   }
 
-  private async rename(): Promise<void> {
-    const summary = await ask("Rename the conversation", "Name", this.summary, "Rename");
-    if (summary === undefined || summary === this.summary) return;
-    await this.trying(this.epoch, async () => {
-      await this.host.call("update", { conversation_id: this.place.conversation, summary });
+  private rename(): Promise<void> {
+    return this.change(async () => {
+      const summary = await this.whileOpen(ask("Rename the conversation", "Name", this.summary, "Rename"));
+      if (summary === undefined || summary === this.summary) return;
+      await this.call("update", { conversation_id: this.place.conversation, summary });
       await this.describe();
       this.host.showed(this.place, this.name());
     });
   }
 
+  private create(): Promise<void> {
+    return this.change(async () => {
+      const summary = await this.whileOpen(ask("New conversation", "Name (optional)", "", "Open"));
+      if (summary === undefined) return;
+      const data = await this.call("create_conversation", { agent: this.place.agent, ...(summary ? { summary } : {}) });
+      await this.open({ conversation: texts(data, "conversation_id"), agent: texts(data, "agent_id") });
+    });
+  }
+
   private async export(): Promise<void> {
-    const { epoch } = this;
-    while (this.older && epoch === this.epoch) {
+    while (this.older) {
       this.announce(`Reading older messages: ${this.messages.length} so far`);
       if (!(await this.loadOlder())) return;
-      await pause(0);
+      await this.whileOpen(pause(0));
     }
+    const done = `Exported ${this.messages.length} messages`;
     const text = toMarkdown(this.name(), this.agentName, this.messages);
     const file = `${this.name().replace(/[^\p{L}\p{N}._ -]+/gu, "-").slice(0, 80) || "conversation"}.md`;
-    if (await this.host.download(file, text).catch(() => false)) return this.announce(`Exported ${this.messages.length} messages`);
+    if (await this.whileOpen(this.host.download(file, text).catch(() => false))) return this.announce(done);
     const area = h("textarea", { readonly: true, rows: 14, "aria-label": "Transcript" });
     area.value = text;
     dialog("Transcript as Markdown", h("p", { class: "sub" }, "This host does not save files. Copy the text instead."), area);
@@ -478,17 +569,17 @@ export class Viewer {
 
   private search(): void {
     const input = h("input", { type: "search", "aria-label": "Search in this conversation", placeholder: "Search in this conversation", autocomplete: "off" });
-    const found = h("div", { class: "found", role: "list" });
-    const element = dialog("Search", input, found);
-    let run = 0;
+    let shown = h("div");
+    const element = dialog("Search", input, shown);
     const look = async () => {
       const query = input.value.trim();
-      const mine = ++run;
+      // Every search has its own place: an answer that comes after the next search was begun is not seen.
+      const found = h("div", { class: "found", role: "list" }, query && h("p", { class: "empty" }, "Searching…"));
+      shown.replaceWith(found);
+      shown = found;
       if (!query) return;
-      found.replaceChildren(h("p", { class: "empty" }, "Searching…"));
       try {
-        const { data } = await this.host.call("search_messages", { ...this.where(), query });
-        if (mine !== run) return;
+        const data = await this.call("search_messages", { ...this.where(), query });
         const rows = list(data, "messages").map((row) => {
           const label = h("span", {}, h("b", {}, texts(row, "kind") === "user" ? "User" : visible(this.agentName)), ` ${when(texts(row, "at"))}`);
           const go = () => {
@@ -511,7 +602,8 @@ export class Viewer {
   private async goTo(id: string): Promise<void> {
     while (!this.transcript.find(id) && this.older) if (!(await this.loadOlder())) break;
     const target = this.transcript.find(id);
-    if (!target) return this.say("That message is not in the transcript any more.");
+    // Where not everything could be read, that has been said.
+    if (!target) return this.older ? undefined : this.say("That message is not in the transcript any more.");
     for (let fold = target.closest("details"); fold; fold = fold.parentElement?.closest("details") ?? null) fold.open = true;
     target.scrollIntoView({ block: "center" });
     target.classList.add("hit");
@@ -520,9 +612,9 @@ export class Viewer {
 
   // ---- the other conversations ----
 
-  private async listConversations(into: HTMLElement, search: string, chosen: () => void, after = ""): Promise<boolean> {
+  private async listConversations(into: HTMLElement, search: string, chosen: () => void, after = ""): Promise<void> {
     const query = { ...(this.place.agent ? { agent: this.place.agent } : {}), ...(search ? { search } : {}), ...(after ? { after } : {}), limit: 30 };
-    const { data } = await this.host.call("list_conversations", query);
+    const data = await this.call("list_conversations", query);
     const rows = list(data, "conversations");
     if (!after) into.replaceChildren();
     for (const row of rows) {
@@ -546,13 +638,19 @@ export class Viewer {
     const last = rows.at(-1);
     if (last && texts(data, "next").startsWith("More")) {
       const more = button("More", async () => {
-        more.remove();
-        await this.listConversations(into, search, chosen, texts(last, "id"));
+        more.disabled = true;
+        try {
+          await this.listConversations(into, search, chosen, texts(last, "id"));
+          (more.nextElementSibling as HTMLElement | null)?.focus();
+          more.remove();
+        } catch (error) {
+          more.textContent = `${messageOf(error)} Try again`;
+          more.disabled = false;
+        }
       });
       into.append(more);
     }
     if (!rows.length && !after) into.append(h("p", { class: "empty" }, search ? "No conversation has this in its name." : "There are no conversations yet."));
-    return rows.length > 0;
   }
 
   private renderActions(): void {
@@ -565,15 +663,21 @@ export class Viewer {
 
   private buildActions(): void {
     const conversations = dropdown("Conversations ▾", (panel, close) => {
-      const rows = h("div", { class: "choices" }, h("p", { class: "empty" }, "Loading…"));
+      let shown = h("div");
       const filter = h("input", { type: "search", placeholder: "Find by name", "aria-label": "Find a conversation by name", autocomplete: "off" });
-      const load = (search = "") => this.listConversations(rows, search, close).catch((error) => rows.replaceChildren(h("p", { class: "empty" }, messageOf(error))));
+      const load = (search = "") => {
+        // As in a search.
+        const rows = h("div", { class: "choices" }, h("p", { class: "empty" }, "Loading…"));
+        shown.replaceWith(rows);
+        shown = rows;
+        return this.listConversations(rows, search, close).catch((error) => rows.replaceChildren(h("p", { class: "empty" }, messageOf(error))));
+      };
       filter.addEventListener("change", () => void load(filter.value.trim()));
       const fresh = button("New conversation", () => {
         close();
         void this.create();
       });
-      panel.append(filter, rows, fresh);
+      panel.append(filter, shown, fresh);
       void load();
     });
     const more = dropdown(
@@ -587,23 +691,14 @@ export class Viewer {
         panel.append(entry("Search…", () => this.search()));
         if (this.place.conversation !== "default") panel.append(entry("Rename…", () => this.rename()));
         panel.append(entry("Export as Markdown", () => this.export()));
-        panel.append(entry("Refresh", () => this.trying(this.epoch, () => this.refresh())));
-        if (this.host.toggleFullscreen) panel.append(entry("Larger or smaller", () => this.host.toggleFullscreen!()));
+        panel.append(entry("Refresh", () => this.trying(() => this.refresh())));
+        if (this.host.toggleFullscreen) panel.append(entry("Larger or smaller", () => this.trying(() => this.host.toggleFullscreen!())));
       },
       { "aria-label": "More" },
     );
     const fork = button("Fork", () => this.fork());
     this.needingConversation = [fork, more.opener];
     this.actions.append(conversations.opener, fork, more.opener, conversations.panel, more.panel);
-  }
-
-  private async create(): Promise<void> {
-    const summary = await ask("New conversation", "Name (optional)", "", "Open");
-    if (summary === undefined) return;
-    await this.trying(this.epoch, async () => {
-      const { data } = await this.host.call("create_conversation", { agent: this.place.agent, ...(summary ? { summary } : {}) });
-      await this.open({ conversation: texts(data, "conversation_id"), agent: texts(data, "agent_id") });
-    });
   }
 
   // ---- showing ----
@@ -615,14 +710,13 @@ export class Viewer {
     this.renderWaiting();
     this.renderLive();
     this.renderState();
-    this.olderButton.hidden = !this.older;
+    this.renderOlder();
   }
 
   private renderTranscript(): void {
-    if (!this.place.conversation) return;
-    this.transcript.render(this.messages);
     const empty = !this.messages.length && !this.outgoing && !this.turn && this.loaded;
     this.element.classList.toggle("is-empty", empty);
+    if (this.place.conversation) this.transcript.render(this.messages);
   }
 
   private shownCard = "";
@@ -634,21 +728,24 @@ export class Viewer {
     if (!this.pending.length) return this.waiting.replaceChildren();
     const calls = this.pending;
     const since = this.messages.findLast((message) => message.kind === "approval")?.at ?? "";
-    this.waiting.replaceChildren(approvalCard(this.agentName, calls, when(since, new Date().toISOString()), (decision) => void this.decide(calls, decision)));
+    this.waiting.replaceChildren(approvalCard(this.agentName, calls, when(since, new Date().toISOString()), (decision) => this.decide(calls, decision)));
   }
 
   private renderLive(): void {
     const parts: Node[] = [];
     const { outgoing, turn } = this;
-    const isListed = outgoing && this.messages.some((message) => message.kind === "user" && message.text === outgoing.text && this.messages.indexOf(message) >= this.messages.length - 3);
-    if (outgoing && !(isListed && outgoing.state === "taken")) {
+    const since = outgoing ? this.messages.slice(this.messages.findLastIndex((message) => message.id === outgoing.after) + 1) : [];
+    const isListed = since.some((message) => message.kind === "user" && message.text === outgoing?.text);
+    if (outgoing && !(isListed && !outgoing.note)) {
       const who = h("header", { class: "who" }, h("b", {}, "User"), h("time", {}, { sending: "sending", taken: "now", refused: "not sent", unconfirmed: "not confirmed" }[outgoing.state]));
       const article = h("article", { class: `msg user ${outgoing.state}` }, who, markdown(outgoing.text, (url) => this.host.openLink(url)));
       if (outgoing.note) {
         const again = button("Send again", () => this.deliver(outgoing));
+        again.disabled = this.isBlocked();
         const discard = button("Edit", () => {
-          this.box.value = outgoing.text;
+          this.box.value = [outgoing.text, this.box.value].filter(Boolean).join("\n\n");
           this.outgoing = null;
+          this.unsent.delete(this.key());
           this.render();
           this.fitBox();
           this.box.focus();
@@ -681,8 +778,7 @@ export class Viewer {
 
   private renderState(): void {
     const { turn } = this;
-    const blocked = Boolean(turn) || this.pending.length > 0;
-    this.sendButton.disabled = blocked || this.outgoing?.state === "sending";
+    this.sendButton.disabled = this.isBlocked();
     let words = this.announced;
     if (this.offline) words = "Not connected. Trying again…";
     else if (turn) words = turn.doing || "Working";
@@ -714,8 +810,8 @@ export class Viewer {
 
   private report(error: unknown): void {
     if (error instanceof TokenNeeded) return void this.askForToken(error.message);
-    if (error instanceof Disconnected) return this.setOffline(true);
-    this.say(messageOf(error));
+    // That there is no connection is said by the state.
+    if (!(error instanceof Disconnected)) this.say(messageOf(error));
   }
 
   private asking = false;
@@ -730,16 +826,11 @@ export class Viewer {
     await this.open(this.place);
   }
 
-  private async trying(epoch: number, action: () => Promise<void>): Promise<void> {
+  private async trying(action: () => Promise<unknown>): Promise<void> {
     try {
       await action();
-      if (epoch === this.epoch) this.setOffline(false);
     } catch (error) {
-      if (epoch !== this.epoch) return;
       this.report(error);
-      if (this.messages.length || error instanceof TokenNeeded) return;
-      const again = button("Try again", () => this.open(this.place));
-      this.transcript.element.replaceChildren(h("div", { class: "empty" }, h("p", {}, `This could not be loaded. ${visible(messageOf(error))}`), again));
     }
   }
 

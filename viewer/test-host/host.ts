@@ -67,15 +67,20 @@ async function start(): Promise<void> {
   bridge.oninitialized = async () => {
     const args = Object.fromEntries([...given].filter(([name]) => ["conversation_id", "agent"].includes(name)));
     await bridge.sendToolInput({ arguments: args });
-    const result = await client.callTool({ name: "show_conversation", arguments: args });
-    await bridge.sendToolResult(result as never);
+    await show(args);
     seen.ready = true;
   };
   await bridge.connect(new PostMessageTransport(frame.contentWindow!, frame.contentWindow!));
 }
 
+async function show(args: Record<string, string>): Promise<void> {
+  const result = await client.callTool({ name: "show_conversation", arguments: args });
+  await bridge.sendToolResult(result as never);
+}
+
 Object.assign(window, {
   seen,
+  show,
   setTheme: (theme: "light" | "dark") => bridge.setHostContext({ theme, displayMode: "inline" }),
 });
 start().catch((error) => {
