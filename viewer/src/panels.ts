@@ -21,6 +21,7 @@ export function dropdown(label: string, fill: (panel: HTMLElement, close: () => 
     panel.querySelector<HTMLElement>("input, button")?.focus();
   });
   panel.addEventListener("keydown", (event) => {
+    if (isEscape(event)) panel.hidePopover();
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
@@ -30,6 +31,9 @@ export function dropdown(label: string, fill: (panel: HTMLElement, close: () => 
   });
   return { opener, panel };
 }
+
+/** In a search field, a browser would only empty the field. */
+const isEscape = (event: KeyboardEvent): boolean => event.key === "Escape" && !event.isComposing;
 
 /** Closes what is open over the transcript, but for the question for a token: that one concerns the server. */
 export function closeAll(): void {
@@ -42,6 +46,9 @@ export function dialog(title: string, ...content: Child[]): HTMLDialogElement {
   element.addEventListener("close", () => element.remove());
   element.addEventListener("click", (event) => {
     if (event.target === element) element.close();
+  });
+  element.addEventListener("keydown", (event) => {
+    if (isEscape(event)) element.close();
   });
   document.body.append(element);
   element.showModal();

@@ -36,6 +36,7 @@ export class Transcript {
       kept.set(group.key, { signature: group.signature, element });
       if (element === next) next = next.nextSibling;
       else this.element.insertBefore(element, next);
+      if (known && known.element !== element) carryOver(known.element, element);
     }
     for (const [key, { element }] of this.shown) {
       if (kept.get(key)?.element !== element) element.remove();
@@ -116,6 +117,15 @@ export class Transcript {
     element.dataset.message = message.id;
     return element;
   }
+}
+
+/** What is read in a group that has grown stays unfolded, and what has the focus keeps it. */
+function carryOver(from: HTMLElement, to: HTMLElement): void {
+  const folds = to.querySelectorAll("details");
+  for (const [index, { open }] of from.querySelectorAll("details").entries()) if (folds[index]) folds[index].open = open;
+  const stops = "a, button, summary, pre, .wide";
+  const at = [...from.querySelectorAll(stops)].indexOf(document.activeElement!);
+  if (at >= 0) to.querySelectorAll<HTMLElement>(stops)[at]?.focus({ preventScroll: true });
 }
 
 function decisionText(text: string): string {

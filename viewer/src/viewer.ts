@@ -145,6 +145,7 @@ export class Viewer {
   // ---- opening ----
 
   private async open(place: Place): Promise<void> {
+    const focused = this.element.contains(document.activeElement);
     if (this.loaded) this.drafts.set(this.key(), this.box.value);
     this.epoch++;
     this.place = place;
@@ -152,6 +153,7 @@ export class Viewer {
     Object.assign(this, { loaded: false, loading: null, changing: false, announced: "" });
     closeAll();
     this.title.textContent = "Conversation";
+    this.title.title = "";
     this.sub.textContent = "";
     this.say("");
     this.meter.hidden = true;
@@ -172,6 +174,7 @@ export class Viewer {
       this.render();
       this.fitBox();
       this.toEnd();
+      if (focused) this.keepFocus();
       this.host.showed(this.place, this.name());
     });
   }
@@ -243,7 +246,7 @@ export class Viewer {
     if (!isNewest()) return;
     this.agentName = texts(data, "agent_name") || "agent";
     this.summary = texts(data, "summary");
-    this.title.textContent = visible(this.name());
+    this.title.textContent = this.title.title = visible(this.name());
     this.sub.textContent = [this.agentName, texts(data, "model"), data.archived ? "archived" : ""].filter(Boolean).map(visible).join(" · ");
     this.renderMeter(data);
     this.box.placeholder = `Message ${visible(this.agentName)}`;
@@ -387,6 +390,7 @@ export class Viewer {
     this.outgoing = outgoing;
     this.turn = turn;
     this.unsent.set(key, outgoing);
+    this.announced = "";
     this.say("");
     this.render();
     this.toEnd();
@@ -497,7 +501,9 @@ export class Viewer {
       }
       this.pending = [];
       this.turn = turn = { run: "", since: Date.now(), text: "", doing: approve ? "Approved; working" : "Denied; going on" };
+      this.announced = "";
       this.render();
+      this.keepFocus();
       const args = { ...this.where(), approve, ...(approve ? { tool_call_ids: ids } : {}), ...(reason ? { reason } : {}), wait_seconds: WAIT_SECONDS };
       await this.follow(turn, await this.call("respond_to_approval", args));
     } catch (error) {
@@ -599,15 +605,19 @@ export class Viewer {
     input.focus();
   }
 
-  private async goTo(id: string): Promise<void> {
-    while (!this.transcript.find(id) && this.older) if (!(await this.loadOlder())) break;
-    const target = this.transcript.find(id);
-    // Where not everything could be read, that has been said.
-    if (!target) return this.older ? undefined : this.say("That message is not in the transcript any more.");
-    for (let fold = target.closest("details"); fold; fold = fold.parentElement?.closest("details") ?? null) fold.open = true;
-    target.scrollIntoView({ block: "center" });
-    target.classList.add("hit");
-    setTimeout(() => target.classList.remove("hit"), 2_500);
+  private goTo(id: string): Promise<void> {
+    return this.trying(async () => {
+      // It may be newer than what is shown.
+      if (!this.transcript.find(id)) await this.refresh();
+      while (!this.transcript.find(id) && this.older) if (!(await this.loadOlder())) return;
+      const target = this.transcript.find(id);
+      if (!target) return this.say("That message is not in the transcript any more.");
+      for (let fold = target.closest("details"); fold; fold = fold.parentElement?.closest("details") ?? null) fold.open = true;
+      this.scroller.focus({ preventScroll: true });
+      target.scrollIntoView({ block: "center" });
+      target.classList.add("hit");
+      setTimeout(() => target.classList.remove("hit"), 2_500);
+    });
   }
 
   // ---- the other conversations ----
@@ -731,11 +741,17 @@ export class Viewer {
     this.waiting.replaceChildren(approvalCard(this.agentName, calls, when(since, new Date().toISOString()), (decision) => this.decide(calls, decision)));
   }
 
+  private shownLive = "";
+
   private renderLive(): void {
-    const parts: Node[] = [];
     const { outgoing, turn } = this;
     const since = outgoing ? this.messages.slice(this.messages.findLastIndex((message) => message.id === outgoing.after) + 1) : [];
     const isListed = since.some((message) => message.kind === "user" && message.text === outgoing?.text);
+    // A button of it may have the focus.
+    const shown = JSON.stringify([this.agentName, outgoing, isListed, turn?.text, this.isBlocked()]);
+    if (shown === this.shownLive) return;
+    this.shownLive = shown;
+    const parts: Node[] = [];
     if (outgoing && !(isListed && !outgoing.note)) {
       const who = h("header", { class: "who" }, h("b", {}, "User"), h("time", {}, { sending: "sending", taken: "now", refused: "not sent", unconfirmed: "not confirmed" }[outgoing.state]));
       const article = h("article", { class: `msg user ${outgoing.state}` }, who, markdown(outgoing.text, (url) => this.host.openLink(url)));
@@ -784,12 +800,14 @@ export class Viewer {
     else if (turn) words = turn.doing || "Working";
     else if (this.pending.length && !words) words = `${this.agentName} takes no message before your decision.`;
     const seconds = turn && !this.offline ? Math.round((Date.now() - turn.since) / 1000) : 0;
-    const key = `${words}|${Boolean(turn)}`;
+    // Before the server has the message, nothing runs that could be stopped.
+    const stoppable = turn !== null && this.outgoing?.state !== "sending";
+    const key = `${words}|${stoppable}`;
     if (key !== this.shownState) {
       this.shownState = key;
       // The seconds are not read out: they would interrupt a screen reader every second.
       const clock = h("span", { class: "clock", "aria-hidden": "true" });
-      this.state.replaceChildren(visible(words), clock, ...(turn ? [" · ", button("stop", () => this.stop(), { class: "link" })] : []));
+      this.state.replaceChildren(visible(words), clock, ...(stoppable ? [" · ", button("stop", () => this.stop(), { class: "link" })] : []));
     }
     const clock = this.state.querySelector(".clock");
     if (clock) clock.textContent = seconds > 1 ? ` · ${seconds} s` : "";
@@ -832,6 +850,11 @@ export class Viewer {
     } catch (error) {
       this.report(error);
     }
+  }
+
+  /** Where what had the focus is gone, the transcript has it, so that the keyboard goes on from there. */
+  private keepFocus(): void {
+    if (!this.element.contains(document.activeElement)) this.scroller.focus({ preventScroll: true });
   }
 
   private isAtEnd(): boolean {
