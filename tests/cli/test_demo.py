@@ -143,9 +143,15 @@ def test_the_scripted_model_finds_only_what_it_is_sent() -> None:
     assert "stand-in" in NAME
 
 
-async def test_a_server_that_starts_does_not_load_what_only_the_demo_needs() -> None:
+@pytest.mark.parametrize("server", ["server.app.ConversationServer", "cli.persons_server.PersonsServer"])
+async def test_a_server_does_not_load_what_only_the_chat_and_the_demo_need(server: str) -> None:
+    module, name = server.rsplit(".", 1)
     script = (
-        "import sys, letta_conversations_mcp.cli.main, letta_conversations_mcp.cli.serve; print('rich' in sys.modules)"
+        "import sys, letta_conversations_mcp.cli.main, letta_conversations_mcp.cli.serve\n"
+        f"from letta_conversations_mcp.{module} import {name}\n"
+        "from letta_conversations_mcp.settings import Settings\n"
+        f"{name}(Settings())\n"
+        "print('rich' in sys.modules)"
     )
 
     done = await anyio.run_process([sys.executable, "-c", script])

@@ -135,33 +135,35 @@ class ConversationServer(MCPServer[Services]):
         # What a caller may use changes with the token.
         listed = CacheHint(MINUTE_MS, "private") if settings.knows_callers else CacheHint(HOUR_MS, "public")
         keys = [key.get_secret_value() for key in settings.request_state_keys]
-        super().__init__(
-            "letta-conversations",
-            title="Letta conversations",
-            description="Conversations with Letta agents",
-            instructions=INSTRUCTIONS,
-            version=__version__,
-            icons=[ICON],
-            lifespan=lifespan,
-            subscriptions=self._callers_bus,
-            extensions=[tasks, viewer_app()],
-            middleware=[
-                self._request_log,
-                tasks.check,
-            ],
-            log_level=settings.log_level,
-            request_state_security=RequestStateSecurity(codec=StateCodec(keys)),
-            cache_hints={
-                # Conversations and their content are private to the caller, and may change at any time.
-                "resources/list": CacheHint(ttl_ms=0, scope="private"),
-                "resources/read": CacheHint(ttl_ms=0, scope="private"),
-                "server/discover": CacheHint(ttl_ms=HOUR_MS, scope="public"),
-                # Depends on whether the client shows apps.
-                "tools/list": CacheHint(listed.ttl_ms, "private"),
-                "resources/templates/list": listed,
-                "prompts/list": listed,
-            },
-        )
+        # The SDK would load rich, if it is installed, to set up logging, which is set up by then.
+        with without("rich"):
+            super().__init__(
+                "letta-conversations",
+                title="Letta conversations",
+                description="Conversations with Letta agents",
+                instructions=INSTRUCTIONS,
+                version=__version__,
+                icons=[ICON],
+                lifespan=lifespan,
+                subscriptions=self._callers_bus,
+                extensions=[tasks, viewer_app()],
+                middleware=[
+                    self._request_log,
+                    tasks.check,
+                ],
+                log_level=settings.log_level,
+                request_state_security=RequestStateSecurity(codec=StateCodec(keys)),
+                cache_hints={
+                    # Conversations and their content are private to the caller, and may change at any time.
+                    "resources/list": CacheHint(ttl_ms=0, scope="private"),
+                    "resources/read": CacheHint(ttl_ms=0, scope="private"),
+                    "server/discover": CacheHint(ttl_ms=HOUR_MS, scope="public"),
+                    # Depends on whether the client shows apps.
+                    "tools/list": CacheHint(listed.ttl_ms, "private"),
+                    "resources/templates/list": listed,
+                    "prompts/list": listed,
+                },
+            )
         add_resources(self)
         subscriptions = Subscriptions(self._callers_bus)
         self.middleware.append(subscriptions)
@@ -271,6 +273,4 @@ def build_server(settings: Settings, timing: Timing | None = None) -> Conversati
 
     `timing` replaces the usual times, for tests.
     """
-    # The SDK would load rich, if it is installed, to set up logging, which is set up by then.
-    with without("rich"):
-        return ConversationServer(settings, timing)
+    return ConversationServer(settings, timing)
