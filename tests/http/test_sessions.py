@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 from mcp.server import MCPServer
@@ -20,6 +19,7 @@ from tests.http.team import HEADERS
 from tests.rig.clock import let_pass
 from tests.rig.loopback import http_client, loopback_socket, serve_loopback
 from tests.rig.servers import http_server
+from tests.rig.waiting import at_rest
 
 MOST = 8
 """Of these, one caller may have two."""
@@ -164,7 +164,7 @@ async def test_a_session_that_nobody_uses_is_closed() -> None:
             session_id = await Front(http).open("ann")
         for seconds in (SESSION_IDLE_SECONDS - 60, SESSION_IDLE_SECONDS + 1):
             # The SDK counts from the end of a request, which is after its answer.
-            await anyio.wait_all_tasks_blocked()
+            await at_rest()
             let_pass(seconds)
             async with http_client(base_url=url) as http:
                 worked.append(await Front(http).works("ann", session_id))

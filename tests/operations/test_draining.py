@@ -21,6 +21,7 @@ from tests.rig.letta_server import Letta
 from tests.rig.loopback import http_client
 from tests.rig.model import Hold, Say, ScriptedModel
 from tests.rig.servers import Era
+from tests.rig.waiting import at_rest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 
@@ -151,8 +152,8 @@ async def test_a_client_whose_connection_ended_with_its_answer_may_still_connect
     async with anyio.create_task_group() as tasks:
         with drain.request():
             tasks.start_soon(end)
-            await anyio.wait_all_tasks_blocked()
-        await anyio.wait_all_tasks_blocked()
+            await at_rest()
+        await at_rest()
         with drain.request():
             assert not ended.is_set()
 

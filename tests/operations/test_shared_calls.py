@@ -28,9 +28,10 @@ from tests.rig.place import QUICK, Place, message, sending, silent
 from tests.rig.programs import installed
 from tests.rig.real_letta import redis_running
 from tests.rig.servers import in_own_task
+from tests.rig.waiting import at_rest
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-"""In a loop of its own: `wait_all_tasks_blocked` would wait for the timers of servers that other tests started."""
+"""In a loop of its own: `at_rest` would wait for what other tests have started."""
 
 CALL = CallIdentity(target="agent-1", call="a call", origin="here")
 PLACE = ConversationRef(conversation_id="conv-1", agent_id="agent-1")
@@ -53,7 +54,7 @@ async def replica(url: str, letta: str) -> AsyncGenerator[Replicas]:
     own = Replicas(sharing(url, letta))
     async with background_tasks() as tasks:
         tasks.start_soon(own.run)
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()
         yield own
 
 
@@ -109,7 +110,7 @@ async def test_what_was_left_behind_is_there_again_if_the_call_that_got_it_ends_
         replica(redis_url, letta) as other,
         open_scheduler(backend, Settings(), QUICK, drain=drain, replicas=own) as scheduler,
     ):
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(call_again, scheduler, 0 if end == "its time is over" else HANG_SECONDS)
             await mute.asked.wait()

@@ -29,7 +29,7 @@ from letta_conversations_mcp.turns.sending import Fork, Send
 from letta_conversations_mcp.turns.timing import Timing
 from letta_conversations_mcp.turns.turn import TrackedTurn
 from letta_conversations_mcp.turns.waiting import Report
-from tests.rig.waiting import until
+from tests.rig.waiting import at_rest, until
 
 HERE = ConversationRef(conversation_id="conv-00000000-0000-4000-8000-000000000001", agent_id="agent-1")
 THERE = ConversationRef(conversation_id="conv-00000000-0000-4000-8000-000000000002", agent_id="agent-1")
@@ -168,7 +168,7 @@ async def given_up(call: Callable[..., Coroutine[None, None, object]], *argument
     """Make a call, and cancel it when all that it began waits for something."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call, *arguments)
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()
         tasks.cancel_scope.cancel()
 
 

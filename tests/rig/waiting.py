@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import anyio
+import anyio.lowlevel
 
 from tests.rig.bounds import HANG_SECONDS
 
@@ -44,3 +46,21 @@ async def until(look: Callable[[], T | Awaitable[T | None] | None]) -> T:
                 return seen
             await anyio.sleep(pause)
             pause = min(2 * pause, 0.05)
+
+
+async def at_rest() -> None:
+    """Wait until all other tasks of this event loop wait for something.
+
+    anyio.wait_all_tasks_blocked looks every 0.1 s, which is also how often a server of uvicorn wakes up: where the two
+    fall together, it never ends.
+    """
+    await anyio.lowlevel.checkpoint()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    while any(map(_is_ready, others)):
+        await anyio.sleep(0.001)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+
+
+def _is_ready(task: asyncio.Task[Any]) -> bool:
+    waits_for = cast("Any", task)._fut_waiter
+    return waits_for is None or waits_for.done()

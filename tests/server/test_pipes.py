@@ -14,6 +14,7 @@ import pytest
 
 from letta_conversations_mcp.server.pipes import Output, lines
 from tests.rig.bounds import HANG_SECONDS
+from tests.rig.waiting import at_rest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows uses the SDK's own files")
 
@@ -49,7 +50,7 @@ async def test_lines_come_whole_however_they_arrive(ends: Ends) -> None:
             tasks.start_soon(read)
             for piece in pieces:
                 os.write(write_to, piece)
-                await anyio.wait_all_tasks_blocked()
+                await at_rest()
             os.close(write_to)
 
     assert found == ["one", "two goes on", "", "four: é", "no \ufffd UTF-8", "the last"]
@@ -63,7 +64,7 @@ async def test_who_does_not_read_holds_up_nothing_else(ends: Ends) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(Output(write_to).write, text)
             # More than fits in between: the writer waits, and we go on.
-            await anyio.wait_all_tasks_blocked()
+            await at_rest()
             while len(received) < len(text.encode()):
                 await anyio.wait_readable(read_from)
                 received += os.read(read_from, 100_000)
@@ -82,6 +83,7 @@ async def test_who_has_gone_is_noticed(ends: Ends) -> None:
 STRAY = """
 import subprocess, sys
 from letta_conversations_mcp.server.pipes import standard_pipes
+
 standard_pipes()
 print("printed", flush=True)
 subprocess.run(["/bin/sh", "-c", "echo told by a child; cat"])

@@ -7,9 +7,10 @@ import pytest
 
 from letta_conversations_mcp.turns.draining import Drain
 from tests.rig.bounds import HANG_SECONDS
+from tests.rig.waiting import at_rest
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-"""In a loop of its own: `wait_all_tasks_blocked` would wait for the timers of servers that other tests started."""
+"""In a loop of its own: `at_rest` would wait for what other tests have started."""
 
 
 @pytest.mark.parametrize("again", [0.0, 600.0], ids=["sooner", "later"])
@@ -34,7 +35,7 @@ async def test_who_waits_already_is_woken_and_who_comes_later_does_not_wait() ->
     with anyio.fail_after(HANG_SECONDS):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
-            await anyio.wait_all_tasks_blocked()
+            await at_rest()
             assert not woken.is_set()
             drain.begin(60)
             await woken.wait()

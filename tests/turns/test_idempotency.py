@@ -30,9 +30,10 @@ from tests.rig.place import (
     until_gone,
     when_opened,
 )
+from tests.rig.waiting import at_rest
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-"""In a loop of its own: `wait_all_tasks_blocked` would wait for the timers of servers that other tests started."""
+"""In a loop of its own: `at_rest` would wait for what other tests have started."""
 
 
 async def call(scheduler: Scheduler, text: str, seconds: float = 10, **identity: str) -> Turn:
@@ -180,7 +181,7 @@ async def test_the_same_call_made_several_times_at_once_is_as_many_messages() ->
 
         for _ in range(3):
             calls.start_soon(one)
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()
         gate.set()
 
     assert sorted(replies) == ["1", "2", "3"]
@@ -206,9 +207,9 @@ async def test_a_session_that_repeats_an_unanswered_call_joins_it_and_so_does_it
             answers.append(await call(scheduler, "slow", session="s"))
 
         calls.start_soon(one)
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()
         calls.start_soon(one)
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()
         gate.set()
         await until_gone(scheduler)
         answers.append(await call(scheduler, "slow", session="s"))
@@ -227,7 +228,7 @@ async def test_a_session_that_gives_up_silently_gets_an_answer_again_for_a_while
         async with anyio.create_task_group() as calls:
             for _ in range(2):
                 calls.start_soon(lambda: call(scheduler, "slow", session="s"))
-                await anyio.wait_all_tasks_blocked()
+                await at_rest()
             gate.set()
         monkeypatch.setattr(idempotency, "REPEATED_WITHIN_SECONDS", 0.0)
         later = await call(scheduler, "slow", session="s")
@@ -246,9 +247,9 @@ async def test_another_session_or_none_is_not_joined(first: str, second: str) ->
             await call(scheduler, "slow", session=session)
 
         calls.start_soon(one, first)
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()
         calls.start_soon(one, second)
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()
         gate.set()
 
     assert place.begun == ["slow", "slow"]

@@ -30,10 +30,10 @@ from tests.rig.place import (
     until_gone,
     when_opened,
 )
-from tests.rig.waiting import Record
+from tests.rig.waiting import Record, at_rest
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-"""In a loop of its own: `wait_all_tasks_blocked` would wait for the timers of servers that other tests started."""
+"""In a loop of its own: `at_rest` would wait for what other tests have started."""
 
 
 async def test_messages_to_one_conversation_wait_for_each_other_and_others_do_not() -> None:
@@ -77,7 +77,7 @@ async def test_a_wait_that_is_over_lasts_until_letta_has_the_message() -> None:
             answers.append(await send(scheduler, HERE, "think", 0))
 
         tasks.start_soon(call)
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()
         answered_before += answers
         arrives.set()
         await answers.until()
@@ -258,7 +258,7 @@ async def test_a_withdrawn_message_does_not_keep_its_conversation_busy() -> None
         with pytest.raises(Busy):
             await send(scheduler, HERE, "withdrawn", 0.05)
         turn = scheduler.start(sending(HERE, message("next"), on_busy="fail"))
-        await anyio.wait_all_tasks_blocked()
+        await at_rest()
         gone.set()
         reply = await scheduler.wait(turn, 10, silent)
 
