@@ -71,7 +71,7 @@ async def test_what_was_found_is_read_on_from_there_also_if_it_is_new(viewer: Vi
     await choose(viewer, "Search…")
     await viewer.page.keyboard.type("needle")
     await viewer.page.keyboard.press("Enter")
-    await viewer.frame.get_by_role("listitem").last.press("Enter")
+    await viewer.frame.get_by_role("dialog").get_by_role("button").last.press("Enter")
 
     await expect(viewer.frame.get_by_role("main")).to_be_focused()
 

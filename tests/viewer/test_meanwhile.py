@@ -123,6 +123,33 @@ async def test_a_list_shows_what_was_looked_for_last(viewer: Viewer, letta: Lett
     await refresh.give()
 
 
+async def test_a_row_can_be_clicked_while_a_name_to_look_for_is_half_typed(viewer: Viewer, letta: Letta) -> None:
+    """To leave the field is not to look for what is in it: the rows would change under the pointer."""
+    await opened(viewer, letta, "green tea")
+    await button(viewer, "Conversations ▾").click()
+    row = viewer.frame.locator(".choice-row").filter(has_text="green tea")
+    await expect(row).to_be_visible()
+    await viewer.frame.get_by_label("Find a conversation by name").fill("gre")
+
+    await row.click()
+
+    await expect(viewer.frame.get_by_role("heading", name="green tea")).to_be_visible()
+
+
+async def test_an_emptied_field_lists_all_again(viewer: Viewer, letta: Letta) -> None:
+    await opened(viewer, letta, "green tea")
+    rows = viewer.frame.locator(".choice-row")
+    await button(viewer, "Conversations ▾").click()
+    name = viewer.frame.get_by_label("Find a conversation by name")
+    await name.fill("tea")
+    await name.press("Enter")
+    await expect(rows).to_have_count(1)
+
+    await name.fill("")
+
+    await expect(rows).to_have_count(2)
+
+
 @pytest.mark.fake_only
 async def test_more_of_a_list_does_not_mix_with_what_was_looked_for_since(viewer: Viewer, letta: Letta) -> None:
     agent_id = letta.fake.add_agent("prolific")
@@ -380,7 +407,7 @@ async def test_a_message_that_could_not_be_loaded_is_not_called_missing(viewer: 
     await choose(viewer, "Search…")
     await viewer.frame.get_by_role("searchbox", name="Search in this conversation").fill("word 17")
     await viewer.page.keyboard.press("Enter")
-    hit = viewer.frame.get_by_role("listitem").filter(has_text="word 17").last
+    hit = viewer.frame.get_by_role("dialog").get_by_role("button").filter(has_text="word 17").last
     await expect(hit).to_be_visible()
 
     viewer.site.refusing = True

@@ -85,6 +85,41 @@ async def test_going_back_from_a_link_leads_to_where_one_was(page: Page, letta: 
         await expect(page.get_by_role("heading", name="Conversations")).to_be_visible()
 
 
+async def test_going_back_is_noticed_before_an_answer_could_overwrite_the_address(page: Page, letta: Letta) -> None:
+    """An answer that came between the change of the address and its notice would be taken for that of the new one."""
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id, "left again")
+    async with http_server(Settings(base_url=letta.base_url)) as url:
+        await page.goto(url)
+        await page.goto(f"{url}/#conversation={conversation_id}")
+        await expect(page.get_by_role("heading", name="left again")).to_be_visible()
+        heading: str = await page.evaluate(
+            "new Promise((resolve) => { history.back();"
+            " addEventListener('popstate', () => resolve(document.querySelector('h1').textContent)); })"
+        )
+
+    assert heading == "Conversations"
+
+
+@pytest.mark.fake_only
+async def test_a_conversation_is_begun_only_for_an_agent_that_is_known(page: Page, letta: Letta) -> None:
+    agent_id, _ = await letta.new_agent()
+    conversation_id = await letta.new_conversation(agent_id, "slow to load")
+    gate = anyio.Event()
+    async with http_server(Settings(base_url=letta.base_url)) as url:
+        letta.fake.stall("GET", f"/v1/conversations/{conversation_id}", gate)
+        await page.goto(f"{url}/#conversation={conversation_id}")
+        fresh = page.get_by_role("button", name="New conversation")
+
+        await page.get_by_role("button", name="Conversations ▾").click()
+        await expect(fresh).to_be_disabled()
+        gate.set()
+        await expect(page.get_by_role("heading", name="slow to load")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await page.get_by_role("button", name="Conversations ▾").click()
+        await expect(fresh).to_be_enabled()
+
+
 async def test_a_server_with_a_token_asks_for_it_and_keeps_it_out_of_the_address(page: Page, letta: Letta) -> None:
     agent_id, _ = await letta.new_agent()
     conversation_id = await letta.new_conversation(agent_id, "behind the token")

@@ -254,7 +254,7 @@ async def test_a_search_leads_to_a_message_that_was_not_loaded(viewer: Viewer, l
     box = viewer.frame.get_by_role("searchbox", name="Search in this conversation")
     await box.fill("needle")
     await box.press("Enter")
-    await viewer.frame.get_by_role("listitem").filter(has_text="the needle").last.click()
+    await viewer.frame.get_by_role("dialog").get_by_role("button").filter(has_text="the needle").last.click()
 
     await expect(needle).to_be_in_viewport()
 

@@ -22,7 +22,8 @@ export class HttpHost implements Host {
       }
       open(named());
     };
-    window.addEventListener("hashchange", read);
+    // "hashchange" comes later: an answer that came before it would put the address of what was left in place of this one.
+    window.addEventListener("popstate", read);
     read();
   }
 

@@ -400,7 +400,7 @@ export class Viewer {
     if (epoch !== this.epoch) {
       // Opened again in the meantime: the turn, if it still runs, is found as another's would be.
       if (data) this.outgoing = null;
-      await this.refreshQuietly();
+      await this.trying(() => this.refresh());
     } else if (data) {
       return this.follow(turn, data);
     } else {
@@ -580,7 +580,7 @@ export class Viewer {
     const look = async () => {
       const query = input.value.trim();
       // Every search has its own place: an answer that comes after the next search was begun is not seen.
-      const found = h("div", { class: "found", role: "list" }, query && h("p", { class: "empty" }, "Searching…"));
+      const found = h("div", { class: "found" }, query && h("p", { class: "empty" }, "Searching…"));
       shown.replaceWith(found);
       shown = found;
       if (!query) return;
@@ -592,7 +592,7 @@ export class Viewer {
             element.close();
             void this.goTo(texts(row, "message_id"));
           };
-          return h("button", { type: "button", class: "choice-row", role: "listitem", click: go }, label, h("span", { class: "snippet" }, visible(texts(row, "text"))));
+          return h("button", { type: "button", class: "choice-row", click: go }, label, h("span", { class: "snippet" }, visible(texts(row, "text"))));
         });
         found.replaceChildren(...rows, h("p", { class: "note" }, texts(data, "note") || (rows.length ? "" : "Nothing was found.")));
       } catch (error) {
@@ -600,7 +600,7 @@ export class Viewer {
       }
     };
     input.addEventListener("keydown", (event) => {
-      if (event.key === "Enter") void look();
+      if (event.key === "Enter" && !event.isComposing) void look();
     });
     input.focus();
   }
@@ -682,11 +682,16 @@ export class Viewer {
         shown = rows;
         return this.listConversations(rows, search, close).catch((error) => rows.replaceChildren(h("p", { class: "empty" }, messageOf(error))));
       };
-      filter.addEventListener("change", () => void load(filter.value.trim()));
+      // Not on "change": who clicks a row leaves the field, and the rows would go away under the pointer.
+      filter.addEventListener("keydown", (event) => {
+        if (event.key === "Enter" && !event.isComposing) void load(filter.value.trim());
+      });
+      filter.addEventListener("input", () => filter.value || void load());
       const fresh = button("New conversation", () => {
         close();
         void this.create();
       });
+      fresh.disabled = !this.place.agent;
       panel.append(filter, shown, fresh);
       void load();
     });
