@@ -83,7 +83,6 @@ async def test_who_has_gone_is_noticed(ends: Ends) -> None:
 STRAY = """
 import subprocess, sys
 from letta_conversations_mcp.server.pipes import standard_pipes
-
 standard_pipes()
 print("printed", flush=True)
 subprocess.run(["/bin/sh", "-c", "echo told by a child; cat"])
