@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import anyio
-from playwright.async_api import Locator, expect
+from playwright.async_api import Locator, Route, expect
 
 from tests.rig.letta_server import Letta
 from tests.rig.model import CallTools, Hold, Say, Use
@@ -218,3 +221,33 @@ async def test_a_reply_is_seen_to_grow(viewer: Viewer, letta: Letta) -> None:
     held.gate.set()
     await expect(viewer.frame.get_by_text("Found.", exact=True)).to_be_visible()
     await expect(growing).to_have_count(0)
+
+
+async def test_a_tool_that_only_another_program_can_run_is_never_approved(viewer: Viewer, letta: Letta) -> None:
+    """Two calls wait, as with models that call tools in parallel: one of the agent's tool, one of a program's."""
+    _, conversation_id = await opened(viewer, letta, needs_approval="memory_insert")
+    letta.model.enqueue(REMEMBER)
+    await letta.send(conversation_id, "I like tea")
+
+    async def add_foreign_call(route: Route) -> None:
+        response = await route.fetch()
+        text = await response.text()
+        if calls := re.search(r'"approvals": ?\[(?=\{)', text):
+            call, end = json.JSONDecoder().raw_decode(text, calls.end())
+            foreign = {**call, "name": "open_window", "tool_call_id": "call_foreign", "client_side": True}
+            text = f"{text[:end]},{json.dumps(foreign)}{text[end:]}"
+        await route.fulfill(response=response, body=text)
+
+    await viewer.page.route("**/mcp", add_foreign_call)
+    await viewer.show(conversation_id=conversation_id)
+    both = viewer.frame.get_by_role("group", name="wants to run 2 tools")
+    await expect(both).to_contain_text("Only the program that offered open_window can run it")
+    own, foreign = (both.get_by_role("checkbox", name=f"Let {name} run") for name in ("memory_insert", "open_window"))
+    await expect(foreign).to_be_disabled()
+    await expect(foreign).not_to_be_checked()
+    await expect(both.get_by_role("button", name="Approve 1, deny 1")).to_be_enabled()
+
+    await own.uncheck()
+
+    await expect(both.get_by_role("button", name="Approve")).to_be_disabled()
+    await expect(both.get_by_role("button", name="Deny all")).to_be_enabled()

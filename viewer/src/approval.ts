@@ -10,20 +10,20 @@ export interface Decision {
 
 export function approvalCard(agent: string, calls: Call[], since: string, decide: (decision: Decision) => Promise<void>): HTMLElement {
   const several = calls.length > 1;
-  const foreign = calls.some((call) => call.client_side);
-  const boxes = calls.map((call) => h("input", { type: "checkbox", checked: true, "aria-label": `Let ${visible(call.name)} run` }));
+  const foreign = [...new Set(calls.filter((call) => call.client_side).map((call) => visible(call.name)))];
+  // The server refuses to let another program's tool run.
+  const boxes = calls.map((call) => h("input", { type: "checkbox", checked: !call.client_side, disabled: call.client_side, "aria-label": `Let ${visible(call.name)} run` }));
   const chosen = () => calls.filter((_, index) => boxes[index]!.checked).map((call) => call.id);
   const reason = h("input", { type: "text", class: "reason", placeholder: "Reason (optional, the agent reads it)", "aria-label": "Reason", maxlength: 2000 });
-  const approve = button(several ? `Approve ${calls.length}` : "Approve", () => answer(true), { class: "btn primary" });
+  const approve = button("Approve", () => answer(true), { class: "btn primary" });
   const deny = button(several ? "Deny all" : "Deny", () => answer(false));
-  approve.disabled = foreign;
-  for (const box of boxes) {
-    box.addEventListener("change", () => {
-      const count = chosen().length;
-      approve.disabled = count === 0;
-      approve.textContent = count === calls.length ? `Approve ${count}` : `Approve ${count}, deny ${calls.length - count}`;
-    });
-  }
+  const showCount = () => {
+    const allowed = chosen().length;
+    approve.disabled = allowed === 0;
+    if (several) approve.textContent = allowed === calls.length ? `Approve ${allowed}` : `Approve ${allowed}, deny ${calls.length - allowed}`;
+  };
+  for (const box of boxes) box.addEventListener("change", showCount);
+  showCount();
 
   async function answer(approved: boolean) {
     card.disabled = true;
@@ -36,8 +36,8 @@ export function approvalCard(agent: string, calls: Call[], since: string, decide
     const text = h("pre", { tabindex: "0" }, visible(callText(call.name, call.arguments)));
     return several ? h("label", { class: "choice" }, boxes[index]!, text) : text;
   });
-  const words = foreign
-    ? "Only the program that offered this tool can run it, so here it can only be denied."
+  const words = foreign.length
+    ? `Only the program that offered ${foreign.join(" and ")} can run it, so here it can only be denied.`
     : `Shown exactly as it would run.${since ? ` Waiting since ${since}.` : ""}`;
   const what = several ? `${calls.length} tools and waits` : "a tool and waits";
   const card = h(
