@@ -84,8 +84,9 @@ def test_a_key_that_the_client_did_not_fill_in_is_no_key(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["serve", "--wait-seconds", "soon"], "--wait-seconds"),
-        (["serve", "--max-output-chars", "10"], "--max-output-chars"),
+        (["serve", "--wait-seconds", "soon"], "--wait-seconds (or LETTA_MCP_WAIT_SECONDS): a number is needed"),
+        (["serve", "--max-output-chars", "10"], "(or LETTA_MCP_MAX_OUTPUT_CHARS): it must be 2000 or more"),
+        (["send-message", "--wait-seconds", "soon"], "'soon' is not a valid number"),
         (["--letta-base-url", "not an url"], "a URL is needed"),
         (["--local-dir", "agents"], "an absolute path is needed"),
         (["--local-dir", "~nobody-of-this-name/agents"], "there is no such user"),

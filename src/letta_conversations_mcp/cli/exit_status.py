@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from letta_conversations_mcp.cli.program_name import program_name
 from letta_conversations_mcp.core.errors import ConversationError, NotConfigured
+from letta_conversations_mcp.core.value_errors import wrong_with
 from letta_conversations_mcp.settings import variable_of
 
 FAILED = 1
@@ -63,4 +64,4 @@ def fail(message: str, status: int = UNUSABLE) -> int:
 def _option_problem(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else ""
     place = f"--{name.replace('_', '-')} (or {variable_of(name)})" if name else "options"
-    return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
+    return f"{place}: {wrong_with(problem)}"

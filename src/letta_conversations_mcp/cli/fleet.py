@@ -14,9 +14,11 @@ from typing import Annotated, Any, cast
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
 from letta_conversations_mcp.cli.exit_status import CommandFailed
 from letta_conversations_mcp.core.quoting import NAME_CHARS, quote
+from letta_conversations_mcp.core.value_errors import wrong_with
 
 LARGEST_BYTES = 5 * 1024 * 1024
 """A thousand agents with their prompts need less; reading this much takes a few seconds."""
@@ -192,7 +194,7 @@ def _check(name: str, content: object) -> Fleet:
     return fleet
 
 
-def _problem(error: Any) -> str:
+def _problem(error: ErrorDetails) -> str:
     match error["type"]:
         case "missing":
             problem = "is missing"
@@ -200,12 +202,10 @@ def _problem(error: Any) -> str:
             problem = "a text is needed; put it in quotes"
         case "string_pattern_mismatch":
             problem = "a text is needed, and it is empty"
-        case "list_type":
-            problem = "a list is needed"
         case "model_type" | "dict_type":
             problem = "a mapping is needed"
         case _:
-            problem = str(error["msg"])
+            problem = wrong_with(error)
     return f"  {_place(error['loc'])}: {problem}"
 
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from letta_conversations_mcp.cli.exit_status import CommandFailed
 from letta_conversations_mcp.core.access import SCOPES
+from letta_conversations_mcp.core.value_errors import wrong_with
 from letta_conversations_mcp.http.auth.token_file import (
     BadTokensFile,
     TokenEntry,
@@ -46,7 +47,7 @@ def token(
         )
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False)[0]
-        raise CommandFailed(f"--{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}") from error
+        raise CommandFailed(f"--{problem['loc'][0]}: {wrong_with(problem)}") from error
     except ValueError as error:
         raise CommandFailed("--expires: a day is needed, such as 2027-01-31") from error
     if entry.expires is not None and entry.expires <= datetime.now(UTC):

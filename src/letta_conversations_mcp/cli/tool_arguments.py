@@ -148,13 +148,21 @@ def _type(name: str, schema: Schema) -> click.ParamType[Any]:
         return click.Choice(schema["enum"])
     match schema["type"]:
         case "integer":
-            return click.IntRange(schema.get("minimum"), schema.get("maximum"))
+            return WholeNumber(schema.get("minimum"), schema.get("maximum"))
         case "number":
-            return click.FloatRange(schema.get("minimum"), schema.get("maximum"))
+            return Number(schema.get("minimum"), schema.get("maximum"))
         case "object":
             return JsonObject()
         case _:
             return click.STRING
+
+
+class WholeNumber(click.IntRange):
+    name = "whole number"
+
+
+class Number(click.FloatRange):
+    name = "number"
 
 
 class Message(click.ParamType[str]):

@@ -27,6 +27,7 @@ from letta_conversations_mcp.core.access import Access, Scope
 from letta_conversations_mcp.core.backend import Backend
 from letta_conversations_mcp.core.errors import ConversationError, InvalidArgument, TimedOut
 from letta_conversations_mcp.core.quoting import NAME_CHARS, quote
+from letta_conversations_mcp.core.value_errors import wrong_with
 from letta_conversations_mcp.notifications.poller import Poller
 from letta_conversations_mcp.settings import Settings
 from letta_conversations_mcp.tools.definitions import definitions
@@ -181,7 +182,7 @@ class ConversationTool(Tool):
             elif each["type"] == "missing":
                 problems.append(f"{quote(place, NAME_CHARS)} is required")
             else:
-                problems.append(f"{quote(place, NAME_CHARS)}: {each['msg']}")
+                problems.append(f"{quote(place, NAME_CHARS)}: {wrong_with(each)}")
         return f"{self.name} was not called. {'; '.join(problems[:6])}. Its arguments are: {', '.join(names)}."
 
 

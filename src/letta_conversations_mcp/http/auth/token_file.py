@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints,
 
 from letta_conversations_mcp.core.access import EVERYTHING, SCOPES, Access, Scope
 from letta_conversations_mcp.core.model import AGENT_ID
+from letta_conversations_mcp.core.value_errors import wrong_with
 from letta_conversations_mcp.server.caller_view import CallerToken
 
 logger = logging.getLogger(__name__)
@@ -137,9 +138,8 @@ def _read_entry(path: Path, number: int, table: object) -> TokenEntry:
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"])) or "it"
-        words = problem["msg"].removeprefix("Value error, ")
         raise BadTokensFile(
-            f"The tokens file {path}, token {number}: {place}: {words}. A token has name, sha256, scopes "
+            f"The tokens file {path}, token {number}: {place}: {wrong_with(problem)}. A token has name, sha256, scopes "
             f"(of {', '.join(SCOPES)}) and, if wanted, agents, expires and letta_api_key."
         ) from None
 
