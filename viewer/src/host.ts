@@ -45,3 +45,7 @@ export function answerOf(result: Data): Answer {
   if (result.isError) throw new ToolError(text || "The server reported an error without saying which.");
   return { text, data: (result.structuredContent ?? {}) as Data };
 }
+
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,11 +1,14 @@
 /** One conversation on one page: reads, sends, decides. What it shows comes from the server, what it keeps is a view. */
 import { approvalCard, type Decision } from "./approval";
+import { conversationPicker, type Listed, listConversations } from "./conversation_list";
 import { button, h, visible, when } from "./dom";
-import { type Data, Disconnected, type Host, type Place, TokenNeeded, ToolError } from "./host";
+import { type Data, Disconnected, type Host, messageOf, type Place, TokenNeeded, ToolError } from "./host";
 import { saveToken } from "./http_host";
+import { InOrder } from "./in_order";
 import { markdown } from "./markdown";
-import { list, type Message, number, type Page, readPage, sameCalls, texts, toMarkdown, type Call } from "./messages";
+import { type Message, number, type Page, readPage, sameCalls, texts, toMarkdown, type Call } from "./messages";
 import { ask, closeAll, dialog, dropdown } from "./panels";
+import { openSearch } from "./search";
 import { Transcript } from "./transcript";
 
 const FIRST_PAGE = 50;
@@ -14,8 +17,6 @@ const WAIT_SECONDS = 1;
 const REFRESH_MS = 15_000;
 const RETRY_MS = [1_000, 2_000, 4_000, 8_000];
 const NEAR = 160;
-/** Whether send_message takes a message_key, with which a message can be sent again without being doubled. */
-const REPEATABLE = true;
 
 /** A message on its way. The server takes one key once, so that sending it again is always safe. */
 interface Outgoing {
@@ -32,22 +33,6 @@ interface Turn {
   since: number;
   text: string;
   doing: string;
-}
-
-/** Answers in the order of their questions: one that a later question's answer has overtaken is old, and not taken. */
-class InOrder {
-  private asked = 0;
-  private taken = 0;
-
-  /** Call it with the question; what it gives says, with the answer, whether that is to be taken. */
-  ask(): () => boolean {
-    const mine = ++this.asked;
-    return () => {
-      if (mine < this.taken) return false;
-      this.taken = mine;
-      return true;
-    };
-  }
 }
 
 export class Viewer {
@@ -184,7 +169,15 @@ export class Viewer {
     this.title.textContent = "Conversations";
     const rows = h("div", { class: "choices" }, h("p", { class: "empty" }, "Loading…"));
     this.transcript.element.replaceChildren(rows);
-    await this.showing(() => this.listConversations(rows, "", () => {}));
+    await this.showing(() => listConversations(rows, this.listed()));
+  }
+
+  private listed(chosen = () => {}): Listed {
+    const open = (place: Place) => {
+      chosen();
+      void this.open(place);
+    };
+    return { place: this.place, call: (tool, args) => this.call(tool, args), open };
   }
 
   /** Loads what the page is to show; where that fails, the page says so. */
@@ -384,7 +377,7 @@ export class Viewer {
     if (this.isBlocked()) return;
     const { epoch } = this;
     const key = this.key();
-    const args = { ...this.where(), message: outgoing.text, ...(REPEATABLE ? { message_key: outgoing.key } : {}), wait_seconds: WAIT_SECONDS };
+    const args = { ...this.where(), message: outgoing.text, message_key: outgoing.key, wait_seconds: WAIT_SECONDS };
     const turn = { run: "", since: Date.now(), text: "", doing: "Sending" };
     Object.assign(outgoing, { state: "sending", note: "", after: this.messages.at(-1)?.id ?? "" });
     this.outgoing = outgoing;
@@ -420,13 +413,13 @@ export class Viewer {
         outgoing.state = "taken";
         return data;
       } catch (error) {
-        if (REPEATABLE && error instanceof Disconnected && attempt < RETRY_MS.length) {
+        if (error instanceof Disconnected && attempt < RETRY_MS.length) {
           await pause(RETRY_MS[attempt]!);
           continue;
         }
         if (error instanceof TokenNeeded) this.report(error);
         if (error instanceof TokenNeeded || error instanceof ToolError) return failed("refused", error.message);
-        return failed("unconfirmed", REPEATABLE ? "There is no connection." : "The connection broke, so it may have been sent. Look before you send it again.");
+        return failed("unconfirmed", "There is no connection.");
       }
     }
   }
@@ -573,38 +566,6 @@ export class Viewer {
     area.select();
   }
 
-  private search(): void {
-    const input = h("input", { type: "search", "aria-label": "Search in this conversation", placeholder: "Search in this conversation", autocomplete: "off" });
-    let shown = h("div");
-    const element = dialog("Search", input, shown);
-    const look = async () => {
-      const query = input.value.trim();
-      // Every search has its own place: an answer that comes after the next search was begun is not seen.
-      const found = h("div", { class: "found" }, query && h("p", { class: "empty" }, "Searching…"));
-      shown.replaceWith(found);
-      shown = found;
-      if (!query) return;
-      try {
-        const data = await this.call("search_messages", { ...this.where(), query });
-        const rows = list(data, "messages").map((row) => {
-          const label = h("span", {}, h("b", {}, texts(row, "kind") === "user" ? "User" : visible(this.agentName)), ` ${when(texts(row, "at"))}`);
-          const go = () => {
-            element.close();
-            void this.goTo(texts(row, "message_id"));
-          };
-          return h("button", { type: "button", class: "choice-row", click: go }, label, h("span", { class: "snippet" }, visible(texts(row, "text"))));
-        });
-        found.replaceChildren(...rows, h("p", { class: "note" }, texts(data, "note") || (rows.length ? "" : "Nothing was found.")));
-      } catch (error) {
-        found.replaceChildren(h("p", { class: "empty" }, messageOf(error)));
-      }
-    };
-    input.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.isComposing) void look();
-    });
-    input.focus();
-  }
-
   private goTo(id: string): Promise<void> {
     return this.trying(async () => {
       // It may be newer than what is shown.
@@ -620,48 +581,7 @@ export class Viewer {
     });
   }
 
-  // ---- the other conversations ----
-
-  private async listConversations(into: HTMLElement, search: string, chosen: () => void, after = ""): Promise<void> {
-    const query = { ...(this.place.agent ? { agent: this.place.agent } : {}), ...(search ? { search } : {}), ...(after ? { after } : {}), limit: 30 };
-    const data = await this.call("list_conversations", query);
-    const rows = list(data, "conversations");
-    if (!after) into.replaceChildren();
-    for (const row of rows) {
-      const id = texts(row, "id");
-      const time = texts(row, "last_message_at") || texts(row, "created_at");
-      // Only rows of a list of all agents name theirs.
-      const owner = visible(texts(row, "agent_name"));
-      const go = () => {
-        chosen();
-        void this.open({ conversation: id, agent: texts(row, "agent_id") || this.place.agent });
-      };
-      into.append(
-        h(
-          "button",
-          { type: "button", class: "choice-row", "aria-current": id === this.place.conversation ? "true" : undefined, click: go },
-          h("span", { class: "choice-name" }, visible(texts(row, "summary")) || "Untitled conversation"),
-          h("span", { class: "sub" }, [owner, when(time), row.archived ? "archived" : ""].filter(Boolean).join(" · ")),
-        ),
-      );
-    }
-    const last = rows.at(-1);
-    if (last && texts(data, "next").startsWith("More")) {
-      const more = button("More", async () => {
-        more.disabled = true;
-        try {
-          await this.listConversations(into, search, chosen, texts(last, "id"));
-          (more.nextElementSibling as HTMLElement | null)?.focus();
-          more.remove();
-        } catch (error) {
-          more.textContent = `${messageOf(error)} Try again`;
-          more.disabled = false;
-        }
-      });
-      into.append(more);
-    }
-    if (!rows.length && !after) into.append(h("p", { class: "empty" }, search ? "No conversation has this in its name." : "There are no conversations yet."));
-  }
+  // ---- the menus ----
 
   private renderActions(): void {
     if (!this.place.conversation) return this.actions.replaceChildren();
@@ -673,27 +593,12 @@ export class Viewer {
 
   private buildActions(): void {
     const conversations = dropdown("Conversations ▾", (panel, close) => {
-      let shown = h("div");
-      const filter = h("input", { type: "search", placeholder: "Find by name", "aria-label": "Find a conversation by name", autocomplete: "off" });
-      const load = (search = "") => {
-        // As in a search.
-        const rows = h("div", { class: "choices" }, h("p", { class: "empty" }, "Loading…"));
-        shown.replaceWith(rows);
-        shown = rows;
-        return this.listConversations(rows, search, close).catch((error) => rows.replaceChildren(h("p", { class: "empty" }, messageOf(error))));
-      };
-      // Not on "change": who clicks a row leaves the field, and the rows would go away under the pointer.
-      filter.addEventListener("keydown", (event) => {
-        if (event.key === "Enter" && !event.isComposing) void load(filter.value.trim());
-      });
-      filter.addEventListener("input", () => filter.value || void load());
       const fresh = button("New conversation", () => {
         close();
         void this.create();
       });
       fresh.disabled = !this.place.agent;
-      panel.append(filter, shown, fresh);
-      void load();
+      panel.append(...conversationPicker(this.listed(close)), fresh);
     });
     const more = dropdown(
       "⋯",
@@ -703,7 +608,7 @@ export class Viewer {
             close();
             void action();
           }, { class: "menu" });
-        panel.append(entry("Search…", () => this.search()));
+        panel.append(entry("Search…", () => openSearch(this.agentName, (query) => this.call("search_messages", { ...this.where(), query }), (id) => void this.goTo(id))));
         if (this.place.conversation !== "default") panel.append(entry("Rename…", () => this.rename()));
         panel.append(entry("Export as Markdown", () => this.export()));
         panel.append(entry("Refresh", () => this.trying(() => this.refresh())));
@@ -771,7 +676,7 @@ export class Viewer {
           this.fitBox();
           this.box.focus();
         });
-        article.append(h("p", { class: "problem" }, visible(outgoing.note)), h("div", { class: "row" }, again, discard, REPEATABLE && h("span", { class: "sub" }, "Sending again never doubles it.")));
+        article.append(h("p", { class: "problem" }, visible(outgoing.note)), h("div", { class: "row" }, again, discard, h("span", { class: "sub" }, "Sending again never doubles it.")));
       }
       parts.push(article);
     }
@@ -875,10 +780,6 @@ export class Viewer {
     this.box.style.height = "auto";
     this.box.style.height = `${Math.min(this.box.scrollHeight + 2, 160)}px`;
   }
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 function pause(ms: number): Promise<void> {
