@@ -9,7 +9,14 @@ import anyio
 import pytest
 
 from letta_conversations_mcp.core.backend import StreamLost
-from letta_conversations_mcp.core.errors import ServerFault, TimedOut
+from letta_conversations_mcp.core.errors import (
+    AwaitingApproval,
+    Busy,
+    ConversationError,
+    Refused,
+    ServerFault,
+    TimedOut,
+)
 from letta_conversations_mcp.core.model import (
     Chunk,
     Message,
@@ -25,9 +32,11 @@ from tests.rig.place import (
     result,
     says,
     scheduler_at,
+    send,
     silent,
     when_opened,
 )
+from tests.rig.waiting import at_rest
 
 
 async def test_a_lost_stream_with_a_run_is_followed_to_its_end() -> None:
@@ -88,6 +97,76 @@ async def test_a_message_that_never_arrives_is_said_not_to_have_been_taken() -> 
             await result(scheduler, HERE, "hello")
 
     assert place.begun == ["hello", "hello"]
+
+
+async def test_a_message_that_may_have_arrived_is_never_called_unsent() -> None:
+    """A busy server shows a turn late: after the message was searched for, and when it is handed over again."""
+    place, handed_over = Place(), anyio.Event()
+
+    async def busy(_: OutgoingMessage) -> AsyncIterator[Chunk]:
+        place.runs = {"run-4": [Run(id="run-4", status="running")]}
+        handed_over.set()
+        raise Busy(HERE.conversation_id, "run-4")
+        yield {}
+
+    place.turns = {"hello": [at_once([], then=StreamLost("reset")), busy]}
+    async with scheduler_at(place) as scheduler:
+        early = await send(scheduler, HERE, "hello", 0)
+        await handed_over.wait()
+        await at_rest()
+        still = await scheduler.wait(await scheduler.find(HERE), 0, silent)
+        place.messages = [Message(id="m1", kind="user", type="user_message", otid="otid of hello", run_id="run-4")]
+        place.chunks = says("found", "run-4")[1:2]
+        place.runs = {"run-4": [Run(id="run-4", status="completed", stop_reason="end_turn")]}
+        turn = await scheduler.wait(await scheduler.find(HERE), 10, silent)
+
+    assert (early.status, still.status) == ("not_confirmed", "not_confirmed")
+    assert (turn.status, turn.reply) == ("completed", "found")
+    assert place.begun == ["hello", "hello"]
+
+
+async def test_a_message_that_did_not_arrive_is_handed_over_when_its_conversation_is_free() -> None:
+    place = Place()
+    place.turns = {
+        "hello": [
+            at_once([], then=StreamLost("reset")),
+            at_once([], then=Busy(HERE.conversation_id, "run-9")),
+            at_once(says("hi")),
+        ]
+    }
+    place.runs = {"run-9": [Run(id="run-9", status="running"), Run(id="run-9", status="completed")]}
+    place.messages = [Message(id="m1", kind="user", type="user_message", otid="of another", run_id="run-9")]
+    async with scheduler_at(place) as scheduler:
+        turn = await result(scheduler, HERE, "hello")
+
+    assert (turn.status, turn.reply) == ("completed", "hi")
+    assert place.begun == ["hello", "hello", "hello"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [AwaitingApproval(HERE.conversation_id), Refused("take the message", "a turn is stuck here", "Nothing was sent.")],
+    ids=["a call waits", "refused"],
+)
+async def test_a_refusal_is_believed_only_if_the_message_did_not_arrive_before(refusal: ConversationError) -> None:
+    place = Place()
+    place.turns = {
+        "hello": [at_once([], then=StreamLost("reset")), at_once([], then=refusal)],
+    }
+
+    async def arrives_late(_: OutgoingMessage) -> AsyncIterator[Chunk]:
+        place.runs = {"run-4": [Run(id="run-4", status="completed", stop_reason="requires_approval")]}
+        place.messages = [Message(id="m1", kind="user", type="user_message", otid="otid of again", run_id="run-4")]
+        raise refusal
+        yield {}
+
+    place.turns["again"] = [at_once([], then=StreamLost("reset")), arrives_late]
+    async with scheduler_at(place) as scheduler:
+        with pytest.raises(type(refusal)):
+            await result(scheduler, HERE, "hello")
+        turn = await result(scheduler, HERE, "again")
+
+    assert (turn.run_id, turn.stop_reason) == ("run-4", "requires_approval")
 
 
 async def test_a_failed_run_is_anothers_where_the_server_knows_every_otid() -> None:

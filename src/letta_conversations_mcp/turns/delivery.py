@@ -22,12 +22,19 @@ from datetime import UTC, datetime
 import anyio
 
 from letta_conversations_mcp.core.backend import Backend, NotResumable, StreamLost
-from letta_conversations_mcp.core.errors import AwaitingApproval, Busy, ConversationError, ServerFault, TimedOut
+from letta_conversations_mcp.core.errors import (
+    AwaitingApproval,
+    Busy,
+    ConversationError,
+    Refused,
+    ServerFault,
+    TimedOut,
+)
 from letta_conversations_mcp.core.message_json import int_field, read_message
 from letta_conversations_mcp.core.model import Approvals, Chunk, Outgoing, OutgoingMessage, Run, Turn
 from letta_conversations_mcp.turns.aggregate import TurnBuilder
 from letta_conversations_mcp.turns.instrumentation import Meter
-from letta_conversations_mcp.turns.recovery import died, find_run, follow
+from letta_conversations_mcp.turns.recovery import died, find_run, follow, until_free
 from letta_conversations_mcp.turns.timing import Timing
 from letta_conversations_mcp.turns.turn import ASKING, TrackedTurn
 
@@ -72,18 +79,31 @@ class Delivery:
             TimedOut: the turn takes longer than `turn_timeout`.
         """
         lost: StreamLost | None = None
+        times = 0
         with self._time_limit():
-            for is_again in (False, True):
-                if is_again:
+            while times < 2:
+                refusal: ConversationError | None = None
+                if times:
                     self._meter.message_resent()
-                self._handed_over_at = datetime.now(UTC)
-                await self._consume(self._hand_over(), is_resumed=False)
+                else:
+                    self._handed_over_at = datetime.now(UTC)
+                try:
+                    await self._consume(self._hand_over(), is_resumed=False)
+                    times += 1
+                except (Busy, AwaitingApproval, Refused) as error:
+                    if not times:
+                        raise
+                    # What is in the way may be the turn of this very message: it was handed over before.
+                    refusal = error
+                    if isinstance(error, Busy):
+                        await until_free(self._backend, self._ref, error, self._timing)
                 if self._builder.ended:
                     return self._finished()
-                lost = self._lost
-                turn = await self._recover()
-                if turn is not None:
+                lost = self._lost or lost
+                if turn := await self._recover():
                     return turn
+                if refusal is not None and not isinstance(refusal, Busy):
+                    raise refusal
         raise self._never_taken(lost)
 
     async def follow(self) -> Turn:
