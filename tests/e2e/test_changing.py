@@ -125,7 +125,7 @@ async def test_bad_changes_are_refused_before_anything_is_done(mcp: Caller, lett
         "it has openai-proxy/fake-2, openai-proxy/fake-1.": {"model": "openai-proxy/fake-3"},
         "cannot be stored": {"summary": "a\x00b"},
         "at most 10000": {"summary": "x" * 200_000},
-        "greater than or equal to 1": {"context_window_limit": 0},
+        "it must be 1 or more": {"context_window_limit": 0},
     }
 
     for words, changes in wrong.items():
