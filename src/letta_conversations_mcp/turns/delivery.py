@@ -1,8 +1,9 @@
 """One message, handed over once, and its turn followed to the end.
 
 If the connection breaks after the hand-over, the stream is resumed by its run id; without one, Letta is searched for
-the message first. The message is handed over again, under the same otid, only if Letta has no trace of it. The status
-is `unknown` only if Letta cannot be reached at all.
+the message first. The message is handed over again, under the same otid, only if Letta has no trace of it. What is in
+its way then may be its own turn, which a busy server shows late: such a refusal is believed only if the message cannot
+be found afterwards either. The status is `unknown` only if Letta cannot be reached at all.
 
 A resumed stream proves little: the server that reads it for us sends pings even if the run died with an earlier server
 process (0.16.8), and chunks that Redis lost are missing. So only numbered chunks count as signs of life, and after a
@@ -93,7 +94,6 @@ class Delivery:
                 except (Busy, AwaitingApproval, Refused) as error:
                     if not times:
                         raise
-                    # What is in the way may be the turn of this very message: it was handed over before.
                     refusal = error
                     if isinstance(error, Busy):
                         await until_free(self._backend, self._ref, error, self._timing)
