@@ -55,10 +55,8 @@ async def at_rest() -> None:
     fall together, it never ends.
     """
     await anyio.lowlevel.checkpoint()
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    while any(map(_is_ready, others)):
+    while any(map(_is_ready, asyncio.all_tasks() - {asyncio.current_task()})):
         await anyio.sleep(0.001)
-        others = asyncio.all_tasks() - {asyncio.current_task()}
 
 
 def _is_ready(task: asyncio.Task[Any]) -> bool:

@@ -150,9 +150,6 @@ async def test_a_message_that_did_not_arrive_is_handed_over_when_its_conversatio
 )
 async def test_a_refusal_is_believed_only_if_the_message_did_not_arrive_before(refusal: ConversationError) -> None:
     place = Place()
-    place.turns = {
-        "hello": [at_once([], then=StreamLost("reset")), at_once([], then=refusal)],
-    }
 
     async def arrives_late(_: OutgoingMessage) -> AsyncIterator[Chunk]:
         place.runs = {"run-4": [Run(id="run-4", status="completed", stop_reason="requires_approval")]}
@@ -160,7 +157,10 @@ async def test_a_refusal_is_believed_only_if_the_message_did_not_arrive_before(r
         raise refusal
         yield {}
 
-    place.turns["again"] = [at_once([], then=StreamLost("reset")), arrives_late]
+    place.turns = {
+        "hello": [at_once([], then=StreamLost("reset")), at_once([], then=refusal)],
+        "again": [at_once([], then=StreamLost("reset")), arrives_late],
+    }
     async with scheduler_at(place) as scheduler:
         with pytest.raises(type(refusal)):
             await result(scheduler, HERE, "hello")

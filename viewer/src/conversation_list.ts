@@ -62,7 +62,7 @@ export function conversationPicker(listed: Listed): Node[] {
     place.replaceChildren(rows);
     return listConversations(rows, listed, search).catch((error) => rows.replaceChildren(h("p", { class: "empty" }, messageOf(error))));
   };
-  // Not on "change": who clicks a row leaves the field, and the rows would go away under the pointer.
+  // Not on "change": a click on a row leaves the field, and the rows would disappear under the pointer.
   filter.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.isComposing) void load(filter.value.trim());
   });

@@ -1,9 +1,9 @@
-/** Answers in the order of their questions: one that a later question's answer has overtaken is old, and not taken. */
+/** Keeps answers in the order of their questions: an answer is dropped if that of a later question came first. */
 export class InOrder {
   private asked = 0;
   private taken = 0;
 
-  /** Call it with the question; what it gives says, with the answer, whether that is to be taken. */
+  /** Call this when you ask. When the answer arrives, call the result: it says whether to use the answer. */
   ask(): () => boolean {
     const mine = ++this.asked;
     return () => {

@@ -35,7 +35,7 @@ export function dropdown(label: string, fill: (panel: HTMLElement, close: () => 
 /** In a search field, a browser would only empty the field. */
 const isEscape = (event: KeyboardEvent): boolean => event.key === "Escape" && !event.isComposing;
 
-/** Closes what is open over the transcript, but for the question for a token: that one concerns the server. */
+/** Closes every menu and dialog except the one that asks for a token, which does not belong to a conversation. */
 export function closeAll(): void {
   for (const panel of document.querySelectorAll<HTMLElement>(":popover-open")) panel.hidePopover();
   for (const element of document.querySelectorAll<HTMLDialogElement>("dialog:not(:has([type=password]))")) element.close();

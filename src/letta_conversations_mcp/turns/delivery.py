@@ -94,15 +94,16 @@ class Delivery:
                 except (Busy, AwaitingApproval, Refused) as error:
                     if not times:
                         raise
-                    refusal = error
                     if isinstance(error, Busy):
                         await until_free(self._backend, self._ref, error, self._timing)
+                    else:
+                        refusal = error
                 if self._builder.ended:
                     return self._finished()
                 lost = self._lost or lost
                 if turn := await self._recover():
                     return turn
-                if refusal is not None and not isinstance(refusal, Busy):
+                if refusal is not None:
                     raise refusal
         raise self._never_taken(lost)
 
